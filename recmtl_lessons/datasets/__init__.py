@@ -1,0 +1,19 @@
+"""Where ratings come from: the synthetic world, MovieLens, and your own CSV."""
+
+from recmtl_lessons.datasets.movielens import DataUnavailable, load_movielens
+from recmtl_lessons.datasets.own_csv import load_csv
+from recmtl_lessons.datasets.ratings import Ratings, by_year, genre_domains, user_tasks
+from recmtl_lessons.datasets.world import World, WorldSettings, make_world
+
+__all__ = [
+    "DataUnavailable",
+    "Ratings",
+    "World",
+    "WorldSettings",
+    "by_year",
+    "genre_domains",
+    "load_csv",
+    "load_movielens",
+    "make_world",
+    "user_tasks",
+]

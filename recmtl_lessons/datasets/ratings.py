@@ -1,0 +1,378 @@
+"""One table for every real source of ratings, and the three ways in which the course looks at it.
+
+Users and items are codes that count from 0; the vocabularies keep what the codes stood for in the source. The
+views are functions: genres as domains, users as few-shot tasks, calendar years as drift.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Ratings:
+    """Ratings, one a row, with the vocabularies that their codes refer to.
+
+    Parameters
+    ----------
+    user, item : Tensor
+        Shape (N,), int64: codes in ``0..n_users-1`` and ``0..n_items-1``. N is at least 1.
+    rating : Tensor
+        Shape (N,), float32: finite, on the scale of the source.
+    user_ids, item_ids : tuple
+        The source's own id of each code, all different.
+    time : Tensor, optional
+        Shape (N,), int64: seconds since 1970-01-01 UTC.
+    domain : Tensor, optional
+        Shape (N,), int64: codes in ``0..len(domain_names)-1``.
+    domain_names : tuple of str
+        The name of each domain; empty where ``domain`` is None.
+    titles : tuple of str, optional
+        The title of each item.
+    years : Tensor, optional
+        Shape (n_items,), int64: the year of each item, 0 where it is not known.
+    genres : Tensor, optional
+        Shape (n_items, n_genres), bool: the genres of each item.
+    genre_names : tuple of str
+        The name of each genre; empty where ``genres`` is None.
+
+    Raises
+    ------
+    ValueError
+        If a shape, a dtype or a code does not fit the others, a rating is not finite, or there is no row.
+    """
+
+    user: Tensor
+    item: Tensor
+    rating: Tensor
+    user_ids: tuple
+    item_ids: tuple
+    time: Tensor | None = None
+    domain: Tensor | None = None
+    domain_names: tuple[str, ...] = ()
+    titles: tuple[str, ...] | None = None
+    years: Tensor | None = None
+    genres: Tensor | None = None
+    genre_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self._check_rows()
+        self._check_domains()
+        self._check_items()
+
+    def _check_rows(self) -> None:
+        _check_tensor("rating", self.rating, torch.float32, (None,))
+        rows = len(self.rating)
+        if rows == 0:
+            raise ValueError("rating: there is no row, expected at least one rating")
+        if not torch.isfinite(self.rating).all():
+            bad = int((~torch.isfinite(self.rating)).nonzero()[0, 0])
+            raise ValueError(f"rating: row {bad} is {self.rating[bad]:g}, expected finite numbers")
+        _check_vocabulary("user_ids", self.user_ids)
+        _check_vocabulary("item_ids", self.item_ids)
+        _check_codes("user", self.user, rows, self.n_users)
+        _check_codes("item", self.item, rows, self.n_items)
+        if self.time is not None:
+            _check_tensor("time", self.time, torch.int64, (rows,))
+
+    def _check_domains(self) -> None:
+        _check_vocabulary("domain_names", self.domain_names)
+        if (self.domain is None) != (not self.domain_names):
+            raise ValueError("domain, domain_names: one came without the other, expected both or neither")
+        if self.domain is not None:
+            _check_codes("domain", self.domain, len(self), len(self.domain_names))
+
+    def _check_items(self) -> None:
+        if self.titles is not None and len(self.titles) != self.n_items:
+            raise ValueError(f"titles: {len(self.titles)} came, expected one for each of {self.n_items} items")
+        if self.years is not None:
+            _check_tensor("years", self.years, torch.int64, (self.n_items,))
+        _check_vocabulary("genre_names", self.genre_names)
+        if (self.genres is None) != (not self.genre_names):
+            raise ValueError("genres, genre_names: one came without the other, expected both or neither")
+        if self.genres is not None:
+            _check_tensor("genres", self.genres, torch.bool, (self.n_items, len(self.genre_names)))
+
+    def __len__(self) -> int:
+        return len(self.rating)
+
+    @property
+    def n_users(self) -> int:
+        """Size of the user vocabulary, users without a rating included."""
+        return len(self.user_ids)
+
+    @property
+    def n_items(self) -> int:
+        """Size of the item vocabulary, items without a rating included."""
+        return len(self.item_ids)
+
+    def select(self, mask: Tensor) -> "Ratings":
+        """Return the rows where ``mask`` is true; codes and vocabularies stay as they are.
+
+        Parameters
+        ----------
+        mask : Tensor
+            Shape (N,), bool, true at least once.
+
+        Returns
+        -------
+        Ratings
+            Its codes mean what they meant before, so that two selections can be compared.
+
+        Raises
+        ------
+        ValueError
+            If the mask has another shape or dtype, or selects nothing.
+        """
+        _check_tensor("mask", mask, torch.bool, (len(self),))
+        if not mask.any():
+            raise ValueError(f"mask: it selects none of {len(self):,} ratings, expected at least one")
+        return replace(
+            self,
+            user=self.user[mask],
+            item=self.item[mask],
+            rating=self.rating[mask],
+            time=None if self.time is None else self.time[mask],
+            domain=None if self.domain is None else self.domain[mask],
+        )
+
+    def describe(self) -> str:
+        """Say in one line how many ratings there are, by whom, of what, on which scale, and from when."""
+        users, items = len(self.user.unique()), len(self.item.unique())
+        line = (
+            f"{len(self):,} ratings by {users:,} users of {items:,} items, "
+            f"{self.rating.min():g} to {self.rating.max():g}"
+        )
+        if self.time is not None:
+            line += f", {_calendar_year(self.time.min())} to {_calendar_year(self.time.max())}"
+        if self.domain is not None:
+            counts = torch.bincount(self.domain, minlength=len(self.domain_names)).tolist()
+            named = (f"{name} {count:,}" for name, count in zip(self.domain_names, counts, strict=True))
+            line += f"; domains: {', '.join(named)}"
+        return line
+
+
+@dataclass(frozen=True, eq=False)
+class TaskSplit:
+    """Few-shot tasks of one split, a user each; ``ratings.rating[split.support]`` has shape (T, support).
+
+    Parameters
+    ----------
+    user : Tensor
+        Shape (T,), int64: the user code of each task.
+    support : Tensor
+        Shape (T, support), int64: rows of the ratings that the model adapts to.
+    query : Tensor
+        Shape (T, query), int64: rows of the ratings that it is scored on; none is a support row.
+    """
+
+    user: Tensor
+    support: Tensor
+    query: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class UserTasks:
+    """Users as few-shot tasks, each user in exactly one of the three splits."""
+
+    train: TaskSplit
+    valid: TaskSplit
+    test: TaskSplit
+
+
+def genre_domains(ratings: Ratings, genres: Sequence[str], min_user_ratings: int = 5) -> Ratings:
+    """Let genres be the domains of a transfer problem.
+
+    A film that has exactly one of the named genres belongs to that domain. A film that has several of them is
+    left out, so that the domains share no item and no rating of one can leak into another; genres that were
+    not named do not matter. A domain that the ratings already had is replaced.
+
+    Parameters
+    ----------
+    ratings : Ratings
+        Ratings with item genres.
+    genres : sequence of str
+        At least two different genre names; their order is the order of the domains.
+    min_user_ratings : int
+        Users with fewer ratings than this in *any* of the domains are left out, so that every user who
+        remains is known in every domain. With 0 every user stays.
+
+    Returns
+    -------
+    Ratings
+        The rows of the domains, in their old order, with ``domain`` and ``domain_names`` set.
+
+    Raises
+    ------
+    ValueError
+        If the ratings have no genres, a genre is unknown or named twice, or a domain is left without ratings.
+    """
+    if ratings.genres is None:
+        raise ValueError("ratings: its items have no genres, expected Ratings with `genres` set")
+    names = tuple([genres] if isinstance(genres, str) else genres)
+    _check_count("min_user_ratings", min_user_ratings, at_least=0)
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"genres: {names} came, expected at least two names, all different")
+    for name in names:
+        if name not in ratings.genre_names:
+            raise ValueError(f"genres: {name!r} came, expected some of {', '.join(ratings.genre_names)}")
+    belongs = ratings.genres[:, [ratings.genre_names.index(name) for name in names]]  # (n_items, D)
+    domain = belongs.int().argmax(dim=1)[ratings.item]  # (N,)
+    keep = (belongs.sum(dim=1) == 1)[ratings.item]  # (N,)
+    cell = ratings.user * len(names) + domain
+    counts = torch.bincount(cell[keep], minlength=ratings.n_users * len(names))
+    counts = counts.view(ratings.n_users, len(names))
+    keep &= (counts >= min_user_ratings).all(dim=1)[ratings.user]
+    for name, count in zip(names, torch.bincount(domain[keep], minlength=len(names)), strict=True):
+        if count == 0:
+            raise ValueError(
+                f"genres: domain {name!r} is left without ratings, expected at least one "
+                f"(min_user_ratings is {min_user_ratings})"
+            )
+    return replace(ratings, domain=domain, domain_names=names).select(keep)
+
+
+def user_tasks(
+    ratings: Ratings,
+    support: int = 10,
+    query: int = 10,
+    seed: int = 0,
+    shares: tuple[float, float, float] = (0.7, 0.1, 0.2),
+) -> UserTasks:
+    """Let each user be a few-shot task: some ratings to adapt to, others to be scored on.
+
+    Users with at least ``support + query`` ratings are dealt to train, valid and test at random, no user to
+    two of them. Each gives ``support + query`` of their rows, drawn at random without replacement whatever
+    their time, so that every task has the same size and all of them stack.
+
+    Parameters
+    ----------
+    ratings : Ratings
+        The ratings that the row indices refer to.
+    support, query : int
+        Rows a task, at least 1 each.
+    seed : int
+        The same seed gives the same split and the same draw.
+    shares : tuple of three float
+        Shares of the users in train, valid and test; they sum to 1, and a share of 0 leaves its split empty.
+
+    Returns
+    -------
+    UserTasks
+        Three splits with index tensors of shape (T,), (T, support) and (T, query).
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, or too few users have enough ratings to fill every split.
+    """
+    _check_count("support", support, at_least=1)
+    _check_count("query", query, at_least=1)
+    _check_count("seed", seed, at_least=0)
+    _check_shares(shares)
+    counts = torch.bincount(ratings.user, minlength=ratings.n_users)
+    eligible = (counts >= support + query).nonzero().squeeze(1)
+    first, second = (round(share * len(eligible)) for share in (shares[0], shares[0] + shares[1]))
+    sizes = [first, second - first, len(eligible) - second]
+    if any(share > 0 and size == 0 for share, size in zip(shares, sizes, strict=True)):
+        raise ValueError(
+            f"ratings: {len(eligible)} users have the {support + query} ratings that support and query take, "
+            f"expected enough for shares of {tuple(shares)}; they would be split {sizes}"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    users = eligible[torch.randperm(len(eligible), generator=generator)]
+    rows = torch.randperm(len(ratings), generator=generator)
+    rows = rows[torch.argsort(ratings.user[rows], stable=True)]  # user by user, shuffled within each
+    start = (counts.cumsum(0) - counts)[users]  # (T,)
+    drawn = rows[start[:, None] + torch.arange(support + query)]  # (T, support + query)
+    parts = zip(users.split(sizes), drawn.split(sizes), strict=True)
+    return UserTasks(*(TaskSplit(who, which[:, :support], which[:, support:]) for who, which in parts))
+
+
+def by_year(ratings: Ratings, min_ratings: int = 1) -> list[tuple[int, Ratings]]:
+    """Cut ratings into slices by the calendar year (UTC) in which they were given.
+
+    A year with fewer than ``min_ratings`` is merged into the following one, again and again until there are
+    enough; what is left over at the end joins the slice before it. A slice carries the last of its years.
+
+    Parameters
+    ----------
+    ratings : Ratings
+        Ratings with times.
+    min_ratings : int
+        Fewest ratings of a slice, at least 1.
+
+    Returns
+    -------
+    list of (int, Ratings)
+        Slices in the order of time; together they hold every row once. Years without ratings do not appear.
+
+    Raises
+    ------
+    ValueError
+        If the ratings have no times, or are fewer than ``min_ratings``.
+    """
+    _check_count("min_ratings", min_ratings, at_least=1)
+    if ratings.time is None:
+        raise ValueError("ratings: they have no times, expected Ratings with `time` set")
+    if len(ratings) < min_ratings:
+        raise ValueError(f"min_ratings: {min_ratings:,} came, but there are only {len(ratings):,} ratings")
+    year = torch.from_numpy(_calendar_year(ratings.time))
+    slices: list[list[int]] = []
+    waiting: list[int] = []
+    gathered = 0
+    for value, count in zip(*(part.tolist() for part in year.unique(return_counts=True)), strict=True):
+        waiting.append(value)
+        gathered += count
+        if gathered >= min_ratings:
+            slices.append(waiting)
+            waiting, gathered = [], 0
+    if waiting:
+        slices[-1] += waiting
+    return [(s[-1], ratings.select((year >= s[0]) & (year <= s[-1]))) for s in slices]
+
+
+def _calendar_year(seconds: Tensor) -> np.ndarray:
+    """Calendar year (UTC) of seconds since 1970, as int64 of the same shape."""
+    return seconds.numpy().astype("datetime64[s]").astype("datetime64[Y]").astype(np.int64) + 1970
+
+
+def _check_tensor(name: str, value: Tensor, dtype: torch.dtype, shape: tuple[int | None, ...]) -> None:
+    """Refuse what is no tensor of this dtype and shape, where None stands for any size."""
+    sizes = ", ".join("N" if size is None else str(size) for size in shape)
+    wanted = f"{dtype} of shape ({sizes}{',' if len(shape) == 1 else ''})"
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name}: a {type(value).__name__} came, expected a tensor, {wanted}")
+    fits = value.dim() == len(shape) and all(n in (None, m) for n, m in zip(shape, value.shape, strict=True))
+    if value.dtype != dtype or not fits:
+        raise ValueError(f"{name}: {value.dtype} of shape {tuple(value.shape)} came, expected {wanted}")
+
+
+def _check_codes(name: str, codes: Tensor, rows: int, size: int) -> None:
+    _check_tensor(name, codes, torch.int64, (rows,))
+    low, high = int(codes.min()), int(codes.max())
+    if low < 0 or high >= size:
+        raise ValueError(f"{name}: codes {low} to {high} came, expected 0 to {size - 1}")
+
+
+def _check_vocabulary(name: str, entries: tuple) -> None:
+    if not isinstance(entries, tuple):
+        raise ValueError(f"{name}: a {type(entries).__name__} came, expected a tuple")
+    if len(set(entries)) < len(entries):
+        twice = next(entry for entry, count in Counter(entries).items() if count > 1)
+        raise ValueError(f"{name}: {twice!r} came more than once, expected different entries")
+
+
+def _check_count(name: str, value: int, at_least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise ValueError(f"{name}: {value!r} came, expected a whole number of at least {at_least}")
+
+
+def _check_shares(shares: Sequence[float]) -> None:
+    fits = len(shares) == 3 and all(0 <= share <= 1 for share in shares) and abs(sum(shares) - 1) < 1e-6
+    if not fits:
+        raise ValueError(f"shares: {tuple(shares)} came, expected three shares from 0 to 1 that sum to 1")

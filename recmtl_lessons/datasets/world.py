@@ -1,0 +1,320 @@
+"""A synthetic shop with several domains, whose truth is known: the course's one world.
+
+Every phenomenon of the course has a knob here. Zero turns it off, which is that lesson's negative control, and
+turning one knob leaves the random numbers of all others as they were, so that two worlds of one seed differ in
+nothing else.
+"""
+
+import math
+import zlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class WorldSettings:
+    """The knobs of the world.
+
+    Attributes
+    ----------
+    domains : tuple of str
+        Names of the domains; the first is the usual source.
+    n_users, n_items : int
+        Users in all, items in each domain.
+    taste_dim : int
+        Width of tastes and item factors, and number of signal features.
+    nuisance_dim : int
+        Number of nuisance features.
+    interactions : int
+        Rows of the first domain.
+    sparsity : float in [0, 1)
+        Share of rows that each further domain has less than the one before it. 0: all equally dense.
+    relatedness : float in [0, 1] or tuple of tuples
+        Correlation of a user's tastes in two domains: one number for all pairs, or the whole matrix. 0: what a
+        user likes in one domain says nothing about another.
+    overlap : float in [0, 1]
+        Share of users who shop in every domain; the others have one domain each. 0: nobody is seen twice.
+    new_users : float in [0, 1)
+        Share of users marked as new: a model that learns from the others has never seen them. 0: none.
+    taste_spread : float in [0, 1]
+        How much of a taste is the user's own. 0: all users share one taste.
+    drift : float in [0, 1]
+        Tastes turn by ``drift`` times 90 degrees while time runs from 0 to 1. 0: tastes stay.
+    task_relatedness : float in [-1, 1]
+        Correlation of the tastes behind ratings and behind clicks. 0: the two tasks share nothing.
+    nuisance : float, at least 0
+        How far the nuisance features lean on the click, in their standard deviations. 0: they are pure noise.
+    shift : float in [0, 2]
+        How differently they lean in the other domains: 0 as in the first; 1 not at all in the last; 2 the opposite
+        way in the last. Domains between lie between.
+    offset : float, at least 0
+        How far the last domain's nuisance features lie from the first's when ``shift`` is 1, in units of
+        ``nuisance``.
+    affinity_scale : float, at least 0
+        How decided users are; 0: clicks are coin flips and ratings noise.
+    noise : float, at least 0
+        Standard deviation of what is added to each signal feature, and to each rating.
+    """
+
+    domains: tuple[str, ...] = ("books", "films", "games")
+    n_users: int = 600
+    n_items: int = 200
+    taste_dim: int = 8
+    nuisance_dim: int = 8
+    interactions: int = 6000
+    sparsity: float = 0.0
+    relatedness: float | tuple[tuple[float, ...], ...] = 0.7
+    overlap: float = 1.0
+    new_users: float = 0.0
+    taste_spread: float = 1.0
+    drift: float = 0.0
+    task_relatedness: float = 0.8
+    nuisance: float = 0.0
+    shift: float = 0.0
+    offset: float = 1.0
+    affinity_scale: float = 3.0
+    noise: float = 0.5
+
+    def __post_init__(self):
+        for name in ("n_users", "n_items", "taste_dim", "interactions"):
+            _check_range(name, getattr(self, name), 1, math.inf, whole=True)
+        _check_range("nuisance_dim", self.nuisance_dim, 0, math.inf, whole=True)
+        for name in ("overlap", "taste_spread", "drift"):
+            _check_range(name, getattr(self, name), 0, 1)
+        _check_range("shift", self.shift, 0, 2)
+        for name in ("sparsity", "new_users"):
+            _check_range(name, getattr(self, name), 0, 1 - 1e-9)
+        for name in ("nuisance", "offset", "affinity_scale", "noise"):
+            _check_range(name, getattr(self, name), 0, math.inf)
+        _check_range("task_relatedness", self.task_relatedness, -1, 1)
+        if not self.domains or len(set(self.domains)) != len(self.domains):
+            raise ValueError(f"domains: got {self.domains!r}, expected at least one name and no name twice")
+        if isinstance(self.relatedness, tuple):
+            _check_relatedness(self.relatedness, len(self.domains))
+        else:
+            _check_range("relatedness", self.relatedness, 0, 1)
+
+
+@dataclass(frozen=True)
+class World:
+    """Interactions, and the truth they were drawn from. N rows, D domains, K taste dimensions.
+
+    Attributes
+    ----------
+    user, item, domain : Tensor, (N,), int64
+        Who met what, where. Items are numbered within their domain.
+    time : Tensor, (N,), in [0, 1)
+    features : Tensor, (N, taste_dim + nuisance_dim)
+        What a model sees: signal and nuisance, mixed by ``mixing`` so that no column is either.
+    click : Tensor, (N,), 0.0 or 1.0
+    rating : Tensor, (N,), in [1, 5]
+    affinity : Tensor, (N,)
+        Truth: the logit of the click.
+    tastes, tastes_at_end : Tensor, (n_users, D, K)
+        Truth: tastes at time 0, and where they would be at time 1 with ``drift`` 1.
+    item_factors : Tensor, (D, n_items, K)
+    relatedness : Tensor, (D, D)
+        Truth: correlation of a user's tastes between domains.
+    leaning : Tensor, (D,)
+        Truth: how the nuisance features lean on the click in each domain: 1 with it, 0 not, -1 against it.
+    mixing : Tensor, (F, F), orthogonal
+        ``features = [signal, nuisance] @ mixing``; ``features @ mixing.T`` undoes it.
+    active : Tensor, (n_users, D), bool
+        Where each user shops.
+    new : Tensor, (n_users,), bool
+        Users that no model should be trained on.
+    """
+
+    settings: WorldSettings
+    seed: int
+    user: Tensor
+    item: Tensor
+    domain: Tensor
+    time: Tensor
+    features: Tensor
+    click: Tensor
+    rating: Tensor
+    affinity: Tensor
+    tastes: Tensor
+    tastes_at_end: Tensor
+    item_factors: Tensor
+    relatedness: Tensor
+    leaning: Tensor
+    mixing: Tensor
+    active: Tensor
+    new: Tensor
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def rows(self, domain: str | None = None, new: bool | None = None) -> Tensor:
+        """Row numbers of one domain, of new or of known users, or of both conditions together.
+
+        Raises
+        ------
+        ValueError
+            If there is no domain of that name.
+        """
+        keep = torch.ones(len(self), dtype=torch.bool)
+        if domain is not None:
+            if domain not in self.settings.domains:
+                raise ValueError(f"domain: got {domain!r}, expected one of {self.settings.domains}")
+            keep &= self.domain == self.settings.domains.index(domain)
+        if new is not None:
+            keep &= self.new[self.user] == new
+        return keep.nonzero().squeeze(1)
+
+
+def make_world(settings: WorldSettings | None = None, seed: int = 0) -> World:
+    r"""Draw a world.
+
+    With taste :math:`u` and item factor :math:`v` (each coordinate standard normal) an interaction has
+
+    .. math:: a = \frac{c}{\sqrt K} \sum_k u_k v_k, \qquad
+              \text{click} \sim \text{Bernoulli}(\sigma(a)), \qquad
+              \text{signal}_k = u_k v_k + \text{noise},
+
+    and its nuisance features are :math:`\text{nuisance}\,(\text{leaning}_d (2\,\text{click} - 1) + o_d) + \epsilon`
+    with standard normal :math:`\epsilon`.
+
+    Parameters
+    ----------
+    settings : WorldSettings, optional
+        The knobs; their defaults if not given.
+    seed : int
+        The same seed and settings give the same tensors, bit for bit.
+
+    Returns
+    -------
+    World
+    """
+    settings = settings or WorldSettings()
+    dice = _Dice(seed)
+    relatedness = _relatedness_matrix(settings)
+    tastes = _tastes(settings, relatedness, dice, "tastes")
+    tastes_at_end = _tastes(settings, relatedness, dice, "tastes at the end")
+    rating_tastes = _tastes(settings, relatedness, dice, "tastes of ratings")
+    n_domains = len(settings.domains)
+    item_factors = dice.normal("item factors", n_domains, settings.n_items, settings.taste_dim)
+    active, new = _who_is_where(settings, dice)
+    user, item, domain, time = _meetings(settings, active, dice)
+
+    angle = (settings.drift * math.pi / 2 * time)[:, None]
+    taste = angle.cos() * tastes[user, domain] + angle.sin() * tastes_at_end[user, domain]  # (N, K)
+    factor = item_factors[domain, item]  # (N, K)
+    scale = settings.affinity_scale / math.sqrt(settings.taste_dim)
+    affinity = scale * (taste * factor).sum(1)
+    click = (dice.uniform("click", len(user)) < affinity.sigmoid()).float()
+
+    shared = settings.task_relatedness
+    rating_taste = shared * taste + math.sqrt(1 - shared**2) * rating_tastes[user, domain]
+    wish = (rating_taste * factor).sum(1) / math.sqrt(settings.taste_dim)  # standard deviation about 1
+    warmth = wish * min(settings.affinity_scale, 1.0) + settings.noise * dice.normal("rating", len(user))
+    rating = (3 + warmth).clamp(1, 5)
+
+    leaning = 1 - settings.shift * torch.linspace(0, 1, n_domains) if n_domains > 1 else torch.ones(1)
+    features, mixing = _features(settings, taste * factor, click, domain, leaning, dice)
+    return World(
+        settings, seed, user, item, domain, time, features, click, rating, affinity,
+        tastes, tastes_at_end, item_factors, relatedness, leaning, mixing, active, new,
+    )  # fmt: skip
+
+
+class _Dice:
+    """Random numbers by name: each name has a stream of its own, so that one knob never moves another's draws."""
+
+    def __init__(self, seed: int):
+        _check_range("seed", seed, 0, 2**31 - 1, whole=True)
+        self.seed = seed
+
+    def _generator(self, name: str) -> torch.Generator:
+        return torch.Generator().manual_seed(zlib.crc32(f"{name} {self.seed}".encode()))
+
+    def normal(self, name: str, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self._generator(name))
+
+    def uniform(self, name: str, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=self._generator(name))
+
+    def integers(self, name: str, high: int, *shape: int) -> Tensor:
+        return torch.randint(high, shape, generator=self._generator(name))
+
+    def order(self, name: str, n: int) -> Tensor:
+        return torch.randperm(n, generator=self._generator(name))
+
+
+def _relatedness_matrix(settings: WorldSettings) -> Tensor:
+    if isinstance(settings.relatedness, tuple):
+        return torch.tensor(settings.relatedness, dtype=torch.float32)
+    n = len(settings.domains)
+    return torch.full((n, n), float(settings.relatedness)).fill_diagonal_(1.0)
+
+
+def _tastes(settings: WorldSettings, relatedness: Tensor, dice: _Dice, name: str) -> Tensor:
+    """Draw tastes (n_users, D, K), correlated over domains, standard normal in each coordinate."""
+    n_domains, width = len(relatedness), settings.taste_dim
+    values, vectors = torch.linalg.eigh(relatedness.double())  # a square root that also serves rank-deficient ones
+    root = (vectors * values.clamp(min=0).sqrt()).float()  # (D, D), root @ root.T = relatedness
+    own = torch.einsum("de,uek->udk", root, dice.normal(name, settings.n_users, n_domains, width))
+    common = torch.einsum("de,ek->dk", root, dice.normal(f"{name}, common", n_domains, width))
+    spread = settings.taste_spread
+    return spread * own + math.sqrt(1 - spread**2) * common
+
+
+def _who_is_where(settings: WorldSettings, dice: _Dice) -> tuple[Tensor, Tensor]:
+    n_users, n_domains = settings.n_users, len(settings.domains)
+    everywhere = dice.order("who shops everywhere", n_users) < round(settings.overlap * n_users)
+    home = dice.order("home domain", n_users) % n_domains  # as even as can be
+    active = everywhere[:, None] | (home[:, None] == torch.arange(n_domains))
+    new = dice.order("who is new", n_users) < round(settings.new_users * n_users)
+    return active, new
+
+
+def _meetings(settings: WorldSettings, active: Tensor, dice: _Dice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Draw who meets what, when: users and items uniformly among those of the domain, rows in order of time."""
+    parts = []
+    for d, name in enumerate(settings.domains):
+        n = max(1, round(settings.interactions * (1 - settings.sparsity) ** d))
+        here = active[:, d].nonzero().squeeze(1)
+        if not len(here):
+            raise ValueError(f"n_users: got {settings.n_users}, expected enough to have one in domain {name!r}")
+        user = here[dice.integers(f"user {d}", len(here), n)]
+        item = dice.integers(f"item {d}", settings.n_items, n)
+        parts.append((user, item, torch.full((n,), d), dice.uniform(f"time {d}", n)))
+    user, item, domain, time = (torch.cat(column) for column in zip(*parts, strict=True))
+    order = time.argsort(stable=True)
+    return user[order], item[order], domain[order], time[order]
+
+
+def _features(settings, products, click, domain, leaning, dice) -> tuple[Tensor, Tensor]:
+    n, width = len(click), settings.nuisance_dim
+    signal = products + settings.noise * dice.normal("signal", n, settings.taste_dim)  # (N, K)
+    distance = 1 - leaning  # (D,), 0 in the first domain, shift in the last
+    push = leaning[domain] * (2 * click - 1) + settings.offset * distance[domain]  # (N,)
+    nuisance = settings.nuisance * push[:, None] + dice.normal("nuisance", n, width)  # (N, nuisance_dim)
+    mixing, _ = torch.linalg.qr(dice.normal("mixing", settings.taste_dim + width, settings.taste_dim + width))
+    return torch.cat([signal, nuisance], dim=1) @ mixing, mixing
+
+
+def _check_range(name: str, value: object, low: float, high: float, whole: bool = False) -> None:
+    kind = int if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+        what = "an integer" if whole else "a number"
+        limit = f"of at least {low}" if high == math.inf else f"from {low} to {high:g}"
+        raise ValueError(f"{name}: got {value!r}, expected {what} {limit}")
+
+
+def _check_relatedness(matrix: tuple[tuple[float, ...], ...], n_domains: int) -> None:
+    expected = f"a symmetric {n_domains} x {n_domains} correlation matrix with ones on its diagonal"
+    try:
+        values = torch.tensor(matrix, dtype=torch.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"relatedness: got {matrix!r}, expected {expected}") from error
+    fits = values.shape == (n_domains, n_domains) and bool(torch.isfinite(values).all())
+    if not fits or not torch.equal(values, values.T) or not bool((values.diagonal() == 1).all()):
+        raise ValueError(f"relatedness: got {matrix!r}, expected {expected}")
+    smallest = float(torch.linalg.eigvalsh(values).min())
+    if smallest < -1e-8:
+        raise ValueError(f"relatedness: got {matrix!r} with eigenvalue {smallest:.3f}, expected {expected}")

@@ -1,0 +1,56 @@
+"""What every model asks of its input, in one voice: the argument, what came, what was expected."""
+
+import torch
+from torch import Tensor
+
+
+def check_features(name: str, value: Tensor, width: int) -> None:
+    """Refuse anything but finite floats of shape (batch, width) with batch >= 1."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name}: got {type(value).__name__}, expected a float tensor (batch, {width})")
+    if value.ndim != 2 or value.shape[1] != width or value.shape[0] == 0:
+        raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected (batch, {width}) with at least one row")
+    if not value.is_floating_point():
+        raise ValueError(f"{name}: got dtype {value.dtype}, expected a floating point dtype")
+    if not _holds(torch.isfinite(value).all()):
+        raise ValueError(f"{name}: got NaN or infinite values, expected finite numbers")
+
+
+def check_labels(name: str, value: Tensor, rows: int, classes: int) -> None:
+    """Refuse anything but integer labels of shape (rows,) in 0..classes-1."""
+    if not isinstance(value, Tensor) or value.is_floating_point() or value.shape != (rows,):
+        came = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"{name}: got {came}, expected integer labels of shape ({rows},)")
+    if not _holds(((value >= 0) & (value < classes)).all()):
+        raise ValueError(
+            f"{name}: got labels from {int(value.min())} to {int(value.max())}, expected 0 to {classes - 1}"
+        )
+
+
+def check_choice(name: str, value: object, known: tuple) -> None:
+    """Refuse a name that is not among the known ones."""
+    if value not in known:
+        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, known))}")
+
+
+def check_count(name: str, value: object, least: int = 1) -> None:
+    """Refuse anything but an integer of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}: got {value!r}, expected an integer of at least {least}")
+
+
+def check_number(name: str, value: object, low: float, high: float = float("inf")) -> None:
+    """Refuse a plain number outside [low, high]; tensors pass, their values belong to whoever made them."""
+    if isinstance(value, Tensor):
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        limit = f"in [{low}, {high}]" if high != float("inf") else f"of at least {low}"
+        raise ValueError(f"{name}: got {value!r}, expected a number {limit}")
+
+
+def _holds(condition: Tensor) -> bool:
+    """Truth of a condition on values; inside ``torch.vmap`` values cannot be asked, and it counts as true."""
+    try:
+        return bool(condition)
+    except RuntimeError:
+        return True

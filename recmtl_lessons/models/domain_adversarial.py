@@ -1,0 +1,312 @@
+"""Domain-adversarial training: one encoder for all domains, several tasks, and a domain classifier to fool.
+
+Source: Ganin, Ustinova, Ajakan, Germain, Larochelle, Laviolette, Marchand, Lempitsky, "Domain-adversarial
+training of neural networks", JMLR 17 (2016).
+
+Departures from the paper, each on purpose:
+
+* The strength lambda sits in the reversal alone. It scales what the encoder receives, never what the domain
+  classifier learns from, so that a small lambda still meets a well-trained opponent.
+* Several tasks share the encoder, each with a head of its own; the paper has one.
+* No normalisation of batches: statistics shared by the domains would leak one into the other, and a batch of
+  one row has none. Hidden layers are linear, ReLU and dropout.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recmtl_lessons.models._checks import (
+    check_choice,
+    check_count,
+    check_features,
+    check_labels,
+    check_number,
+)
+
+TASK_TYPES = ("classification", "regression")
+
+
+class GradientReversalLayer(torch.autograd.Function):
+    """Identity on the way forward, minus ``alpha`` times the gradient on the way back.
+
+    Written in the ``setup_context`` form, so that it works under ``torch.func.grad`` and ``torch.vmap`` (where
+    ``alpha`` may be one number per model).
+
+    Examples
+    --------
+    >>> x = torch.ones(2, requires_grad=True)
+    >>> GradientReversalLayer.apply(x, 0.5).sum().backward()
+    >>> x.grad
+    tensor([-0.5000, -0.5000])
+
+    References
+    ----------
+    Ganin et al. (2016), section 4.2, equations 17 and 18.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, alpha: float | Tensor) -> Tensor:
+        """Return ``x`` unchanged, any shape."""
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        """Keep ``alpha`` for the way back."""
+        _, alpha = inputs
+        if isinstance(alpha, Tensor):
+            ctx.save_for_backward(alpha)
+        else:
+            ctx.alpha = alpha
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        """Return ``-alpha * gradient``; ``alpha`` itself gets none."""
+        alpha = ctx.saved_tensors[0] if ctx.saved_tensors else ctx.alpha
+        return -alpha * gradient, None
+
+
+class DomainAdversarialNetwork(nn.Module):
+    r"""A shared encoder, one head a task, and a domain classifier behind a gradient reversal.
+
+    The encoder f, the task heads g_t and the domain classifier h play
+
+    .. math:: \min_{f, g}\; L_\text{task}(g_t(f(x)), y) - \lambda L_\text{domain}(h(f(x)), d),
+              \qquad \min_{h}\; L_\text{domain}(h(f(x)), d),
+
+    which the reversal turns into one ordinary descent on ``task loss + domain loss``.
+
+    Parameters
+    ----------
+    feature_dim : int
+        Width of the input.
+    hidden_dims : sequence of int
+        Widths of the encoder's layers; the last is the width of the shared features.
+    n_domains : int
+        Number of domains to tell apart, at least 2.
+    task_configs : mapping
+        ``{task name: {"task_type": "classification" | "regression", "output_dim": n}}``. A classification with
+        ``output_dim`` 1 is binary: one logit.
+    lambda_domain : float
+        Strength of the reversal when ``alpha`` is 1.
+    dropout_rate : float
+        Share of the encoder's hidden units dropped in training, in [0, 1).
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range; the message names it, what came and what was expected.
+    """
+
+    def __init__(
+        self,
+        feature_dim: int,
+        hidden_dims: Sequence[int],
+        n_domains: int,
+        task_configs: Mapping[str, Mapping],
+        lambda_domain: float = 1.0,
+        dropout_rate: float = 0.0,
+    ):
+        _check_arguments(feature_dim, hidden_dims, n_domains, task_configs, lambda_domain, dropout_rate)
+        super().__init__()
+        self.feature_dim = feature_dim
+        self.n_domains = n_domains
+        self.task_configs = {name: dict(config) for name, config in task_configs.items()}
+        self.lambda_domain = float(lambda_domain)
+
+        layers: list[nn.Module] = []
+        for inputs, outputs in zip((feature_dim, *hidden_dims), hidden_dims, strict=False):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+            if dropout_rate:
+                layers.append(nn.Dropout(dropout_rate))
+        self.encoder = nn.Sequential(*layers)
+
+        width = hidden_dims[-1]
+        # A list, not a ModuleDict: task names are the user's words, and may hold dots or spaces.
+        self.task_heads = nn.ModuleList(_head(width, c["output_dim"]) for c in self.task_configs.values())
+        self.domain_classifier = _head(width, n_domains)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Shared features of ``x``: (batch, feature_dim) -> (batch, hidden_dims[-1])."""
+        check_features("x", x, self.feature_dim)
+        return self.encoder(x)
+
+    def forward(self, x: Tensor, task_name: str, alpha: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
+        """Answer one task, and guess the domain of each row.
+
+        Parameters
+        ----------
+        x : Tensor, (batch, feature_dim)
+            One row an interaction.
+        task_name : str
+            Which head answers.
+        alpha : float or scalar Tensor
+            Factor on ``lambda_domain`` in the reversal, for instance from `lambda_schedule`.
+
+        Returns
+        -------
+        task_output : Tensor, (batch, output_dim)
+            Logits of a classification, values of a regression.
+        domain_logits : Tensor, (batch, n_domains)
+            Logits; their gradient reaches the encoder reversed and times ``alpha * lambda_domain``.
+
+        Raises
+        ------
+        ValueError
+            If ``x`` has the wrong shape, no rows, or values that are not finite, or if the task is unknown.
+        """
+        check_choice("task_name", task_name, tuple(self.task_configs))
+        check_number("alpha", alpha, 0.0)
+        shared = self.encode(x)  # (batch, hidden)
+        task_output = self._head_of(task_name)(shared)  # (batch, output_dim)
+        reversed_ = GradientReversalLayer.apply(shared, alpha * self.lambda_domain)  # (batch, hidden)
+        return task_output, self.domain_classifier(reversed_)  # ..., (batch, n_domains)
+
+    def answer(self, x: Tensor, task_name: str) -> Tensor:
+        """Probabilities or values like `predict`, but in the current mode and with gradients."""
+        check_choice("task_name", task_name, tuple(self.task_configs))
+        output = self._head_of(task_name)(self.encode(x))  # (batch, output_dim)
+        if self.task_configs[task_name]["task_type"] == "classification":
+            output = output.sigmoid() if output.shape[1] == 1 else output.softmax(dim=1)
+        return output.squeeze(1) if output.shape[1] == 1 else output
+
+    @torch.no_grad()
+    def predict(self, x: Tensor, task_name: str) -> Tensor:
+        """What the task's head says, in the words of the task, without dropout and without gradients.
+
+        Returns
+        -------
+        Tensor
+            Binary classification: the probability of 1, (batch,). Several classes: their probabilities,
+            (batch, output_dim), rows summing to 1. Regression: values, (batch,) if ``output_dim`` is 1,
+            otherwise (batch, output_dim).
+
+        Raises
+        ------
+        ValueError
+            As `forward`.
+        """
+        was_training = self.training
+        self.eval()
+        try:
+            return self.answer(x, task_name)
+        finally:
+            self.train(was_training)
+
+    def _head_of(self, task_name: str) -> nn.Module:
+        return self.task_heads[list(self.task_configs).index(task_name)]
+
+
+def lambda_schedule(progress: float, gamma: float | Tensor = 10.0) -> float | Tensor:
+    r"""Strength of the reversal over training, from 0 to nearly 1.
+
+    .. math:: \lambda(p) = \frac{2}{1 + e^{-\gamma p}} - 1
+
+    A domain classifier that has not learned yet sends noise; the schedule lets the encoder listen only later.
+
+    Parameters
+    ----------
+    progress : float
+        Share of the training that is done, in [0, 1].
+    gamma : float or Tensor
+        How steeply it rises; 10 in the paper, 0 keeps the adversary silent. A tensor gives a tensor.
+
+    References
+    ----------
+    Ganin et al. (2016), section 5.2.2.
+    """
+    check_number("progress", progress, 0.0, 1.0)
+    check_number("gamma", gamma, 0.0)
+    exp = torch.exp if isinstance(gamma, Tensor) else math.exp
+    return 2.0 / (1.0 + exp(-gamma * progress)) - 1.0
+
+
+def task_loss(output: Tensor, target: Tensor, task_config: Mapping) -> Tensor:
+    """Mean loss of one task: cross-entropy on logits, or squared error on values.
+
+    Parameters
+    ----------
+    output : Tensor, (batch, output_dim)
+        As `DomainAdversarialNetwork.forward` returns it.
+    target : Tensor
+        Binary classification: 0 or 1, (batch,). Several classes: integer labels, (batch,). Regression: values,
+        (batch,) if ``output_dim`` is 1, otherwise (batch, output_dim).
+    task_config : mapping
+        The task's entry in ``task_configs``.
+
+    Returns
+    -------
+    Tensor, ()
+
+    Raises
+    ------
+    ValueError
+        If the target's shape does not fit. Nothing is broadcast: (batch, 1) against (batch,) is refused.
+    """
+    width = task_config["output_dim"]
+    check_features("output", output, width)
+    rows = output.shape[0]
+    if task_config["task_type"] == "classification" and width > 1:
+        check_labels("target", target, rows, width)
+        return F.cross_entropy(output, target)
+    expected = (rows,) if width == 1 else (rows, width)
+    if target.shape != expected:
+        raise ValueError(f"target: got shape {tuple(target.shape)}, expected {expected}")
+    values = output.squeeze(1) if width == 1 else output
+    if task_config["task_type"] == "classification":
+        return F.binary_cross_entropy_with_logits(values, target.to(values.dtype))
+    return F.mse_loss(values, target.to(values.dtype))
+
+
+def domain_loss(domain_logits: Tensor, domains: Tensor) -> Tensor:
+    """Mean cross-entropy of the domain classifier, in nats.
+
+    Parameters
+    ----------
+    domain_logits : Tensor, (batch, n_domains)
+        Logits, not probabilities.
+    domains : Tensor, (batch,)
+        Integer domain of each row, in 0..n_domains-1.
+
+    Returns
+    -------
+    Tensor, ()
+        log(n_domains) when the classifier knows nothing.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit or a domain is out of range.
+    """
+    check_features("domain_logits", domain_logits, domain_logits.shape[-1])
+    check_labels("domains", domains, *domain_logits.shape)
+    return F.cross_entropy(domain_logits, domains)
+
+
+def _head(width: int, output_dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, output_dim))
+
+
+def _check_arguments(feature_dim, hidden_dims, n_domains, task_configs, lambda_domain, dropout_rate) -> None:
+    check_count("feature_dim", feature_dim)
+    if not isinstance(hidden_dims, Sequence) or not hidden_dims:
+        raise ValueError(f"hidden_dims: got {hidden_dims!r}, expected a sequence of at least one width")
+    for width in hidden_dims:
+        check_count("hidden_dims", width)
+    check_count("n_domains", n_domains, least=2)
+    if not isinstance(task_configs, Mapping) or not task_configs:
+        raise ValueError(f"task_configs: got {task_configs!r}, expected at least one task")
+    for name, config in task_configs.items():
+        if not isinstance(config, Mapping) or set(config) != {"task_type", "output_dim"}:
+            raise ValueError(
+                f"task_configs[{name!r}]: got {config!r}, expected the keys 'task_type' and 'output_dim'"
+            )
+        check_choice(f"task_configs[{name!r}]['task_type']", config["task_type"], TASK_TYPES)
+        check_count(f"task_configs[{name!r}]['output_dim']", config["output_dim"])
+    check_number("lambda_domain", lambda_domain, 0.0)
+    check_number("dropout_rate", dropout_rate, 0.0, 1.0 - 1e-9)

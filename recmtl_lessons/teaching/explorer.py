@@ -1,0 +1,485 @@
+"""The explorer: controls on one side, a computation on the other, a picture between them.
+
+What is computed and what is drawn are plain functions, testable without a screen. The explorer only joins them:
+it computes in a thread of its own, so that the page stays alive and a button can stop a training; the latest
+move wins; what was computed once is shown again from memory.
+"""
+
+import base64
+import inspect
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import ClassVar
+
+import anywidget
+import traitlets
+
+from recmtl_lessons.teaching import style
+from recmtl_lessons.teaching.lesson import Lesson
+
+_HERE = Path(__file__).parent
+_REMEMBERED = 128  # pictures kept, the oldest go first
+_QUIET = 0.12  # seconds a computation may take before it shows that it runs
+_REDRAW = 0.35  # seconds between two pictures of one training
+
+
+@dataclass(frozen=True)
+class Slider:
+    """A number, on a slider and in a field beside it.
+
+    Attributes
+    ----------
+    name : str
+        The argument of ``compute``.
+    label : str
+        What a learner reads.
+    stops : sequence of float
+        The values on the slider, increasing; a typed number may lie anywhere between the first and the last.
+    value : float
+        Where it starts.
+    unit : str
+        Shown behind the number.
+    """
+
+    name: str
+    label: str
+    stops: Sequence[float]
+    value: float
+    unit: str = ""
+
+    def __post_init__(self):
+        stops = tuple(self.stops)
+        if len(stops) < 2 or any(a >= b for a, b in pairwise(stops)):
+            raise ValueError(f"stops: got {stops}, expected at least two increasing numbers")
+        object.__setattr__(self, "stops", stops)
+        self.accept(self.value)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all stops are integers, so that typed numbers must be too."""
+        return all(isinstance(stop, int) for stop in self.stops)
+
+    def accept(self, value: object) -> float:
+        """Return the value, as int or float; refuse what is no number of the slider's range."""
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not self.stops[0] <= value <= self.stops[-1] or (self.whole and value != int(value)):
+            kind = "a whole number" if self.whole else "a number"
+            raise ValueError(
+                f"{self.name}: got {value!r}, expected {kind} from {self.stops[0]} to {self.stops[-1]}"
+            )
+        return int(value) if self.whole else float(value)
+
+    def spec(self) -> dict:
+        """What the browser needs to know."""
+        return {
+            "kind": "slider", "name": self.name, "label": self.label, "unit": self.unit,
+            "stops": self.stops, "value": self.value, "whole": self.whole,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several names."""
+
+    name: str
+    label: str
+    options: Sequence[str]
+    value: str
+
+    def __post_init__(self):
+        object.__setattr__(self, "options", tuple(self.options))
+        self.accept(self.value)
+
+    def accept(self, value: object) -> str:
+        """Return the value; refuse what is not an option."""
+        if value not in self.options:
+            raise ValueError(f"{self.name}: got {value!r}, expected one of {', '.join(map(repr, self.options))}")
+        return value
+
+    def spec(self) -> dict:
+        """What the browser needs to know."""
+        return {
+            "kind": "choice", "name": self.name, "label": self.label,
+            "options": self.options, "value": self.value,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Toggle:
+    """Yes or no."""
+
+    name: str
+    label: str
+    value: bool = False
+
+    def accept(self, value: object) -> bool:
+        """Return the value; refuse what is neither True nor False."""
+        if not isinstance(value, bool):
+            raise ValueError(f"{self.name}: got {value!r}, expected True or False")
+        return value
+
+    def spec(self) -> dict:
+        """What the browser needs to know."""
+        return {"kind": "toggle", "name": self.name, "label": self.label, "value": self.value}
+
+
+@dataclass(frozen=True)
+class Running:
+    """What a computation that takes its time yields while it runs.
+
+    Attributes
+    ----------
+    done, total : int
+        How far it is.
+    snapshot : callable () -> result
+        Makes a result of what there is so far; called only when a picture of it is wanted.
+    unit : str
+        What is counted.
+    """
+
+    done: int
+    total: int
+    snapshot: Callable[[], object]
+    unit: str = "step"
+
+
+@dataclass(frozen=True)
+class _Shown:
+    png: bytes
+    text: str
+
+
+class _View(anywidget.AnyWidget):
+    _esm = _HERE / "explorer.js"
+    _css = _HERE / "explorer.css"
+    title = traitlets.Unicode().tag(sync=True)
+    controls = traitlets.List().tag(sync=True)
+    seeded = traitlets.Bool().tag(sync=True)
+    values = traitlets.Dict().tag(sync=True)
+    frame = traitlets.Dict().tag(sync=True)
+    status = traitlets.Dict().tag(sync=True)
+
+
+_IDLE = {"state": "idle", "done": 0, "total": 0, "message": ""}
+
+
+class Explorer:
+    """Join ``compute`` and ``draw`` to controls that a learner moves.
+
+    Parameters
+    ----------
+    lesson, key : Lesson, str
+        Where the learner's first move is recorded. An earlier explorer of the same lesson and key is closed.
+    title : str
+        Stands above the controls.
+    controls : sequence of Slider, Choice or Toggle
+        Their names are the arguments of ``compute``.
+    compute : callable (**controls) -> result
+        A plain function, or a generator that yields `Running` and returns the result; a generator can be
+        stopped wherever it yields. Gets ``seed`` too if ``seeded``.
+    draw : callable (result, figure)
+        Draws on a figure that holds the last picture; `style.panels` gives its axes, wiped.
+    describe : callable (result) -> str
+        The picture in one or two sentences, for the summary beside it and for those who cannot see it.
+    seeded : bool
+        Whether there is a seed to change.
+    size : (float, float)
+        The figure's width and height in inches.
+    """
+
+    _open: ClassVar[dict[tuple[str, str], "Explorer"]] = {}
+
+    def __init__(
+        self,
+        *,
+        lesson: Lesson,
+        key: str,
+        title: str,
+        controls: Sequence[Slider | Choice | Toggle],
+        compute: Callable[..., object],
+        draw: Callable[[object, object], None],
+        describe: Callable[[object], str],
+        seeded: bool = False,
+        size: tuple[float, float] = (9.0, 4.2),
+    ):
+        lesson.require(key)  # refuses a key that the lesson has not declared
+        self.lesson, self.key, self.title = lesson, key, title
+        self.history: list[tuple[dict, str]] = []
+        self._controls = {control.name: control for control in controls}
+        self._start = {name: control.value for name, control in self._controls.items()}
+        if seeded:
+            self._start["seed"] = 0
+        self._compute, self._draw, self._describe = compute, draw, describe
+        self._figure = style.new_figure(*size)
+        self._seen: OrderedDict[tuple, _Shown] = OrderedDict()
+        self._values = dict(self._start)
+        self._view = _View(
+            title=title,
+            controls=[control.spec() for control in controls],
+            seeded=seeded,
+            values=self._start,
+            status=_IDLE,
+        )
+        self._view.observe(self._on_values, names="values")
+        self._view.on_msg(self._on_press)
+
+        self._working = threading.RLock()  # held by whoever computes and draws
+        self._changed = threading.Condition()  # guards the next four
+        self._wanted: dict | None = None
+        self._stopping = self._closed = False
+        self._busy = False
+        self._error: Exception | None = None
+        self._thread: threading.Thread | None = None
+
+        earlier = self._open.pop((lesson.name, key), None)
+        if earlier is not None:
+            earlier.close()
+        self._open[lesson.name, key] = self
+
+    @property
+    def values(self) -> dict:
+        """Where the controls stand, with the seed if there is one."""
+        return dict(self._values)
+
+    def run(self, **values) -> object:
+        """Compute and draw here and now, whatever it takes, and return the result; errors are raised.
+
+        Parameters
+        ----------
+        **values
+            Controls to set; the others stay where they are.
+        """
+        wanted = self._accept(values)
+        with self._changed:
+            self._wanted, self._stopping = None, True
+        with self._working:
+            self._stopping = False
+            self._place(wanted)
+            result = _to_the_end(self._compute(**wanted))
+            self._publish(wanted, result, final=True)
+        return result
+
+    def move(self, **values) -> None:
+        """Move controls as a hand does: returns at once, the picture follows; the latest move wins."""
+        wanted = self._accept(values)
+        self._place(wanted)
+        self._want(wanted)
+
+    def wait(self, timeout: float = 60.0) -> None:
+        """Wait until the last move is served; raise what went wrong with it.
+
+        Raises
+        ------
+        TimeoutError
+            If it takes longer.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._busy, timeout):
+                raise TimeoutError(f"{self.title}: still busy after {timeout} s")
+            error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def stop(self) -> None:
+        """Stop a running computation; its picture stays as far as it came."""
+        with self._changed:
+            self._stopping = True
+
+    def reset(self) -> None:
+        """Go back to where the controls, and the seed, were at the start."""
+        self.move(**self._start)
+
+    def new_seed(self) -> None:
+        """Run again with the next seed."""
+        if "seed" in self._start:
+            self.move(seed=self._values["seed"] + 1)
+
+    def close(self) -> None:
+        """End the thread and the widget."""
+        with self._changed:
+            self._closed = self._stopping = True
+            self._changed.notify_all()
+        self._view.close()
+
+    def _repr_mimebundle_(self, **_) -> dict:
+        if not self._view.frame:
+            self.run()
+        frame = self._view.frame
+        return {
+            "text/plain": f"{self.title}\n{frame['text']}",
+            "image/png": base64.b64encode(frame["png"]).decode(),
+            "application/vnd.jupyter.widget-view+json": {
+                "version_major": 2,
+                "version_minor": 1,
+                "model_id": self._view.model_id,
+            },
+        }
+
+    # What the browser says.
+
+    def _on_values(self, change) -> None:
+        try:
+            wanted = self._accept(change["new"])
+        except ValueError as error:
+            self._say("error", str(error))
+            return
+        if wanted != self._values:
+            self._values = wanted
+            self._want(wanted)
+
+    def _on_press(self, _, content, __) -> None:
+        press = content.get("press")
+        if press in ("stop", "reset", "new_seed"):
+            getattr(self, press)()
+
+    # What the controls hold.
+
+    def _accept(self, values: Mapping) -> dict:
+        accepted = dict(self._values)
+        for name, value in values.items():
+            if name == "seed" and "seed" in self._start:
+                accepted["seed"] = int(value)
+            elif name in self._controls:
+                accepted[name] = self._controls[name].accept(value)
+            else:
+                raise ValueError(f"{name}: no such control, expected one of {', '.join(self._start)}")
+        return accepted
+
+    def _place(self, wanted: dict) -> None:
+        self._values = wanted
+        self._view.values = wanted
+
+    # The thread that computes.
+
+    def _want(self, wanted: dict) -> None:
+        with self._changed:
+            if self._closed:
+                return
+            self._wanted, self._busy = wanted, True
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name=self.title, daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._wanted is not None or self._closed)
+                if self._closed:
+                    self._busy = False
+                    self._changed.notify_all()
+                    return
+            with self._working:
+                with self._changed:
+                    wanted, self._wanted = self._wanted, None
+                    self._stopping, self._error = False, None
+                if wanted is not None:
+                    self._answer(wanted)
+            with self._changed:
+                self._busy = self._wanted is not None
+                self._changed.notify_all()
+
+    def _answer(self, wanted: dict) -> None:
+        """Serve one move; whatever goes wrong becomes one line in place, and the next move works again."""
+        try:
+            seen = self._seen.get(_key(wanted))
+            if seen is not None:
+                self._show(wanted, seen, final=True)
+            elif not self._advance(wanted):
+                return
+            self.history.append((wanted, self._view.frame["text"]))
+            del self.history[:-200]
+            self.lesson.record(self.key, state="done")
+            if self._view.status != _IDLE:
+                self._view.status = _IDLE
+        except Exception as error:
+            self._error = error
+            self._say("error", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+
+    def _advance(self, wanted: dict) -> bool:
+        """Compute and draw; False if a later move or the stop button ended it."""
+        started = drawn = said = time.monotonic()
+        with self._saying_if_long():
+            computing = self._compute(**wanted)
+        if not inspect.isgenerator(computing):
+            self._publish(wanted, computing, final=True)
+            return True
+        while True:
+            try:
+                now_at = next(computing)
+            except StopIteration as end:
+                self._publish(wanted, end.value, final=True)
+                return True
+            with self._changed:
+                overtaken, stopping = self._wanted is not None or self._closed, self._stopping
+            if overtaken or stopping:
+                computing.close()
+                if stopping and not overtaken:
+                    self._publish(wanted, now_at.snapshot(), final=False)
+                    self._say("idle", f"stopped at {now_at.unit} {now_at.done} of {now_at.total}")
+                return False
+            now = time.monotonic()
+            if now - started > _QUIET and now - said > _QUIET:
+                said = now
+                message = f"{now_at.unit} {now_at.done} of {now_at.total}"
+                self._say("running", message, now_at.done, now_at.total)
+            if now - drawn > _REDRAW:
+                self._publish(wanted, now_at.snapshot(), final=False)
+                drawn = time.monotonic()
+
+    @contextmanager
+    def _saying_if_long(self) -> Iterator[None]:
+        """Say that something runs when a plain function takes its time; it cannot say how far it is."""
+        timer = threading.Timer(_QUIET, self._say, ("running", "computing"))
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
+
+    def _publish(self, wanted: dict, result: object, final: bool) -> None:
+        self._draw(result, self._figure)
+        shown = _Shown(style.png(self._figure), self._describe(result))
+        if final:
+            self._seen[_key(wanted)] = shown
+            if len(self._seen) > _REMEMBERED:
+                self._seen.popitem(last=False)
+        self._show(wanted, shown, final)
+
+    def _show(self, wanted: dict, shown: _Shown, final: bool) -> None:
+        self._view.frame = {"png": shown.png, "text": shown.text, "values": wanted, "final": final}
+
+    def _say(self, state: str, message: str, done: int = 0, total: int = 0) -> None:
+        self._view.status = {"state": state, "done": done, "total": total, "message": message}
+
+
+def log_stops(low: float, high: float, per_decade: int = 10, zero: bool = False) -> tuple[float, ...]:
+    """Slider stops at even ratios from ``low`` to ``high``, rounded to three figures, after a 0 if asked for."""
+    if not 0 < low < high:
+        raise ValueError(f"low, high: got {low}, {high}, expected 0 < low < high")
+    count = round(math.log10(high / low) * per_decade)
+    stops = [float(f"{low * (high / low) ** (i / count):.3g}") for i in range(count + 1)]
+    return (0.0, *stops) if zero else tuple(stops)
+
+
+def _key(values: dict) -> tuple:
+    return tuple(sorted(values.items()))
+
+
+def _to_the_end(computing: object) -> object:
+    """Return the result of a plain function's answer, or of a generator run to its end."""
+    if not inspect.isgenerator(computing):
+        return computing
+    while True:
+        try:
+            next(computing)
+        except StopIteration as end:
+            return end.value

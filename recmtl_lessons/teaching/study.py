@@ -1,0 +1,464 @@
+"""Study questions that are answered by doing, in five steps of which each opens the next.
+
+First answer, evidence, concept checks, final answer, and only then a worked answer. What was written is kept,
+and shown again when the notebook is opened again.
+"""
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ipywidgets as widgets
+
+from recmtl_lessons.teaching.exercise import Outcome, noted, unattempted
+from recmtl_lessons.teaching.lesson import LEVELS, Lesson, require_texts
+from recmtl_lessons.teaching.quiz import CSS, Quiz
+from recmtl_lessons.teaching.style import PALETTE, prose
+
+__all__ = ["KeyPoint", "StudyQuestion"]
+
+_STEPS = (
+    "Your first answer",
+    "Evidence",
+    "Concept checks",
+    "Your final answer",
+    "A worked answer",
+)
+_IN_ORDER = "One step at a time."
+_TAKEN_AT_ONCE = 6  # the latest moves in an explorer that one press of the button records
+
+
+@dataclass(frozen=True)
+class KeyPoint:
+    """Something a good answer mentions, and the words it is recognised by.
+
+    Parameters
+    ----------
+    name : str
+        The point in a few words.
+    patterns : tuple of str
+        Regular expressions, matched without regard to case; one of them is enough.
+    why : str
+        Why the point matters.
+
+    Raises
+    ------
+    ValueError
+        If a text is empty, or a pattern is not a regular expression.
+    """
+
+    name: str
+    patterns: tuple[str, ...]
+    why: str
+
+    def __post_init__(self):
+        require_texts(name=self.name, why=self.why)
+        if isinstance(self.patterns, str) or not self.patterns:
+            raise ValueError(
+                f"patterns: got {self.patterns!r}, expected at least one regular expression in a tuple"
+            )
+        for pattern in self.patterns:
+            try:
+                re.compile(pattern)
+            except (re.error, TypeError) as error:
+                raise ValueError(f"patterns: got {pattern!r}, expected a regular expression ({error})") from error
+
+    def found_in(self, text: str) -> bool:
+        """Return whether one of the patterns occurs in a text."""
+        return any(re.search(pattern, text, re.IGNORECASE) for pattern in self.patterns)
+
+
+class StudyQuestion:
+    """A study question with its five steps, as one widget and as methods to call from a cell.
+
+    A step opens when the one before it is committed. A method called too early says what comes first and
+    changes nothing. The first answer stays as it was once evidence is recorded, the final one once the worked
+    answer has been seen.
+
+    Parameters
+    ----------
+    lesson : Lesson
+        The lesson it belongs to.
+    key : str
+        Its declared activity.
+    level : {"beginner", "intermediate", "advanced"}
+    question : str
+        What is asked.
+    evidence_prompt : str
+        What to try, and what to look for.
+    checks : sequence of Quiz
+        Two or three questions on the concepts, with keys such as ``"study/check-1"``.
+    points : sequence of KeyPoint
+        What the final answer is weighed against.
+    worked : str
+        The worked answer, in the plain text that `recmtl_lessons.teaching.style.prose` understands.
+    start : str
+        How a first answer may begin; shown in the empty box.
+    evidence_from : object, optional
+        An explorer, or anything with a ``history``: a list of (controls, summary) pairs, the latest last.
+
+    Raises
+    ------
+    ValueError
+        If the key is not declared, a text is empty, or there are no checks or no key points.
+    """
+
+    def __init__(
+        self,
+        lesson: Lesson,
+        key: str,
+        *,
+        level: str,
+        question: str,
+        evidence_prompt: str,
+        checks: Sequence[Quiz],
+        points: Sequence[KeyPoint],
+        worked: str,
+        start: str = "",
+        evidence_from: Any = None,
+    ):
+        lesson.require(key)
+        require_texts(question=question, evidence_prompt=evidence_prompt, worked=worked)
+        if level not in LEVELS:
+            raise ValueError(f"level: got {level!r}, expected one of {', '.join(LEVELS)}")
+        _require_all("checks", checks, Quiz)
+        _require_all("points", points, KeyPoint)
+        if evidence_from is not None and not hasattr(evidence_from, "history"):
+            raise ValueError(f"evidence_from: got {evidence_from!r}, expected an object with a history")
+        self.key, self.level, self.question, self.evidence_prompt = key, level, question, evidence_prompt
+        self.checks, self.points, self.worked = tuple(checks), tuple(points), worked
+        self._lesson, self._start, self._evidence_from = lesson, start, evidence_from
+        self._view: _View | None = None
+        for check in self.checks:
+            check.attach(lambda: self._missing(2), self._changed)
+
+    # The steps, called from a cell.
+
+    def first(self, text: str) -> Outcome:
+        """Commit a first answer, in your own words. Display and return what came of it.
+
+        Raises
+        ------
+        ValueError
+            If the answer is not text.
+        """
+        _require_str(text)
+        return self._shown(self._commit_first(text))
+
+    def evidence(
+        self, settings: Mapping[str, Any] | None = None, result: Any = None, evidence_from: Any = None
+    ) -> Outcome:
+        """Record what you tried and what came out. Display and return what came of it.
+
+        Parameters
+        ----------
+        settings : mapping, optional
+            What you set, such as ``{"lambda": 0.3}``.
+        result : str, number or mapping, optional
+            What came out.
+        evidence_from : object, optional
+            Take the latest moves of this explorer instead.
+
+        Raises
+        ------
+        ValueError
+            If neither a pair of settings and result nor an explorer with a history is given.
+        """
+        if evidence_from is not None:
+            return self._shown(self._take(evidence_from))
+        if not isinstance(settings, Mapping) or not settings:
+            raise ValueError(f"settings: got {settings!r}, expected what you tried, such as {{'lambda': 0.3}}")
+        if result is None or (isinstance(result, (str, Mapping)) and not result):
+            raise ValueError(f"result: got {result!r}, expected what came out")
+        return self._shown(self._commit_evidence([(settings, result)]))
+
+    def final(self, text: str) -> Outcome:
+        """Commit the final answer and weigh it against the key points. Display and return what came of it.
+
+        Raises
+        ------
+        ValueError
+            If the answer is not text.
+        """
+        _require_str(text)
+        return self._shown(self._commit_final(text))
+
+    def worked_answer(self) -> Outcome:
+        """Display the worked answer, beside your own evidence, your first answer and your final one."""
+        return self._shown(self._open_worked())
+
+    @property
+    def step(self) -> int:
+        """How many of the five steps are behind the learner, 0 to 5."""
+        kept = self._lesson.recall(self.key)
+        done = (
+            "first" in kept,
+            bool(kept.get("evidence")),
+            all(check.solved for check in self.checks),
+            "final" in kept,
+            bool(kept.get("worked_seen")),
+        )
+        return done.index(False) if False in done else len(done)
+
+    # What each step does, whether a method or a button asks for it.
+
+    def _commit_first(self, text: str) -> Outcome:
+        if self.step >= 2:
+            return noted("Your first answer stays as it was, to lay beside the final one.", "Unchanged.")
+        if not text.strip():
+            return unattempted(
+                "Write a sentence or two, however unsure: it is only for you.", "Nothing written yet."
+            )
+        return self._keep("Your first answer is kept. Now look for evidence.", first=text.strip())
+
+    def _commit_evidence(self, pairs: Sequence[tuple[Mapping[str, Any], Any]]) -> Outcome:
+        missing = self._missing(1)
+        if missing:
+            return unattempted(missing, _IN_ORDER)
+        before = self._lesson.recall(self.key).get("evidence", [])
+        records = [{"settings": _described(settings), "result": _described(result)} for settings, result in pairs]
+        new = [record for k, record in enumerate(records) if record not in before and record not in records[:k]]
+        if not new:
+            return noted("Try another setting, and see what changes.", "Recorded already.")
+        return self._keep(_listed(new), title="Recorded.", evidence=before + new)
+
+    def _take(self, explorer: Any) -> Outcome:
+        history = getattr(explorer, "history", None)
+        if history is None:
+            raise ValueError(f"evidence_from: got {explorer!r}, expected an object with a history")
+        if not history and not self._missing(1):
+            return unattempted("Move a control of the explorer first.", "Nothing to record yet.")
+        return self._commit_evidence(list(history)[-_TAKEN_AT_ONCE:])
+
+    def _commit_final(self, text: str) -> Outcome:
+        missing = self._missing(3)
+        if missing:
+            return unattempted(missing, _IN_ORDER)
+        if self._worked_seen():
+            return noted("The worked answer is open, so your final answer stays as it was.", "Unchanged.")
+        if not text.strip():
+            return unattempted("Write your answer in your own words.", "Nothing written yet.")
+        return self._keep(self._weighed(text), state="done", final=text.strip())
+
+    def _open_worked(self) -> Outcome:
+        missing = self._missing(4)
+        if missing:
+            return unattempted(missing, _IN_ORDER)
+        return self._keep(self._worked_text(), title=_STEPS[4], worked_seen=True)
+
+    def _keep(self, message: str, *, title: str = "", state: str = "started", **facts: Any) -> Outcome:
+        self._lesson.record(self.key, state, **facts)
+        self._changed()
+        return noted(message, title)
+
+    def _missing(self, steps: int) -> str | None:
+        """Say what comes first, when fewer than so many steps are done."""
+        comes_first = (
+            "Commit your first answer first: a sentence or two in your own words.",
+            "Record some evidence first: what you tried, and what came out.",
+            "Answer the concept checks first.",
+            "Commit your final answer first: the worked answer opens after it.",
+        )
+        return comes_first[self.step] if self.step < steps else None
+
+    def _worked_seen(self) -> bool:
+        return bool(self._lesson.recall(self.key).get("worked_seen"))
+
+    def _changed(self) -> None:
+        if self._view is not None:
+            self._view.refresh()
+
+    @staticmethod
+    def _shown(outcome: Outcome) -> Outcome:
+        outcome.show()
+        return outcome
+
+    # What the learner reads.
+
+    def _weighed(self, text: str) -> str:
+        found = [point for point in self.points if point.found_in(text)]
+        absent = [point for point in self.points if not point.found_in(text)]
+        lines = [
+            f"Your answer touches {len(found)} of {len(self.points)} key points. Only their words "
+            "were looked for: this is a reminder, and cannot tell whether your reasoning is right."
+        ]
+        if found:
+            lines.append("**Found**\n" + "\n".join(f"- {point.name}: {point.why}" for point in found))
+        if absent:
+            lines.append("**Not found**\n" + "\n".join(f"- {point.name}: {point.why}" for point in absent))
+        return "\n\n".join(lines)
+
+    def _worked_text(self) -> str:
+        kept = self._lesson.recall(self.key)
+        return "\n\n".join(
+            [
+                self.worked,
+                f"**What you tried**\n{_listed(kept['evidence'])}",
+                f"**Your first answer**\n\n{kept['first']}",
+                f"**Your final answer**\n\n{kept['final']}",
+            ]
+        )
+
+    @property
+    def widget(self) -> widgets.VBox:
+        """The question and its five steps as one widget. It is made once."""
+        if self._view is None:
+            self._view = _View(self)
+        self._view.restore()
+        return self._view.box
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        bundle = dict(self.widget._repr_mimebundle_(**kwargs))
+        head = f"Study question ({self.level}): {self.question}"
+        asked = [check.question for check in self.checks]
+        details = ("", self.evidence_prompt, " / ".join(asked), "", "")
+        steps = [f"{step}. {detail}".rstrip() for step, detail in zip(_STEPS, details, strict=True)]
+        bundle["text/html"] = prose(head) + "<ol>" + "".join(f"<li>{prose(step)}</li>" for step in steps) + "</ol>"
+        bundle["text/plain"] = "\n".join([head, *(f"  {k}. {step}" for k, step in enumerate(steps, start=1))])
+        return bundle
+
+
+class _View:
+    """The widget of a study question: a numbered list of steps; the open ones show their controls."""
+
+    def __init__(self, study: StudyQuestion):
+        self._study = study
+        self.first_text = _text_box("Your answer", study._start)
+        self.tried = _text_box("What I tried", "for instance: lambda 0, then 0.3", rows=1)
+        self.came = _text_box("What came out", "", rows=1)
+        self.final_text = _text_box("Your answer", "")
+        self.first_button = _button("Commit", lambda: study._commit_first(self.first_text.value), self._tell(0))
+        self.record_button = _button("Record", self._record_written, self._tell_recorded)
+        self.take_button = _button(
+            "Record what I tried in the explorer",
+            lambda: study._take(study._evidence_from),
+            self._tell_recorded,
+        )
+        self.final_button = _button(
+            "Commit and weigh", lambda: study._commit_final(self.final_text.value), self._tell(3)
+        )
+        self.worked_button = _button("Show the worked answer", study._open_worked, self._tell(4))
+        self._heads = [widgets.HTML() for _ in _STEPS]
+        self.said = [widgets.HTML() for _ in _STEPS]
+        self._collected = widgets.HTML()
+        self._bodies = [widgets.VBox(parts, layout={"margin": "0 0 0 2.6em"}) for parts in self._parts()]
+        kind = f'<p style="opacity:0.75;margin:0">Study question, {study.level}</p>'
+        asked = f'{CSS}{kind}<div style="font-size:1.15em">{prose(study.question)}</div>'
+        steps = [part for pair in zip(self._heads, self._bodies, strict=True) for part in pair]
+        self.box = widgets.VBox([widgets.HTML(asked), *steps])
+        self.box.add_class("recmtl-ask")
+
+    def _parts(self) -> list[list[widgets.Widget]]:
+        study = self._study
+        buttons = [self.record_button] + ([self.take_button] if study._evidence_from is not None else [])
+        explained = "The answer is looked through for key words only; you judge the reasoning."
+        return [
+            [self.first_text, self.first_button, self.said[0]],
+            [
+                widgets.HTML(prose(study.evidence_prompt)),
+                self.tried,
+                self.came,
+                widgets.HBox(buttons, layout={"flex_flow": "row wrap"}),
+                self.said[1],
+                self._collected,
+            ],
+            [check.widget for check in study.checks],
+            [widgets.HTML(prose(explained)), self.final_text, self.final_button, self.said[3]],
+            [self.worked_button, self.said[4]],
+        ]
+
+    def _record_written(self) -> Outcome:
+        tried, came = self.tried.value.strip(), self.came.value.strip()
+        if not tried or not came:
+            return unattempted("Write both: what you tried, and what came out.", "Nothing recorded yet.")
+        outcome = self._study._commit_evidence([({"tried": tried}, came)])
+        if outcome.kind == "noted":
+            self.tried.value = self.came.value = ""
+        return outcome
+
+    def _tell(self, step: int):
+        def tell(outcome: Outcome) -> None:
+            self.said[step].value = outcome.html()
+
+        return tell
+
+    def _tell_recorded(self, outcome: Outcome) -> None:
+        """Say that something was recorded; the list below shows what."""
+        brief = noted("", outcome.title) if outcome.kind == "noted" else outcome
+        self.said[1].value = brief.html()
+
+    def restore(self) -> None:
+        """Fill the boxes with what is kept, and say again what was said about it."""
+        kept = self._study._lesson.recall(self._study.key)
+        self.first_text.value = kept.get("first", self.first_text.value)
+        self.final_text.value = kept.get("final", self.final_text.value)
+        for said in self.said:
+            said.value = ""
+        if "final" in kept:
+            self._tell(3)(noted(self._study._weighed(kept["final"])))
+        if kept.get("worked_seen"):
+            self._tell(4)(noted(self._study._worked_text(), _STEPS[4]))
+        for check in self._study.checks:
+            check.widget  # noqa: B018  reading it restores what is kept
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Open the steps that may be taken now and mark those that are done."""
+        step = self._study.step
+        for k, (head, body) in enumerate(zip(self._heads, self._bodies, strict=True)):
+            head.value = _head(k, step)
+            body.layout.display = "flex" if k <= step else "none"
+        evidence = self._study._lesson.recall(self._study.key).get("evidence", [])
+        self._collected.value = prose(f"**Recorded so far**\n{_listed(evidence)}") if evidence else ""
+
+
+def _head(k: int, step: int) -> str:
+    done, is_open = k < step, k <= step
+    fill = PALETTE["green"] if done else PALETTE["blue"] if is_open else "#8A8A8A"
+    after = " (done)" if done else "" if is_open else f" (opens after step {k})"
+    return (
+        '<div role="heading" aria-level="4" '
+        'style="display:flex;align-items:center;gap:0.7em;margin-top:0.6em">'
+        '<span style="flex:none;width:1.8em;height:1.8em;line-height:1.8em;border-radius:50%;'
+        f'text-align:center;color:white;background:{fill};font-weight:600">{"✓" if done else k + 1}</span>'
+        f'<span style="font-weight:600">{k + 1}. {html.escape(_STEPS[k])}'
+        f'<span style="font-weight:400;opacity:0.75">{after}</span></span></div>'
+    )
+
+
+def _text_box(label: str, placeholder: str, rows: int = 4) -> widgets.Textarea:
+    return widgets.Textarea(
+        description=label,
+        placeholder=placeholder,
+        rows=rows,
+        layout={"width": "auto", "height": "auto"},
+        style={"description_width": "8em"},
+    )
+
+
+def _button(label: str, act, tell) -> widgets.Button:
+    button = widgets.Button(description=label, layout={"width": "auto", "align_self": "flex-start"})
+    button.on_click(lambda _: tell(act()))
+    return button
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_described(item)}" for name, item in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split())
+
+
+def _listed(evidence: Sequence[Mapping[str, str]]) -> str:
+    return "\n".join(f"- {record['settings']}: {record['result']}" for record in evidence)
+
+
+def _require_str(text: Any) -> None:
+    if not isinstance(text, str):
+        raise ValueError(f"text: got {type(text).__name__}, expected your answer in words")
+
+
+def _require_all(argument: str, items: Any, kind: type) -> None:
+    if isinstance(items, str) or not items or not all(isinstance(item, kind) for item in items):
+        raise ValueError(f"{argument}: got {items!r}, expected at least one {kind.__name__}")

@@ -1,0 +1,342 @@
+"""How models are measured: batched over leading dimensions, so that a whole stack of models is one call.
+
+Every metric takes tensors, counts in float64, carries no gradient, and refuses what would give a plausible
+wrong number: shapes that would broadcast, NaN, labels out of range, a row the metric is not defined for.
+"""
+
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+_RIDGE = 1.0  # weight of |w|^2 / 2 beside the summed log loss, as scikit-learn's C=1
+_NEWTON_STEPS = 50
+
+
+def auc(scores: Tensor, labels: Tensor) -> Tensor:
+    r"""Area under the ROC curve: how often a positive outranks a negative.
+
+    .. math:: \mathrm{AUC} = P(s^+ > s^-) + \tfrac12 P(s^+ = s^-)
+        = \frac{\sum_{i: y_i=1} r_i - P(P+1)/2}{P\,N},
+
+    with :math:`r_i` the rank of score i (tied scores share their mean rank), P positives and N negatives.
+
+    Parameters
+    ----------
+    scores : Tensor
+        Shape (..., n): the higher, the more likely positive. Infinite scores are ranked like any other.
+    labels : Tensor
+        Shape (..., n), the same: 0 or 1, of any dtype.
+
+    Returns
+    -------
+    Tensor
+        Shape (...), float64, in [0, 1]; 0.5 is chance.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, a score is NaN, a label is neither 0 nor 1, or a row holds one class only.
+    """
+    scores = _numbers("scores", scores)
+    labels = _numbers("labels", labels)
+    _check_same_shape("labels", labels, "scores", scores)
+    if not ((labels == 0) | (labels == 1)).all():
+        raise ValueError(f"labels: {_first(labels, (labels != 0) & (labels != 1)):g} came, expected 0 or 1")
+    positives = labels.sum(-1)
+    negatives = labels.shape[-1] - positives
+    one_class = (positives == 0) | (negatives == 0)
+    if one_class.any():
+        row = tuple(one_class.nonzero()[0].tolist())
+        raise ValueError(f"labels: row {row} has one class only, expected both 0 and 1")
+    ordered = scores.sort(-1).values
+    below, up_to = _places(ordered, scores)
+    rank = (below + up_to + 1) / 2  # (..., n), from 1; tied scores share their mean
+    return ((rank * labels).sum(-1) - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def mae(predictions: Tensor, targets: Tensor) -> Tensor:
+    r"""Mean absolute error, :math:`\frac1n\sum_i |\hat y_i - y_i|`.
+
+    Parameters
+    ----------
+    predictions, targets : Tensor
+        Shape (..., n), the same for both: they are never broadcast.
+
+    Returns
+    -------
+    Tensor
+        Shape (...), float64, in the units of the targets.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, there is nothing to average, or a value is NaN.
+    """
+    return _errors(predictions, targets).abs().mean(-1)
+
+
+def rmse(predictions: Tensor, targets: Tensor) -> Tensor:
+    r"""Root of the mean squared error, :math:`\sqrt{\frac1n\sum_i (\hat y_i - y_i)^2}`.
+
+    Parameters
+    ----------
+    predictions, targets : Tensor
+        Shape (..., n), the same for both: they are never broadcast.
+
+    Returns
+    -------
+    Tensor
+        Shape (...), float64, in the units of the targets.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, there is nothing to average, or a value is NaN.
+    """
+    return _errors(predictions, targets).square().mean(-1).sqrt()
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    r"""Share of rows whose largest logit is the label's, :math:`\frac1n\sum_i [\arg\max_c z_{ic} = y_i]`.
+
+    Parameters
+    ----------
+    logits : Tensor
+        Shape (..., n, C), C at least 2. Of equal logits the first class counts as the largest.
+    labels : Tensor
+        Shape (..., n), integers in 0..C-1.
+
+    Returns
+    -------
+    Tensor
+        Shape (...), float64, in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, a logit is NaN, or a label is no integer or out of range.
+    """
+    logits = _numbers("logits", logits)
+    if logits.dim() < 2 or logits.shape[-1] < 2:
+        raise ValueError(f"logits: shape {tuple(logits.shape)} came, expected (..., n, C) with C at least 2")
+    _check_integers("labels", labels)
+    _check_same_shape("labels", _numbers("labels", labels), "logits without its last dimension", logits[..., 0])
+    out = (labels < 0) | (labels >= logits.shape[-1])
+    if out.any():
+        raise ValueError(f"labels: {_first(labels, out)} came, expected 0 to {logits.shape[-1] - 1}")
+    return (logits.argmax(-1) == labels).double().mean(-1)
+
+
+def ndcg_at_k(scores: Tensor, relevance: Tensor, k: int, mask: Tensor | None = None) -> Tensor:
+    r"""Normalised discounted cumulative gain of the k highest scores, with linear gain.
+
+    .. math:: \mathrm{NDCG@}k = \frac{\sum_{j=1}^{k} \mathrm{rel}_{(j)} / \log_2(j+1)}
+        {\text{the same with the items sorted by relevance}},
+
+    as in scikit-learn's ``ndcg_score``: among tied scores every order is equally likely, so that each shares
+    the mean of the discounts at the tied places; a row without any relevant item counts 0.
+
+    Parameters
+    ----------
+    scores : Tensor
+        Shape (..., n): what the items are ranked by, finite.
+    relevance : Tensor
+        Shape (..., n), the same: gains, finite and at least 0.
+    k : int
+        Places that count, at least 1; more than n is the same as n.
+    mask : Tensor, optional
+        Shape (..., n), bool: the items to rank. Where it is false, scores and relevance may be anything.
+
+    Returns
+    -------
+    Tensor
+        Shape (...), float64, in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, a value is out of range, or a row has no item to rank.
+
+    References
+    ----------
+    Järvelin and Kekäläinen 2002, "Cumulated gain-based evaluation of IR techniques"; the treatment of ties is
+    that of McSherry and Najork 2008, "Computing information retrieval performance measures efficiently in the
+    presence of tied scores".
+    """
+    _check_real("scores", scores)
+    _check_real("relevance", relevance)
+    mask = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise ValueError(f"mask: {getattr(mask, 'dtype', type(mask).__name__)} came, expected a bool tensor")
+    _check_same_shape("relevance", relevance, "scores", scores)
+    _check_same_shape("mask", mask, "scores", scores)
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise ValueError(f"k: {k!r} came, expected a whole number of at least 1")
+    if not mask.any(-1).all():
+        raise ValueError("mask: a row has no item to rank, expected at least one")
+    scores = _numbers("scores", scores.masked_fill(~mask, 0), finite=True)
+    gain = _numbers("relevance", relevance.masked_fill(~mask, 0), finite=True)
+    if (gain < 0).any():
+        raise ValueError(f"relevance: {_first(gain, gain < 0):g} came, expected gains of at least 0")
+    cost = (-scores).masked_fill(~mask, torch.inf)  # ascending cost is descending score, masked items last
+    before, up_to = _places(cost.sort(-1).values, cost)
+    discount = _discounts(scores.shape[-1], k, scores.device)
+    total = torch.cat([discount.new_zeros(1), discount.cumsum(0)])
+    shared = (total[up_to] - total[before]) / (up_to - before)  # (..., n)
+    dcg = (gain * shared).sum(-1)
+    ideal = (gain.sort(-1, descending=True).values * discount).sum(-1)
+    return torch.where(ideal > 0, torch.minimum(dcg, ideal) / ideal, 0.0)  # no rounding above 1
+
+
+def proxy_a_distance(features: Tensor, domains: Tensor, seed: int = 0) -> Tensor:
+    r"""Proxy A-distance: how well a linear classifier tells domains apart from their features.
+
+    .. math:: \hat d_A = 2\,(1 - 2\,\varepsilon),
+
+    with :math:`\varepsilon` the error of a logistic classifier on examples it was not trained on. For each
+    pair of domains, as many examples of each are drawn as the smaller one has (an even number of them); half
+    of them train the classifier and half are held out. Features are standardised by the training half, so
+    that their scale does not matter, and the weights, not the intercept, carry a penalty of
+    :math:`\tfrac12 |w|^2` beside the summed loss. Of several pairs the mean is returned. The same ``domains``
+    and ``seed`` give the same split, which makes the distances before and after training a paired comparison.
+
+    Parameters
+    ----------
+    features : Tensor
+        Shape (..., n, d), finite: leading dimensions are models, each with its own features of the same rows.
+    domains : Tensor
+        Shape (n,), integers: the domain of each row; two or more domains, each with two rows at least.
+    seed : int
+        Seed of the draw.
+
+    Returns
+    -------
+    Tensor
+        Shape (...), float64, in [-2, 2]. 2 is perfectly separable and 0 is chance. A sample from identical
+        domains falls on both sides of 0; it is not clipped, so that its mean over seeds stays near 0.
+
+    Raises
+    ------
+    ValueError
+        If a shape does not fit, a feature is not finite, or a domain is missing or too small.
+
+    References
+    ----------
+    Ben-David, Blitzer, Crammer and Pereira 2007, "Analysis of representations for domain adaptation", section
+    4; Ben-David et al. 2010, "A theory of learning from different domains". Departure: the bound leaves open
+    which linear classifier is trained, and often it is a linear SVM; the logistic loss here has a smooth
+    optimum that Newton's method finds for a whole stack of models at once.
+    """
+    features = _numbers("features", features, finite=True)
+    _check_integers("domains", domains)
+    if features.dim() < 2 or domains.shape != features.shape[-2:-1]:
+        raise ValueError(
+            f"features, domains: shapes {tuple(features.shape)} and {tuple(domains.shape)} came, "
+            f"expected (..., n, d) and (n,)"
+        )
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed: {seed!r} came, expected a whole number of at least 0")
+    names, counts = domains.unique(return_counts=True)
+    if len(names) < 2 or counts.min() < 2:
+        sizes = dict(zip(names.tolist(), counts.tolist(), strict=True))
+        raise ValueError(f"domains: rows a domain {sizes} came, expected two domains or more of two rows or more")
+    generator = torch.Generator().manual_seed(seed)
+    distances = []
+    for first, second in combinations(names.tolist(), 2):
+        train, held_out = _balanced_halves(domains, first, second, generator)
+        fit, test = features[..., train, :], features[..., held_out, :]
+        mean, spread = fit.mean(-2, keepdim=True), fit.std(-2, correction=0, keepdim=True)
+        spread = torch.where(spread > 1e-12 * (1 + mean.abs()), spread, 1.0)  # a constant feature stays 0
+        weight = _fit_logistic((fit - mean) / spread, (domains[train] == second).double())
+        logit = _with_intercept((test - mean) / spread) @ weight.unsqueeze(-1)  # (..., m, 1)
+        wrong = (logit.squeeze(-1) > 0) != (domains[held_out] == second)
+        distances.append(2 * (1 - 2 * wrong.double().mean(-1)))
+    return torch.stack(distances).mean(0)
+
+
+def _errors(predictions: Tensor, targets: Tensor) -> Tensor:
+    predictions, targets = _numbers("predictions", predictions), _numbers("targets", targets)
+    _check_same_shape("targets", targets, "predictions", predictions)
+    return predictions - targets
+
+
+def _places(ordered: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Count the entries of ``ordered`` (ascending) below each value, and those up to it; both (..., n)."""
+    ordered, values = ordered.contiguous(), values.contiguous()
+    return torch.searchsorted(ordered, values), torch.searchsorted(ordered, values, right=True)
+
+
+def _discounts(n: int, k: int, device: torch.device) -> Tensor:
+    """Discount 1/log2(j+1) of places j = 1..n, 0 beyond the k-th; shape (n,)."""
+    place = torch.arange(1, n + 1, dtype=torch.float64, device=device)
+    return torch.where(place <= k, 1 / torch.log2(place + 1), 0.0)
+
+
+def _balanced_halves(domains: Tensor, first: int, second: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rows to train on and rows held out, each half with as many rows of one domain as of the other."""
+    rows = [(domains == name).nonzero().squeeze(1) for name in (first, second)]
+    size = min(len(r) for r in rows) // 2
+    drawn = [r[torch.randperm(len(r), generator=generator).to(r.device)[: 2 * size]] for r in rows]
+    return torch.cat([r[:size] for r in drawn]), torch.cat([r[size:] for r in drawn])
+
+
+def _with_intercept(features: Tensor) -> Tensor:
+    return torch.cat([features, torch.ones_like(features[..., :1])], dim=-1)
+
+
+def _fit_logistic(features: Tensor, labels: Tensor) -> Tensor:
+    """Minimise the ridge-penalised logistic loss by Newton's method, for all models at once.
+
+    The loss is the sum of log(1 + exp(-(2y-1) z)) plus _RIDGE |w|^2 / 2, where z = x w + b. ``features``
+    (..., m, d) and ``labels`` (m,) are float64; returned is (..., d+1), the intercept last.
+    """
+    x = _with_intercept(features)  # (..., m, d+1)
+    penalty = torch.full(x.shape[-1:], _RIDGE, dtype=x.dtype, device=x.device)
+    penalty[-1] = 0.0
+    weight = x.new_zeros(*x.shape[:-2], x.shape[-1])  # (..., d+1)
+    for _ in range(_NEWTON_STEPS):
+        probability = torch.sigmoid(x @ weight.unsqueeze(-1))  # (..., m, 1)
+        slope = (x * (probability - labels.unsqueeze(-1))).sum(-2) + penalty * weight
+        if (slope.abs() < 1e-9 * len(labels)).all():
+            break
+        curvature = (x * probability * (1 - probability)).mT @ x + torch.diag(penalty)
+        weight = weight - torch.linalg.solve(curvature, slope)
+    return weight
+
+
+def _numbers(name: str, value: Tensor, finite: bool = False) -> Tensor:
+    """Return the tensor in float64, without gradient; refuse NaN, and infinity too where ``finite``."""
+    _check_real(name, value)
+    value = value.detach().double()
+    bad = ~torch.isfinite(value) if finite else torch.isnan(value)
+    if bad.any():
+        wanted = "finite" if finite else "numbers"
+        count = f"{int(bad.sum())} of {value.numel()} values"
+        raise ValueError(f"{name}: {count} are not {wanted}, the first of them is {_first(value, bad)}")
+    return value
+
+
+def _check_real(name: str, value: Tensor) -> None:
+    if not isinstance(value, Tensor) or value.is_complex():
+        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"{name}: {kind} came, expected a tensor of real numbers")
+
+
+def _check_integers(name: str, value: Tensor) -> None:
+    if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex():
+        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"{name}: {kind} came, expected an integer tensor")
+
+
+def _check_same_shape(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    if value.shape != other.shape:
+        raise ValueError(
+            f"{name}: shape {tuple(value.shape)} came, expected that of {other_name}, {tuple(other.shape)}"
+        )
+    if value.dim() == 0 or value.shape[-1] == 0:
+        raise ValueError(f"{name}: shape {tuple(value.shape)} came, expected (..., n) with n at least 1")
+
+
+def _first(values: Tensor, where: Tensor) -> float | int:
+    return values[where][0].item()

@@ -1,0 +1,314 @@
+"""The table of ratings and its three views."""
+
+from collections import Counter
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recmtl_lessons.datasets.ratings import Ratings, by_year, genre_domains, user_tasks
+
+_YEAR_2000, _DAY = 946_684_800, 86_400
+
+
+def make(n_users=30, n_items=12, per_user=(3, 12), seed=0):
+    """Each user rates a random number of different items, at random times in 2000 to 2004."""
+    generator = torch.Generator().manual_seed(seed)
+    user, item = [], []
+    for u in range(n_users):
+        count = int(torch.randint(per_user[0], per_user[1] + 1, (), generator=generator))
+        user += [u] * count
+        item += torch.randperm(n_items, generator=generator)[:count].tolist()
+    n = len(user)
+    return Ratings(
+        user=torch.tensor(user),
+        item=torch.tensor(item),
+        rating=torch.randint(1, 11, (n,), generator=generator) / 2,
+        user_ids=tuple(range(100, 100 + n_users)),
+        item_ids=tuple(f"film {i}" for i in range(n_items)),
+        time=_YEAR_2000 + torch.randint(0, 1800 * _DAY, (n,), generator=generator),
+        genres=torch.rand(n_items, 3, generator=generator) < 0.5,
+        genre_names=("Comedy", "Drama", "War"),
+    )
+
+
+def small(**changed):
+    """Three ratings, with whatever is to be changed."""
+    values = {
+        "user": torch.tensor([0, 0, 1]),
+        "item": torch.tensor([0, 1, 1]),
+        "rating": torch.tensor([1.0, 2.5, 5.0]),
+        "user_ids": ("ann", "bob"),
+        "item_ids": (7, 8),
+    }
+    return Ratings(**(values | changed))
+
+
+class TestRatings:
+    def test_sizes_come_from_the_vocabularies(self):
+        ratings = small(user_ids=("ann", "bob", "eve"))
+        assert (len(ratings), ratings.n_users, ratings.n_items) == (3, 3, 2)
+
+    def test_select_keeps_codes_and_vocabularies(self):
+        ratings = small(
+            time=torch.tensor([1, 2, 3]), domain=torch.tensor([0, 1, 1]), domain_names=("books", "films")
+        )
+        part = ratings.select(torch.tensor([False, True, True]))
+        assert part.user.tolist() == [0, 1]
+        assert part.rating.tolist() == [2.5, 5.0]
+        assert part.time.tolist() == [2, 3]
+        assert part.domain.tolist() == [1, 1]
+        kept = ("user_ids", "item_ids", "domain_names")
+        assert all(getattr(part, name) == getattr(ratings, name) for name in kept)
+        assert len(ratings) == 3
+
+    def test_describe_is_one_line_of_what_is_there(self):
+        ratings = small(
+            user_ids=("ann", "bob", "eve"),
+            time=torch.tensor([_YEAR_2000 - 1, _YEAR_2000, _YEAR_2000 + 400 * _DAY]),
+            domain=torch.tensor([1, 1, 1]),
+            domain_names=("books", "films"),
+        )
+        assert ratings.describe() == (
+            "3 ratings by 2 users of 2 items, 1 to 5, 1999 to 2001; domains: books 0, films 3"
+        )
+        assert small().describe() == "3 ratings by 2 users of 2 items, 1 to 5"
+
+    @pytest.mark.parametrize(
+        ("changed", "message"),
+        [
+            ({"user": torch.tensor([0, 0, 2])}, "user: codes 0 to 2 came, expected 0 to 1"),
+            ({"item": torch.tensor([0, -1, 1])}, "item: codes -1 to 1 came, expected 0 to 1"),
+            ({"user": torch.tensor([0, 1])}, r"user: torch.int64 of shape \(2,\) came, .* shape \(3,\)"),
+            ({"user": torch.tensor([0.0, 0.0, 1.0])}, r"user: torch.float32 .* expected torch.int64"),
+            ({"user": [0, 0, 1]}, "user: a list came, expected a tensor"),
+            ({"rating": torch.tensor([1.0, float("nan"), 2.0])}, "rating: row 1 is nan, expected finite"),
+            ({"rating": torch.ones(3).double()}, "rating: torch.float64 .* expected torch.float32"),
+            ({"rating": torch.ones(3, 1)}, r"rating: .* \(3, 1\) came, expected .* \(N,\)"),
+            ({"rating": torch.ones(0)}, "rating: there is no row"),
+            ({"user_ids": ("ann", "ann")}, "user_ids: 'ann' came more than once"),
+            ({"item_ids": [7, 8]}, "item_ids: a list came, expected a tuple"),
+            ({"time": torch.tensor([1, 2])}, r"time: .* \(2,\) came"),
+            ({"domain": torch.tensor([0, 0, 1])}, "domain, domain_names: one came without the other"),
+            ({"domain_names": ("a",)}, "domain, domain_names: one came without the other"),
+            ({"domain": torch.tensor([0, 0, 1]), "domain_names": ("a",)}, "domain: codes 0 to 1 came"),
+            ({"titles": ("one",)}, "titles: 1 came, expected one for each of 2 items"),
+            ({"years": torch.tensor([1999])}, r"years: .* \(1,\) came"),
+            ({"genre_names": ("War",)}, "genres, genre_names: one came without the other"),
+            ({"genres": torch.ones(2, 2).bool(), "genre_names": ("War",)}, r"genres: .* \(2, 2\) came"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused_by_name(self, changed, message):
+        with pytest.raises(ValueError, match=message):
+            small(**changed)
+
+    @pytest.mark.parametrize(
+        ("mask", "message"),
+        [
+            (torch.zeros(3).bool(), "mask: it selects none of 3 ratings"),
+            (torch.ones(2).bool(), r"mask: torch.bool of shape \(2,\) came"),
+            (torch.tensor([0, 1, 2]), "mask: torch.int64"),
+        ],
+    )
+    def test_select_refuses_other_masks(self, mask, message):
+        with pytest.raises(ValueError, match=message):
+            small().select(mask)
+
+    @settings(deadline=None, max_examples=50)
+    @given(st.integers(-3, 6), st.integers(0, 2), st.sampled_from(["user", "item"]))
+    def test_a_code_is_accepted_if_and_only_if_it_is_in_the_vocabulary(self, code, row, column):
+        codes = torch.zeros(3, dtype=torch.int64)
+        codes[row] = code
+        if 0 <= code < 2:
+            assert getattr(small(**{column: codes}), column)[row] == code
+        else:
+            with pytest.raises(ValueError, match=f"{column}: codes .*{code}.* came, expected 0 to 1"):
+                small(**{column: codes})
+
+
+def reference_domains(ratings, genres, least):
+    """The same rule in plain loops: (user, item, domain name) of the rows that stay."""
+    rows = []
+    for user, item in zip(ratings.user.tolist(), ratings.item.tolist(), strict=True):
+        has = {name for name, flag in zip(ratings.genre_names, ratings.genres[item], strict=True) if flag}
+        named = [name for name in genres if name in has]
+        if len(named) == 1:
+            rows.append((user, item, named[0]))
+    counts = Counter((user, name) for user, _, name in rows)
+    return [row for row in rows if all(counts[row[0], name] >= least for name in genres)]
+
+
+class TestGenreDomains:
+    @pytest.mark.parametrize("least", [0, 1, 2])
+    @pytest.mark.parametrize("genres", [("Drama", "Comedy"), ("Comedy", "War", "Drama")])
+    def test_against_plain_loops(self, genres, least):
+        ratings = make(n_items=40, per_user=(10, 30), seed=3)
+        view = genre_domains(ratings, genres, min_user_ratings=least)
+        found = [
+            (user, item, view.domain_names[domain])
+            for user, item, domain in zip(view.user.tolist(), view.item.tolist(), view.domain.tolist(), strict=True)
+        ]
+        assert found == reference_domains(ratings, genres, least)
+        assert view.domain_names == genres
+        assert view.item_ids == ratings.item_ids
+        assert len(found) < len(ratings)
+
+    def test_no_item_is_in_two_domains(self):
+        view = genre_domains(make(), ["Comedy", "Drama"], min_user_ratings=0)
+        items = [set(view.item[view.domain == d].tolist()) for d in (0, 1)]
+        assert all(items)
+        assert not items[0] & items[1]
+
+    @pytest.mark.parametrize(
+        ("genres", "message"),
+        [
+            (("Comedy", "Western"), "genres: 'Western' came, expected some of Comedy, Drama, War"),
+            (("Comedy",), "expected at least two names"),
+            ("Comedy", r"genres: \('Comedy',\) came, expected at least two names"),
+            (("War", "War"), "expected at least two names, all different"),
+        ],
+    )
+    def test_bad_genres(self, genres, message):
+        with pytest.raises(ValueError, match=message):
+            genre_domains(make(), genres)
+
+    def test_a_domain_without_ratings_is_named(self):
+        ratings = make()
+        none_of_war = ratings.genres.clone()
+        none_of_war[:, 2] = False
+        with pytest.raises(ValueError, match="domain 'War' is left without ratings"):
+            genre_domains(replace(ratings, genres=none_of_war), ("Comedy", "War"), min_user_ratings=0)
+        with pytest.raises(ValueError, match=r"left without ratings.*min_user_ratings is 99"):
+            genre_domains(ratings, ("Comedy", "Drama"), min_user_ratings=99)
+
+    def test_needs_genres_and_a_whole_number(self):
+        with pytest.raises(ValueError, match="ratings: its items have no genres"):
+            genre_domains(small(), ("Comedy", "Drama"))
+        with pytest.raises(ValueError, match="min_user_ratings: -1 came"):
+            genre_domains(make(), ("Comedy", "Drama"), min_user_ratings=-1)
+
+
+class TestUserTasks:
+    def test_every_eligible_user_is_in_one_split(self):
+        ratings = make(n_users=50)
+        tasks = user_tasks(ratings, support=4, query=3)
+        users = torch.cat([tasks.train.user, tasks.valid.user, tasks.test.user])
+        counts = Counter(ratings.user.tolist())
+        assert sorted(users.tolist()) == [u for u in range(50) if counts[u] >= 7]
+        shares = [len(split.user) / len(users) for split in (tasks.train, tasks.valid, tasks.test)]
+        assert shares == pytest.approx([0.7, 0.1, 0.2], abs=1 / len(users))
+
+    @settings(deadline=None, max_examples=30)
+    @given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 2**31))
+    def test_rows_are_the_users_own_and_all_different(self, support, query, seed):
+        ratings = make()
+        tasks = user_tasks(ratings, support, query, seed, shares=(0.5, 0.25, 0.25))
+        for split in (tasks.train, tasks.valid, tasks.test):
+            rows = torch.cat([split.support, split.query], dim=1)
+            assert split.support.shape == (len(split.user), support)
+            assert split.query.shape == (len(split.user), query)
+            assert (ratings.user[rows] == split.user[:, None]).all()
+            assert all(len(set(row)) == support + query for row in rows.tolist())
+
+    def test_the_seed_decides(self):
+        ratings = make()
+        one, same, other = (user_tasks(ratings, 2, 2, seed=seed) for seed in (1, 1, 2))
+        for split in ("train", "valid", "test"):
+            a, b = getattr(one, split), getattr(same, split)
+            assert all(torch.equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
+        assert not torch.equal(one.train.support, other.train.support)
+
+    def test_every_row_of_a_user_can_be_drawn_for_either_part(self):
+        ratings = make(n_users=3, per_user=(4, 4))
+        support, query = set(), set()
+        for seed in range(40):
+            split = user_tasks(ratings, 2, 2, seed, shares=(1.0, 0.0, 0.0)).train
+            support |= set(split.support.flatten().tolist())
+            query |= set(split.query.flatten().tolist())
+        assert support == query == set(range(12))
+
+    def test_a_share_of_zero_is_an_empty_split(self):
+        tasks = user_tasks(make(), 2, 1, shares=(0.8, 0.0, 0.2))
+        assert tasks.valid.support.shape == (0, 2)
+        assert len(tasks.train.user) + len(tasks.test.user) == 30
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"support": 0}, "support: 0 came, expected a whole number of at least 1"),
+            ({"query": 2.0}, "query: 2.0 came"),
+            ({"seed": -1}, "seed: -1 came"),
+            ({"seed": True}, "seed: True came"),
+            ({"shares": (0.7, 0.2, 0.2)}, r"shares: \(0.7, 0.2, 0.2\) came.* sum to 1"),
+            ({"shares": (0.7, 0.3)}, "shares: .* expected three shares"),
+            ({"shares": (1.5, -0.5, 0.0)}, "shares: .* from 0 to 1"),
+            ({"shares": (float("nan"), 0.5, 0.5)}, "shares: .* came"),
+            ({"support": 11, "query": 11}, "ratings: 0 users have the 22 ratings"),
+        ],
+    )
+    def test_bad_arguments(self, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            user_tasks(make(), **arguments)
+
+    def test_too_few_users_for_a_split(self):
+        with pytest.raises(ValueError, match=r"2 users have the 2 ratings.*would be split \[1, 1, 0\]"):
+            user_tasks(make(n_users=2), 1, 1, shares=(0.4, 0.4, 0.2))
+
+
+def at_years(*years):
+    """One rating in the middle of each given year, in the given order."""
+    n = len(years)
+    seconds = [_YEAR_2000 + int((year - 2000 + 0.5) * 365.25 * _DAY) for year in years]
+    return Ratings(
+        user=torch.zeros(n, dtype=torch.int64),
+        item=torch.arange(n),
+        rating=torch.ones(n),
+        user_ids=(1,),
+        item_ids=tuple(range(n)),
+        time=torch.tensor(seconds),
+    )
+
+
+class TestByYear:
+    def test_one_slice_a_year_in_order(self):
+        slices = by_year(at_years(2003, 1969, 2003, 2001))
+        assert [(year, part.item.tolist()) for year, part in slices] == [
+            (1969, [1]),
+            (2001, [3]),
+            (2003, [0, 2]),
+        ]
+
+    def test_the_year_turns_at_midnight_utc(self):
+        ratings = small(time=torch.tensor([_YEAR_2000 - 1, _YEAR_2000, _YEAR_2000 + 366 * _DAY]))
+        assert [year for year, _ in by_year(ratings)] == [1999, 2000, 2001]
+
+    def test_small_years_join_the_following_one(self):
+        slices = by_year(at_years(2000, 2001, 2001, 2003, 2004, 2005, 2005), min_ratings=2)
+        assert [(year, len(part)) for year, part in slices] == [(2001, 3), (2004, 2), (2005, 2)]
+
+    def test_what_is_left_at_the_end_joins_the_slice_before(self):
+        slices = by_year(at_years(2000, 2000, 2001, 2001, 2004), min_ratings=2)
+        assert [(year, part.item.tolist()) for year, part in slices] == [(2000, [0, 1]), (2004, [2, 3, 4])]
+
+    @settings(deadline=None, max_examples=50)
+    @given(st.lists(st.integers(1990, 2010), min_size=1, max_size=25), st.integers(1, 8))
+    def test_every_row_is_in_one_slice_of_enough(self, years, least):
+        ratings = at_years(*years)
+        if len(years) < least:
+            with pytest.raises(ValueError, match=f"min_ratings: {least} came, but there are only"):
+                by_year(ratings, least)
+            return
+        slices = by_year(ratings, least)
+        assert sorted(item for _, part in slices for item in part.item.tolist()) == list(range(len(years)))
+        assert all(len(part) >= least for _, part in slices)
+        labels = [year for year, _ in slices]
+        assert labels == sorted(set(labels))
+        assert all(max(years[i] for i in part.item.tolist()) == year for year, part in slices)
+
+    def test_needs_times_and_a_whole_number(self):
+        with pytest.raises(ValueError, match="ratings: they have no times"):
+            by_year(small())
+        with pytest.raises(ValueError, match="min_ratings: 0 came"):
+            by_year(at_years(2000), min_ratings=0)

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from recmtl_lessons.teaching.claim import Claim, ClaimFailed, claim, t_interval
+
+GAINS = np.array([0.21, 0.25, 0.22, 0.18, 0.30, 0.21, 0.24, 0.26])
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=30), st.floats(0.5, 0.99))
+def test_the_interval_is_scipys(values, confidence):
+    mean, low, high = t_interval(values, confidence)
+    scale = stats.sem(values)
+    if scale > 1e-9:
+        expected = stats.t.interval(confidence, len(values) - 1, loc=np.mean(values), scale=scale)
+        np.testing.assert_allclose((low, high), expected, rtol=1e-6, atol=1e-6)
+    assert mean == pytest.approx(np.mean(values))
+
+
+def test_the_interval_is_taken_point_by_point():
+    values = np.random.default_rng(0).normal(size=(8, 3, 2))
+    mean, low, high = t_interval(values)
+    assert mean.shape == low.shape == high.shape == (3, 2)
+    np.testing.assert_allclose([low[1, 0], high[1, 0]], t_interval(values[:, 1, 0])[1:])
+
+
+@pytest.mark.parametrize("as_array", [list, np.asarray, torch.tensor])
+def test_a_claim_that_holds_prints_three_lines_and_returns_its_numbers(capsys, as_array):
+    result = claim("Adversarial training helps.", as_array(GAINS), above=0.1, unit="AUC")
+    _, low, high = t_interval(GAINS)
+    assert result == Claim(pytest.approx(GAINS.mean()), pytest.approx(low), pytest.approx(high), 8)
+    assert capsys.readouterr().out == (
+        "Claim: Adversarial training helps.\n"
+        "  effect +0.234 AUC, 95 % interval [+0.203, +0.265], 8 seeds\n"
+        "  holds: the interval must lie above 0.1\n"
+    )
+
+
+def test_a_claim_that_fails_raises_with_the_same_lines_and_prints_nothing(capsys):
+    with pytest.raises(ClaimFailed) as failure:
+        claim("It helps a lot.", GAINS, above=0.22)
+    text = str(failure.value)
+    assert text.startswith("Claim: It helps a lot.\n  effect +0.234, 95 % interval [+0.203, +0.265], 8 seeds")
+    assert "DOES NOT HOLD: the interval must lie above 0.22" in text
+    assert capsys.readouterr().out == ""
+    assert isinstance(failure.value, AssertionError)
+
+
+def test_below_looks_at_the_upper_end():
+    assert claim("It is small.", GAINS, below=0.3).high < 0.3
+    with pytest.raises(ClaimFailed, match=r"must lie below 0\.25"):
+        claim("It is smaller.", GAINS, below=0.25)
+
+
+def test_a_control_must_contain_the_number_and_be_narrow_enough():
+    control = GAINS - GAINS.mean()
+    assert claim("Nothing without a shift.", control, contains=0, within=0.05).n == 8
+    with pytest.raises(ClaimFailed, match=r"must contain 0 and reach at most 0\.05"):
+        claim("Nothing without a shift.", GAINS, contains=0, within=0.05)
+    with pytest.raises(ClaimFailed, match=r"too wide to tell: 3\.\d+ to each side, at most 0.05 allowed"):
+        claim("Nothing without a shift.", control * 100, contains=0, within=0.05)
+
+
+def test_another_confidence_gives_another_interval_and_is_named(capsys):
+    wide = claim("It helps.", GAINS, above=0, confidence=0.99)
+    narrow = claim("It helps.", GAINS, above=0, confidence=0.9)
+    assert wide.low < narrow.low
+    out = capsys.readouterr().out
+    assert "99 % interval" in out
+    assert "90 % interval" in out
+
+
+@pytest.mark.parametrize(
+    ("values", "arguments", "message"),
+    [
+        (GAINS, {}, "got none, expected exactly one of them"),
+        (GAINS, {"above": 0, "below": 1}, "got above and below, expected exactly one"),
+        (GAINS, {"above": float("nan")}, "above: got nan, expected a finite number"),
+        (GAINS, {"above": "0"}, "above: got '0', expected a finite number"),
+        (GAINS, {"contains": 0}, "within: got None, expected the largest half-width"),
+        (GAINS, {"contains": 0, "within": 0}, "within: got 0, expected"),
+        (GAINS, {"above": 0, "within": 1}, "within: got 1 together with above"),
+        (GAINS[:7], {"above": 0}, "values: got 7 seeds, expected at least 8"),
+        (GAINS, {"above": 0, "min_seeds": 9}, "values: got 8 seeds, expected at least 9"),
+        (GAINS, {"above": 0, "min_seeds": 1}, "min_seeds: got 1, expected at least 2"),
+        (GAINS.reshape(2, 4), {"above": 0}, r"values: got shape \(2, 4\), expected \(seeds,\)"),
+        ([*GAINS, np.nan], {"above": 0}, "values: got 1 NaN or infinite, expected finite numbers"),
+        ([*GAINS, np.inf], {"above": 0}, "values: got 1 NaN or infinite, expected finite numbers"),
+        (["a"] * 8, {"above": 0}, "values: got list, expected an array of numbers"),
+        ([0.1] * 8, {"above": 0}, r"values: got 8 times 0.1, expected seeds that differ \(allow_constant"),
+        ([0.0] * 8, {"contains": 0, "within": 1}, "values: got 8 times 0, expected seeds that differ"),
+        (GAINS, {"above": 0, "confidence": 95}, "confidence: got 95, expected a number between 0 and 1"),
+    ],
+)
+def test_what_is_no_claim_is_refused_by_name(values, arguments, message, capsys):
+    with pytest.raises(ValueError, match=message):
+        claim("It helps.", values, **arguments)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_claim_needs_its_sentence():
+    with pytest.raises(ValueError, match="sentence: got ''"):
+        claim("", GAINS, above=0)
+
+
+def test_constant_values_pass_when_they_are_said_to_be_measured():
+    result = claim("Exactly one.", [1.0] * 8, above=0.5, allow_constant=True)
+    assert (result.low, result.high) == (1.0, 1.0)
+
+
+def test_the_result_is_not_echoed_in_a_cell(shell, shown, capsys):
+    shell.push({"claim": claim, "values": GAINS})
+    assert shell.run_cell("claim('It helps.', values, above=0)").success
+    assert capsys.readouterr().out.count("\n") == 3
+    assert shown == []
