@@ -300,7 +300,7 @@ def _features(settings, products, click, domain, leaning, dice) -> tuple[Tensor,
 
 def _check_range(name: str, value: object, low: float, high: float, whole: bool = False) -> None:
     kind = int if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high or value == math.inf:
         what = "an integer" if whole else "a number"
         limit = f"of at least {low}" if high == math.inf else f"from {low} to {high:g}"
         raise ValueError(f"{name}: got {value!r}, expected {what} {limit}")

@@ -1,7 +1,11 @@
 """What every model asks of its input, in one voice: the argument, what came, what was expected."""
 
+import math
+
 import torch
 from torch import Tensor
+
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def check_features(name: str, value: Tensor, width: int) -> None:
@@ -18,13 +22,25 @@ def check_features(name: str, value: Tensor, width: int) -> None:
 
 def check_labels(name: str, value: Tensor, rows: int, classes: int) -> None:
     """Refuse anything but integer labels of shape (rows,) in 0..classes-1."""
-    if not isinstance(value, Tensor) or value.is_floating_point() or value.shape != (rows,):
+    if not isinstance(value, Tensor) or value.dtype not in _INTEGERS or value.shape != (rows,):
         came = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"{name}: got {came}, expected integer labels of shape ({rows},)")
     if not _holds(((value >= 0) & (value < classes)).all()):
         raise ValueError(
             f"{name}: got labels from {int(value.min())} to {int(value.max())}, expected 0 to {classes - 1}"
         )
+
+
+def check_values(name: str, value: Tensor, shape: tuple[int, ...], binary: bool = False) -> None:
+    """Refuse anything but finite numbers of exactly this shape; 0 and 1 alone if ``binary``."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name}: got {type(value).__name__}, expected a tensor of shape {shape}")
+    if value.shape != shape:
+        raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected {shape}")
+    if not _holds(torch.isfinite(value).all()):
+        raise ValueError(f"{name}: got NaN or infinite values, expected finite numbers")
+    if binary and not _holds(((value == 0) | (value == 1)).all()):
+        raise ValueError(f"{name}: got values from {value.min():g} to {value.max():g}, expected 0 or 1")
 
 
 def check_choice(name: str, value: object, known: tuple) -> None:
@@ -40,10 +56,11 @@ def check_count(name: str, value: object, least: int = 1) -> None:
 
 
 def check_number(name: str, value: object, low: float, high: float = float("inf")) -> None:
-    """Refuse a plain number outside [low, high]; tensors pass, their values belong to whoever made them."""
+    """Refuse a plain number outside [low, high] or infinite; tensors pass, their values belong to their maker."""
     if isinstance(value, Tensor):
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not plain or not math.isfinite(value) or not low <= value <= high:
         limit = f"in [{low}, {high}]" if high != float("inf") else f"of at least {low}"
         raise ValueError(f"{name}: got {value!r}, expected a number {limit}")
 

@@ -25,6 +25,7 @@ from recmtl_lessons.models._checks import (
     check_features,
     check_labels,
     check_number,
+    check_values,
 )
 
 TASK_TYPES = ("classification", "regression")
@@ -246,19 +247,18 @@ def task_loss(output: Tensor, target: Tensor, task_config: Mapping) -> Tensor:
     Raises
     ------
     ValueError
-        If the target's shape does not fit. Nothing is broadcast: (batch, 1) against (batch,) is refused.
+        If the target's shape or values do not fit. Nothing is broadcast: (batch, 1) against (batch,) is refused.
     """
     width = task_config["output_dim"]
     check_features("output", output, width)
     rows = output.shape[0]
     if task_config["task_type"] == "classification" and width > 1:
         check_labels("target", target, rows, width)
-        return F.cross_entropy(output, target)
-    expected = (rows,) if width == 1 else (rows, width)
-    if target.shape != expected:
-        raise ValueError(f"target: got shape {tuple(target.shape)}, expected {expected}")
+        return F.cross_entropy(output, target.long())
+    binary = task_config["task_type"] == "classification"
+    check_values("target", target, (rows,) if width == 1 else (rows, width), binary)
     values = output.squeeze(1) if width == 1 else output
-    if task_config["task_type"] == "classification":
+    if binary:
         return F.binary_cross_entropy_with_logits(values, target.to(values.dtype))
     return F.mse_loss(values, target.to(values.dtype))
 
@@ -283,9 +283,12 @@ def domain_loss(domain_logits: Tensor, domains: Tensor) -> Tensor:
     ValueError
         If the shapes do not fit or a domain is out of range.
     """
-    check_features("domain_logits", domain_logits, domain_logits.shape[-1])
+    if not isinstance(domain_logits, Tensor) or domain_logits.ndim != 2 or domain_logits.shape[1] < 2:
+        came = tuple(domain_logits.shape) if isinstance(domain_logits, Tensor) else type(domain_logits).__name__
+        raise ValueError(f"domain_logits: got {came}, expected a tensor (batch, n_domains), n_domains at least 2")
+    check_features("domain_logits", domain_logits, domain_logits.shape[1])
     check_labels("domains", domains, *domain_logits.shape)
-    return F.cross_entropy(domain_logits, domains)
+    return F.cross_entropy(domain_logits, domains.long())
 
 
 def _head(width: int, output_dim: int) -> nn.Sequential:
@@ -303,9 +306,7 @@ def _check_arguments(feature_dim, hidden_dims, n_domains, task_configs, lambda_d
         raise ValueError(f"task_configs: got {task_configs!r}, expected at least one task")
     for name, config in task_configs.items():
         if not isinstance(config, Mapping) or set(config) != {"task_type", "output_dim"}:
-            raise ValueError(
-                f"task_configs[{name!r}]: got {config!r}, expected the keys 'task_type' and 'output_dim'"
-            )
+            raise ValueError(f"task_configs[{name!r}]: got {config!r}, expected the keys 'task_type' and 'output_dim'")
         check_choice(f"task_configs[{name!r}]['task_type']", config["task_type"], TASK_TYPES)
         check_count(f"task_configs[{name!r}]['output_dim']", config["output_dim"])
     check_number("lambda_domain", lambda_domain, 0.0)

@@ -147,13 +147,9 @@ def _require_one_bound(above, below, contains, within) -> None:
     if not isinstance(bounds[given[0]], (int, float, np.number)) or not np.isfinite(bounds[given[0]]):
         raise ValueError(f"{given[0]}: got {bounds[given[0]]!r}, expected a finite number")
     if contains is not None and (within is None or not 0 < within < np.inf):
-        raise ValueError(
-            f"within: got {within!r}, expected the largest half-width that counts as close to contains"
-        )
+        raise ValueError(f"within: got {within!r}, expected the largest half-width that counts as close to contains")
     if contains is None and within is not None:
-        raise ValueError(
-            f"within: got {within!r} together with {given[0]}, expected it only together with contains"
-        )
+        raise ValueError(f"within: got {within!r} together with {given[0]}, expected it only together with contains")
 
 
 def _require_measurements(sentence: str, values: ArrayLike, min_seeds: int, allow_constant: bool) -> np.ndarray:

@@ -27,7 +27,8 @@ from recmtl_lessons.teaching.lesson import Lesson
 _HERE = Path(__file__).parent
 _REMEMBERED = 128  # pictures kept, the oldest go first
 _QUIET = 0.12  # seconds a computation may take before it shows that it runs
-_REDRAW = 0.35  # seconds between two pictures of one training
+_REDRAW = 0.25  # seconds between two pictures of one training, at least
+_DRAWING = 0.3  # share of a training's time that its pictures may take, at most
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,7 @@ class Slider:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number or not self.stops[0] <= value <= self.stops[-1] or (self.whole and value != int(value)):
             kind = "a whole number" if self.whole else "a number"
-            raise ValueError(
-                f"{self.name}: got {value!r}, expected {kind} from {self.stops[0]} to {self.stops[-1]}"
-            )
+            raise ValueError(f"{self.name}: got {value!r}, expected {kind} from {self.stops[0]} to {self.stops[-1]}")
         return int(value) if self.whole else float(value)
 
     def spec(self) -> dict:
@@ -405,7 +404,8 @@ class Explorer:
 
     def _advance(self, wanted: dict) -> bool:
         """Compute and draw; False if a later move or the stop button ended it."""
-        started = drawn = said = time.monotonic()
+        started = said = time.monotonic()
+        next_picture = started + _REDRAW
         with self._saying_if_long():
             computing = self._compute(**wanted)
         if not inspect.isgenerator(computing):
@@ -430,9 +430,10 @@ class Explorer:
                 said = now
                 message = f"{now_at.unit} {now_at.done} of {now_at.total}"
                 self._say("running", message, now_at.done, now_at.total)
-            if now - drawn > _REDRAW:
+            if now >= next_picture:
                 self._publish(wanted, now_at.snapshot(), final=False)
-                drawn = time.monotonic()
+                took = time.monotonic() - now
+                next_picture = time.monotonic() + max(_REDRAW, took * (1 - _DRAWING) / _DRAWING)
 
     @contextmanager
     def _saying_if_long(self) -> Iterator[None]:

@@ -130,9 +130,7 @@ class _Question:
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         bundle = dict(self.widget._repr_mimebundle_(**kwargs))
         listed = "".join(f"<li>{html.escape(choice)}</li>" for choice in self._static_choices())
-        bundle["text/html"] = card(
-            self._kind, prose(self.question) + (f"<ul>{listed}</ul>" if listed else ""), "quiet"
-        )
+        bundle["text/html"] = card(self._kind, prose(self.question) + (f"<ul>{listed}</ul>" if listed else ""), "quiet")
         bundle["text/plain"] = "\n".join(
             [f"{self._kind} {self.question}", *(f"  ( ) {choice}" for choice in self._static_choices())]
         )

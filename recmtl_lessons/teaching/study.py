@@ -56,9 +56,7 @@ class KeyPoint:
     def __post_init__(self):
         require_texts(name=self.name, why=self.why)
         if isinstance(self.patterns, str) or not self.patterns:
-            raise ValueError(
-                f"patterns: got {self.patterns!r}, expected at least one regular expression in a tuple"
-            )
+            raise ValueError(f"patterns: got {self.patterns!r}, expected at least one regular expression in a tuple")
         for pattern in self.patterns:
             try:
                 re.compile(pattern)
@@ -208,9 +206,7 @@ class StudyQuestion:
         if self.step >= 2:
             return noted("Your first answer stays as it was, to lay beside the final one.", "Unchanged.")
         if not text.strip():
-            return unattempted(
-                "Write a sentence or two, however unsure: it is only for you.", "Nothing written yet."
-            )
+            return unattempted("Write a sentence or two, however unsure: it is only for you.", "Nothing written yet.")
         return self._keep("Your first answer is kept. Now look for evidence.", first=text.strip())
 
     def _commit_evidence(self, pairs: Sequence[tuple[Mapping[str, Any], Any]]) -> Outcome:

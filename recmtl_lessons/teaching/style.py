@@ -142,6 +142,7 @@ def panels(figure: "Figure", columns: int, widths: Sequence[float] | None = None
             artist.remove()
         if axis.get_legend():
             axis.get_legend().remove()
+        axis.containers.clear()
         axis.set_prop_cycle(None)
         axis.relim()
         axis.autoscale(True)

@@ -18,7 +18,7 @@ def default_device() -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(wanted)
-        torch.empty(0, device=device)
+        torch.zeros((), device=device).item()  # "meta" makes tensors too, but they hold no numbers
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"RECMTL_DEVICE: got {wanted!r}, expected a device of this machine ({reason})") from error

@@ -8,8 +8,11 @@ losses with respect to one model's parameters is the gradient of its own loss.
 
 import ctypes
 import itertools
+import math
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -102,6 +105,7 @@ class ManyModels:
         grid = _grid(settings)
         _check(data, grid, seeds, batch_size)
         _keep_freed_memory()
+        _one_team_of_threads()
         self.device = device or default_device()
         self.n_settings, self.n_seeds = len(grid), len(seeds)
         self.settings = tuple(setting for setting in grid for _ in seeds)
@@ -113,7 +117,7 @@ class ManyModels:
             name: torch.tensor([float(s[name]) for s in self.settings], device=self.device) for name in grid[0]
         }
         one_a_seed = [_build_from(seed, build) for seed in seeds]
-        self._skeleton = _Doer(deepcopy(one_a_seed[0]).to("meta"))
+        self._skeleton = _Doer(deepcopy(one_a_seed[0]))
         stack = [_Doer(m).to(self.device) for m in one_a_seed]
         parameters, buffers = stack_module_state(stack)  # (n_seeds, ...)
         self._parameters = {k: self._over_settings(v).requires_grad_() for k, v in parameters.items()}
@@ -122,6 +126,7 @@ class ManyModels:
         self._optimizer = torch.optim.Adam(groups, betas=betas, fused=True)
         self._columns: list[dict[str, Tensor]] = []
         self.history_steps: list[int] = []
+        self._done = 0
 
     def __len__(self) -> int:
         return len(self.settings)
@@ -133,6 +138,8 @@ class ManyModels:
         measure: Callable[["ManyModels"], Mapping[str, Tensor]] | None = None,
     ) -> Iterator[Moment]:
         """Train step by step; leave the loop, or close the iterator, to stop between two steps.
+
+        Training again goes on from there, with batches not seen before; ``progress`` starts anew.
 
         Parameters
         ----------
@@ -146,18 +153,27 @@ class ManyModels:
         Yields
         ------
         Moment
+
+        Raises
+        ------
+        ValueError
+            If ``steps`` or ``every`` is not an integer of at least 1.
         """
-        rows = self._draw_rows(steps)
+        _check_whole("steps", steps)
+        _check_whole("every", every)
+        rows = self._draw_rows(self._done + steps)
         for step in range(1, steps + 1):
-            batch = self._batch(rows, step - 1)
-            loss, logs = self._forward(batch, progress=(step - 1) / steps)
+            batch = self._batch(rows, self._done)
+            with self._own_randomness():
+                loss, logs = self._forward(batch, progress=(step - 1) / steps)
             self._optimizer.zero_grad()
             loss.sum().backward()
             self._optimizer.step()
+            self._done += 1
             if step % every == 0 or step == steps:
                 column = {"loss": loss, **logs, **(measure(self) if measure else {})}
                 self._columns.append({name: value.detach().cpu() for name, value in column.items()})
-                self.history_steps.append(step)
+                self.history_steps.append(self._done)
                 yield Moment(step, steps)
 
     def fit(self, steps: int, label: str = "training", **options) -> "ManyModels":
@@ -189,7 +205,16 @@ class ManyModels:
         Returns
         -------
         Tensor, (n_models, ...)
+
+        Raises
+        ------
+        ValueError
+            If an argument does not have one row a seed.
         """
+        for number, argument in enumerate(arguments, start=1):
+            if argument.shape[:1] != (self.n_seeds,):
+                came = tuple(argument.shape)
+                raise ValueError(f"argument {number}: got shape {came}, expected (n_seeds={self.n_seeds}, ...)")
         spread = [self._over_settings(a.to(self.device)) for a in arguments]
         self._skeleton.eval()
         try:
@@ -201,11 +226,14 @@ class ManyModels:
         """View (n_models, ...) as (n_settings, n_seeds, ...)."""
         return values.reshape(self.n_settings, self.n_seeds, *values.shape[1:])
 
+    @torch.no_grad()
     def model(self, index: int) -> nn.Module:
         """One model of the stack as an ordinary module, on the CPU, in evaluation mode."""
-        state = {**self._parameters, **self._buffers}
-        doer = deepcopy(self._skeleton).to_empty(device="cpu")
-        doer.load_state_dict({k: v[index].detach() for k, v in state.items()}, strict=False)
+        doer = deepcopy(self._skeleton)
+        for name, parameter in doer.named_parameters():
+            parameter.copy_(self._parameters[name][index])
+        for name, buffer in doer.named_buffers():
+            buffer.copy_(self._buffers[name][index])
         return doer.model.eval()
 
     def draw_batches(self, seed_number: int, steps: int) -> Iterator[Batch]:
@@ -228,6 +256,18 @@ class ManyModels:
             return functional_call(self._skeleton, (parameters, buffers), (function, *arguments))
 
         return torch.vmap(one, randomness="different")
+
+    @contextmanager
+    def _own_randomness(self) -> Iterator[None]:
+        """Let dropout and the like depend on seed and step alone, and leave the caller's generator as it was."""
+        cuda = [self.device] if self.device.type == "cuda" else []
+        seed = 1_000_003 * (self.seeds[0] + 1) + self._done
+        with torch.random.fork_rng(devices=cuda):
+            torch.default_generator.manual_seed(seed)
+            for device in cuda:
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed)
+            yield
 
     def _draw_rows(self, steps: int) -> dict[str, Tensor]:
         """Row numbers of every batch, (n_seeds, steps, batch_size) a stream; they depend on the seed alone."""
@@ -252,11 +292,15 @@ class ManyModels:
         """(n_seeds, ...) -> (n_models, ...): every setting gets its own copy."""
         if self.n_settings == 1:
             return values.detach()
-        return values.detach().expand(self.n_settings, *values.shape).flatten(0, 1)
+        # A single seed would stay a view, and all settings would share one model: contiguous() copies then.
+        return values.detach().expand(self.n_settings, *values.shape).flatten(0, 1).contiguous()
 
 
 def _grid(settings) -> list[dict[str, float]]:
     if isinstance(settings, Mapping):
+        for name, values in settings.items():
+            if isinstance(values, (int, float, str)):
+                raise ValueError(f"settings[{name!r}]: got {values!r}, expected a sequence of numbers")
         names, values = list(settings), [tuple(v) for v in settings.values()]
         return [dict(zip(names, chosen, strict=True)) for chosen in itertools.product(*values)]
     return [dict(setting) for setting in settings]
@@ -265,15 +309,24 @@ def _grid(settings) -> list[dict[str, float]]:
 def _check(data, grid, seeds, batch_size) -> None:
     if not grid or any(set(setting) != set(grid[0]) for setting in grid):
         raise ValueError(f"settings: got {grid!r}, expected at least one, all with the same names")
+    for setting in grid:
+        for name, value in setting.items():
+            if not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise ValueError(f"settings[{name!r}]: got {value!r}, expected a finite number")
+    if any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in seeds):
+        raise ValueError(f"seeds: got {tuple(seeds)}, expected integers of at least 0")
     if not len(seeds) or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds: got {tuple(seeds)}, expected at least one and no repetition")
-    if batch_size < 1:
-        raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
+    _check_whole("batch_size", batch_size)
     if not data:
         raise ValueError("data: got no stream, expected at least one")
     for stream, fields in data.items():
+        for name, values in fields.items():
+            if not isinstance(values, Tensor):
+                raise ValueError(f"data[{stream!r}][{name!r}]: got {type(values).__name__}, expected a tensor")
         shapes = {name: tuple(tensor.shape) for name, tensor in fields.items()}
-        if len({shape[:2] for shape in shapes.values()}) != 1 or next(iter(shapes.values()))[0] != len(seeds):
+        fits = len({shape[:2] for shape in shapes.values()}) == 1 and len(next(iter(shapes.values()))) >= 2
+        if not fits or next(iter(shapes.values()))[0] != len(seeds):
             raise ValueError(
                 f"data[{stream!r}]: got shapes {shapes}, expected (n_seeds={len(seeds)}, n_rows, ...), "
                 "with the same n_rows in all fields"
@@ -283,6 +336,11 @@ def _check(data, grid, seeds, batch_size) -> None:
         for name, tensor in fields.items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise ValueError(f"data[{stream!r}][{name!r}]: got NaN or infinite values, expected numbers")
+
+
+def _check_whole(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}: got {value!r}, expected an integer of at least 1")
 
 
 def _rate_groups(parameters: Mapping[str, Tensor], learning_rate: float | Mapping[str, float]) -> list[dict]:
@@ -302,8 +360,18 @@ def _rate_groups(parameters: Mapping[str, Tensor], learning_rate: float | Mappin
 
 def _build_from(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return build().train()
+
+
+def _one_team_of_threads() -> None:
+    """Let a stack outside the main thread compute on one core.
+
+    OpenMP gives every Python thread that computes a team of its own. Two teams on the same cores wait for each other
+    at each operation, which makes small ones several times slower; the main thread keeps its team.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        torch.set_num_threads(1)
 
 
 def _keep_freed_memory() -> None:

@@ -1,0 +1,204 @@
+"""What the lesson draws: plain functions of a result and a figure."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from recmtl_lessons.lessons.domain_adversarial.experiments import (
+    STEPS,
+    GenreTransfer,
+    LiveTraining,
+    Sweep,
+    TwoTasks,
+)
+from recmtl_lessons.models import lambda_schedule
+from recmtl_lessons.teaching import style
+from recmtl_lessons.teaching.claim import t_interval
+
+
+def draw_idea(figure) -> None:
+    """Draw the network as boxes, what flows forward, and what comes back as gradients."""
+    from matplotlib.patches import FancyBboxPatch
+
+    axis = figure.subplots()
+    axis.set(xlim=(0, 13.4), ylim=(0, 5.2))
+    axis.axis("off")
+    blue, red, green = (style.PALETTE[c] for c in ("blue", "vermillion", "green"))
+
+    def box(x, y, width, text, colour):
+        axis.add_patch(FancyBboxPatch((x, y), width, 1.0, boxstyle="round,pad=0.08", fc="white", ec=colour, lw=2.5))
+        axis.text(x + width / 2, y + 0.5, text, ha="center", va="center", fontsize=13)
+
+    def arrow(start, end, colour, style_="-", text=None, above=True):
+        axis.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 2.2, "linestyle": style_})
+        if text:
+            middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + (0.24 if above else -0.28))
+            axis.text(*middle, text, color=colour, ha="center", va="center", fontsize=12)
+
+    box(0.1, 2.1, 2.1, "features x\nhome + abroad", "#555555")
+    box(3.5, 2.1, 1.7, "encoder f", blue)
+    box(8.0, 3.7, 2.2, "task head g", green)
+    box(6.2, 0.4, 1.5, "reversal", red)
+    box(8.9, 0.4, 2.2, "domain\nclassifier h", red)
+    arrow((2.35, 2.6), (3.4, 2.6), "#555555")
+    arrow((5.3, 3.0), (7.9, 4.3), "#555555", text="f(x)  ", above=True)
+    arrow((5.3, 2.3), (6.2, 1.5), "#555555")
+    arrow((7.85, 0.9), (8.8, 0.9), "#555555")
+    axis.text(10.5, 4.2, "click?  labels at home only", va="center", fontsize=13, color=green)
+    axis.text(11.3, 0.9, "home or abroad?", va="center", fontsize=13, color=red)
+    arrow((7.9, 3.85), (5.4, 2.6), green, "--", "gradient", above=False)
+    arrow((8.8, 0.6), (7.85, 0.6), red, "--")
+    arrow((6.1, 0.75), (4.4, 2.0), red, "--")
+    axis.text(4.35, 1.05, "− λ · gradient", color=red, ha="center", fontsize=13)
+    axis.text(8.3, 0.1, "gradient", color=red, ha="center", fontsize=12)
+
+
+def draw_sweep(result: Sweep, figure) -> None:
+    """Left: AUC at home and abroad over lambda. Right: how well the domains can be told apart."""
+    left, right = style.panels(figure, 2)
+    _lambda_axis(left)
+    place = [_place(lam) for lam in result.lambdas]
+    style.band(left, place, result.source_auc.T, "at home (labels)", "blue", "o", "-")
+    style.band(left, place, result.target_auc.T, "abroad (no labels)", "vermillion", "^", "--")
+    _coin_flip(left)
+    left.set(ylim=(0.3, 1.02), ylabel="AUC of clicks", title="Who is served?")
+    left.legend(loc="lower right")
+    _lambda_axis(right)
+    style.band(right, place, _own_distance(result).T, "the network's own classifier", "purple", "s", "-.")
+    style.band(right, place, result.a_distance.T, "a fresh classifier", "black", "D", ":")
+    right.set(ylim=(-0.1, 2.0), ylabel="distance of the domains", title="Who can tell home from abroad?")
+    right.legend(loc="upper right")
+
+
+def _own_distance(result: Sweep) -> Tensor:
+    """Proxy A-distance by the network's own classifier, 2 (1 - 2 error)."""
+    return 2 * (2 * result.domain_accuracy - 1)
+
+
+def draw_two_tasks(result: TwoTasks, figure) -> None:
+    """Click AUC and rating error in each domain, without and with the adversary."""
+    axes = style.panels(figure, 2)
+    measures = ((result.click_auc, "AUC of clicks (higher is better)"), (result.rating_rmse, "RMSE of ratings (lower)"))
+    for axis, (scores, title) in zip(axes, measures, strict=True):
+        place = torch.arange(len(result.domains))
+        style.band(axis, place, torch.stack([scores[d][0] for d in result.domains], 1), "λ = 0", "blue", "o", "-")
+        style.band(
+            axis, place, torch.stack([scores[d][1] for d in result.domains], 1), "λ = 1", "vermillion", "^", "--"
+        )
+        axis.set_xticks(place, result.domains)
+        axis.set(title=title, xlabel="domain")
+        axis.legend()
+
+
+def draw_genres(result: GenreTransfer, figure) -> None:
+    """The gain of alignment for each pair of genres, and the room there was."""
+    (axis,) = style.panels(figure, 1)
+    rows = torch.arange(len(result.pairs))[:, None]
+    arms = (
+        (result.aligned - result.unaligned, "gain with λ = 1", "vermillion", "^", -0.14),
+        (result.ceiling - result.unaligned, "gain with labels of the target itself", "blue", "o", 0.14),
+    )
+    for gains, label, colour, marker, lift in arms:
+        mean, low, high = t_interval(gains.T)
+        y = rows.squeeze(1) + lift
+        axis.plot(gains, (rows + lift).expand_as(gains), "o", ms=4, color=style.PALETTE[colour], alpha=0.3)
+        axis.errorbar(
+            mean, y, xerr=[mean - low, high - mean], fmt=marker, ms=10, lw=3, capsize=6,
+            color=style.PALETTE[colour], label=label,
+        )  # fmt: skip
+    axis.axvline(0, color="#555555", lw=1.2)
+    axis.set_yticks(range(len(result.pairs)), [f"{source} → {target}" for source, target in result.pairs])
+    axis.invert_yaxis()
+    axis.set(xlabel="AUC of likes in the target genre, against λ = 0", title="MovieLens: what alignment is worth")
+    axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+_SHOWN_LAMBDAS = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+
+
+def _place(lam: float) -> float:
+    """Where a lambda stands on the axis: logarithmic from 0.03 on, with 0 a step to its left."""
+    return lam / 0.03 if lam < 0.03 else 1.0 + 2.0 * math.log10(lam / 0.03)
+
+
+def _lambda_axis(axis) -> None:
+    axis.set_xticks([_place(lam) for lam in _SHOWN_LAMBDAS], [f"{lam:g}" for lam in _SHOWN_LAMBDAS])
+    axis.set(xlabel="strength of the reversal, λ", xlim=(-0.3, _place(_SHOWN_LAMBDAS[-1]) + 0.3))
+
+
+def _coin_flip(axis) -> None:
+    axis.axhline(0.5, color="#555555", lw=1.2, ls=":")
+    axis.text(0.01, 0.505, "coin flip", transform=axis.get_yaxis_transform(), fontsize=11, color="#555555", va="bottom")
+
+
+def draw_live(result: LiveTraining, band: Sweep, figure) -> None:
+    """Draw the two clouds, the two curves, and the place in the band."""
+    clouds, curves, place = style.panels(figure, 3, (1.0, 1.0, 1.15))
+    for abroad, name, colour, marker in ((False, "home", "blue", "o"), (True, "abroad", "vermillion", "^")):
+        for clicked in (False, True):
+            x, y = result.points[(result.abroad == abroad) & (result.clicked == clicked)].T
+            shade = style.PALETTE[colour]
+            clouds.scatter(
+                x, y, s=26, marker=marker, edgecolors=shade, linewidths=1.1, alpha=0.75,
+                facecolors=shade if clicked else "none", label=f"{name}, {'clicked' if clicked else 'not'}",
+            )  # fmt: skip
+    clouds.set(
+        xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), xlabel="where the domains lie apart", ylabel="where the rest spreads",
+        title="One network's features",
+    )  # fmt: skip
+    clouds.legend(loc="lower center", ncols=2, fontsize=10, columnspacing=0.8, handletextpad=0.1)
+    style.band(curves, result.steps, result.target_auc, "AUC abroad", "vermillion", None, "--")
+    style.band(curves, result.steps, result.domain_accuracy, "domain accuracy", "purple", None, "-.")
+    _coin_flip(curves)
+    curves.set(xlim=(0, STEPS), ylim=(0.15, 1.02), xlabel="training step", title="Eight networks, live")
+    curves.legend(loc="lower right")
+    grid = [_place(lam) for lam in band.lambdas]
+    _lambda_axis(place)
+    style.band(place, grid, band.source_auc.T, "home, trained before", "blue", "o", "-")
+    style.band(place, grid, band.target_auc.T, "abroad, trained before", "vermillion", "^", "--")
+    mean, low, high = t_interval(result.target_auc[:, -1])
+    place.errorbar(
+        _place(result.lam), mean, [[mean - low], [high - mean]], fmt="*", ms=19, lw=3, capsize=7,
+        color="black", label="abroad, yours",
+    )  # fmt: skip
+    _coin_flip(place)
+    place.set(ylim=(0.15, 1.02), ylabel="AUC of clicks", title="You in the whole picture")
+    place.legend(loc="lower right")
+
+
+def describe_live(result: LiveTraining) -> str:
+    """The live picture in words."""
+    mean, low, high = t_interval(result.target_auc[:, -1])
+    domain = float(result.domain_accuracy[:, -1].mean())
+    return (
+        f"λ = {result.lam:g}, step {result.steps[-1]} of {STEPS}, 8 networks: AUC abroad {mean:.2f} "
+        f"(95 % interval {low:.2f} to {high:.2f}); the domain classifier is right {domain:.0%} of "
+        "the time, 50% is chance."
+    )
+
+
+def draw_schedule(result: LiveTraining, figure) -> None:
+    """Left: the strength over training, beside the paper's. Right: what eight networks made of it."""
+    schedule, curves = style.panels(figure, 2)
+    p = torch.linspace(0, 1, 101)
+    for gamma, colour, line, label in (
+        (10.0, "black", ":", "γ = 10, the paper's"),
+        (result.gamma, "blue", "-", "yours"),
+    ):
+        strength = [result.lam * lambda_schedule(float(q), gamma) for q in p]
+        schedule.plot(p * STEPS, strength, color=style.PALETTE[colour], ls=line, label=label)
+    now = result.steps[-1] / STEPS
+    schedule.plot(
+        result.steps[-1], result.lam * lambda_schedule(now, result.gamma), "o", ms=11, color=style.PALETTE["blue"]
+    )
+    schedule.set(
+        xlim=(0, STEPS), ylim=(-0.03 * result.lam, 1.08 * result.lam), xlabel="training step", ylabel="λ at that step",
+        title="The schedule",
+    )  # fmt: skip
+    schedule.legend(loc="lower right")
+    style.band(curves, result.steps, result.target_auc, "AUC abroad", "vermillion", None, "--")
+    style.band(curves, result.steps, result.domain_accuracy, "domain accuracy", "purple", None, "-.")
+    _coin_flip(curves)
+    curves.set(xlim=(0, STEPS), ylim=(0.15, 1.02), xlabel="training step", title="Eight networks, live")
+    curves.legend(loc="lower right")

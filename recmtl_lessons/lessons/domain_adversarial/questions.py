@@ -1,0 +1,364 @@
+"""What the lesson asks: a prediction, three exercises, and the study question."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from recmtl_lessons.lessons.domain_adversarial.activities import LESSON
+from recmtl_lessons.teaching import Explorer
+from recmtl_lessons.teaching.exercise import Exercise, Outcome, right, wrong
+from recmtl_lessons.teaching.quiz import Predict, Quiz
+from recmtl_lessons.teaching.study import KeyPoint, StudyQuestion
+
+prediction = Predict(
+    LESSON,
+    "predict",
+    "At home the model's AUC is 0.98. What will it be abroad, where nobody has told it a single click?",
+    {
+        "About 0.95: tastes are the same, so little changes": "Tastes are the same, but the model did not learn "
+        "tastes first. It learned the banner, because at home the banner was the easier clue.",
+        "About 0.75: worse, but useful": "That would be so if the banner merely stopped helping. It does more: "
+        "abroad it points the other way.",
+        "About 0.50: no better than a coin": "A coin is what remains when a clue is worthless. This clue is worse "
+        "than worthless: abroad it is turned around, and the model follows it with confidence.",
+        "Below 0.50: worse than a coin": "The banner that stood beside what people clicked at home stands, abroad, "
+        "beside what they do not click. A model that trusts it ranks backwards.",
+    },
+)
+BELOW_A_COIN = tuple(prediction.choices)[3]
+
+
+class _Reversal(torch.autograd.Function):
+    """The identity, whose gradient comes back times minus alpha."""
+
+    @staticmethod
+    def forward(ctx, x, alpha):
+        ctx.alpha = alpha
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return -ctx.alpha * gradient, None
+
+
+def _reversal_with(forward: Callable, backward: Callable) -> type:
+    """A reversal built from its two halves, for the wrong answers below."""
+
+    class Reversal(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, alpha):
+            ctx.alpha = alpha
+            return forward(x, alpha)
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return backward(gradient, ctx.alpha)
+
+    return Reversal
+
+
+def _check_reversal(answer: type) -> Outcome:
+    x = torch.tensor([[1.0, -2.0], [0.5, 3.0]], requires_grad=True)
+    upstream = torch.tensor([[1.0, 2.0], [-3.0, 0.5]])
+    y = answer.apply(x, 0.5)
+    if not torch.equal(y, x):
+        return wrong("Your forward changes `x`. The reversal is the identity on the way forward; only gradients turn.")
+    gradient = torch.autograd.grad(y, x, upstream, allow_unused=True)[0]
+    if gradient is None:
+        return wrong("No gradient reaches `x`: backward returned None in the first place, or forward cut the graph.")
+    mistakes = (
+        (upstream, "Your gradient passes unchanged: neither the sign nor alpha is in it."),
+        (0.5 * upstream, "Your gradient is scaled by alpha but keeps its sign: the encoder would help the classifier."),
+        (-upstream, "Your gradient changes its sign but forgets alpha: the strength could not be tuned."),
+        (-0.5 * torch.ones_like(x), "Your gradient is -alpha whatever comes from above: multiply what arrives by it."),
+        (-upstream / 0.5, "You divide by alpha. A larger alpha must turn the encoder harder, not less."),
+    )
+    for mistaken, message in mistakes:
+        if torch.allclose(gradient, mistaken):
+            return wrong(message)
+    if not torch.allclose(gradient, -0.5 * upstream):
+        return wrong(f"For alpha = 0.5 and {upstream.tolist()} from above I expected {(-0.5 * upstream).tolist()}, "
+                     f"and got {gradient.tolist()}.")  # fmt: skip
+    other = torch.autograd.grad(answer.apply(x, 2.0), x, upstream)[0]
+    if not torch.allclose(other, -2.0 * upstream):
+        return wrong("Right for alpha = 0.5, not for alpha = 2: is a number written where alpha should stand?")
+    return right("Identity forward, minus alpha times the gradient back. The package's own adds one thing: the form "
+                 "that works under `torch.vmap`.")  # fmt: skip
+
+
+exercise_reversal = Exercise(
+    LESSON,
+    "exercise-reversal",
+    title="Write the reversal",
+    level="beginner",
+    minutes=10,
+    task="Fill in `backward`. `forward` hands `x` on unchanged and keeps `alpha`; `backward` gets the gradient from "
+    "above and returns two things: the gradient for `x`, and `None` for `alpha`.",
+    check=_check_reversal,
+    hints=[
+        "A descent step follows minus the gradient. What must arrive at the encoder, for its step to make the domain "
+        "classifier's loss larger?",
+        "Minus `alpha` times the gradient that came from above; `alpha` waits in `ctx.alpha`.",
+    ],
+    solution=_Reversal,
+    wrong_answers={
+        "no sign": (_reversal_with(lambda x, a: x.view_as(x), lambda g, a: (a * g, None)), "keeps its sign"),
+        "no alpha": (_reversal_with(lambda x, a: x.view_as(x), lambda g, a: (-g, None)), "forgets alpha"),
+        "plain identity": (_reversal_with(lambda x, a: x.view_as(x), lambda g, a: (g, None)), "passes unchanged"),
+        "constant": (
+            _reversal_with(lambda x, a: x.view_as(x), lambda g, a: (-a * torch.ones_like(g), None)),
+            "whatever comes from above",
+        ),
+        "forward negated": (_reversal_with(lambda x, a: -a * x, lambda g, a: (-a * g, None)), "forward changes"),
+        "fixed strength": (
+            _reversal_with(lambda x, a: x.view_as(x), lambda g, a: (-0.5 * g, None)),
+            "not for alpha = 2",
+        ),
+        "divided": (_reversal_with(lambda x, a: x.view_as(x), lambda g, a: (-g / a, None)), "divide by alpha"),
+    },
+)
+
+
+def _objective_by_hand(click_logits, clicks, domain_logits, domains):
+    """Clicks where they are known, domains everywhere, one plain sum."""
+    known = len(clicks)
+    task = F.binary_cross_entropy_with_logits(click_logits[:known], clicks)
+    return task + F.cross_entropy(domain_logits, domains)
+
+
+def _check_objective(answer: Callable) -> Outcome:
+    generator = torch.Generator().manual_seed(1)
+    click_logits = torch.randn(10, generator=generator)
+    domain_logits = torch.randn(10, 2, generator=generator)
+    clicks = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0])
+    domains = torch.tensor([0] * 5 + [1] * 5)
+    got = answer(click_logits, clicks, domain_logits, domains)
+    if not isinstance(got, Tensor) or got.shape != ():
+        return wrong(
+            f"I expected one number as a tensor of shape (), and got {getattr(got, 'shape', type(got).__name__)}."
+        )
+    task = F.binary_cross_entropy_with_logits(click_logits[:5], clicks)
+    domain = F.cross_entropy(domain_logits, domains)
+    mistakes = (
+        (task - domain, "You subtract the domain loss. The reversal already turns it for the encoder; with a minus as "
+         "well, the classifier is trained to be wrong and the encoder to betray the domain."),
+        (task, "The domain loss is missing: nobody is there to be fooled."),
+        (task + F.cross_entropy(domain_logits[:5], domains[:5]), "The domain loss sees home alone. A classifier that "
+         "only ever meets one domain has nothing to tell apart."),
+        (task + F.cross_entropy(domain_logits.softmax(1), domains), "There is a softmax before `cross_entropy`, which "
+         "takes logits and has one inside: the loss can no longer fall below 0.313."),
+        (F.binary_cross_entropy_with_logits(click_logits, torch.cat([clicks, torch.zeros(5)])) + domain,
+         "You take the unlabelled rows for rows without a click. Nothing is known of them."),
+    )  # fmt: skip
+    for mistaken, message in mistakes:
+        if torch.allclose(got, mistaken, atol=1e-6):
+            return wrong(message)
+    if not torch.allclose(got, task + domain, atol=1e-6):
+        return wrong(f"For my example I expected {float(task + domain):.4f}, and got {float(got):.4f}. It is the mean "
+                     "click loss of the labelled rows plus the mean domain loss of all rows.")  # fmt: skip
+    return right("One plain sum. All the adversity sits in the reversal.")
+
+
+exercise_objective = Exercise(
+    LESSON,
+    "exercise-objective",
+    title="Write the objective",
+    level="intermediate",
+    minutes=10,
+    task="`click_logits` (2n,) and `domain_logits` (2n, 2) come from a network with the reversal inside; the first n "
+    "rows are from home. `clicks` (n,) are the labels of home, `domains` (2n,) says where each row is from. Return the "
+    "loss to descend on.",
+    check=_check_objective,
+    hints=[
+        "Which rows have click labels? Which rows have a domain?",
+        "`F.binary_cross_entropy_with_logits` for the first n rows, `F.cross_entropy` for all. Which sign goes between "
+        "them, given that the reversal is already inside?",
+    ],
+    solution=_objective_by_hand,
+    wrong_answers={
+        "two signs": (
+            lambda c, y, d, k: F.binary_cross_entropy_with_logits(c[: len(y)], y) - F.cross_entropy(d, k),
+            "You subtract",
+        ),
+        "task only": (lambda c, y, d, k: F.binary_cross_entropy_with_logits(c[: len(y)], y), "missing"),
+        "home only": (
+            lambda c, y, d, k: (
+                F.binary_cross_entropy_with_logits(c[: len(y)], y) + F.cross_entropy(d[: len(y)], k[: len(y)])
+            ),
+            "home alone",
+        ),
+        "softmax inside": (
+            lambda c, y, d, k: F.binary_cross_entropy_with_logits(c[: len(y)], y) + F.cross_entropy(d.softmax(1), k),
+            "softmax before",
+        ),
+        "unlabelled as zero": (
+            lambda c, y, d, k: F.binary_cross_entropy_with_logits(c, torch.cat([y, 0 * y])) + F.cross_entropy(d, k),
+            "Nothing is known",
+        ),
+    },
+)
+
+
+def _distance_by_hand(right_home: int, right_abroad: int, n: int) -> float:
+    """2 (1 - 2 error), the error averaged over the two domains."""
+    error = 1 - (right_home + right_abroad) / (2 * n)
+    return 2 * (1 - 2 * error)
+
+
+def _check_distance(answer: Callable) -> Outcome:
+    cases = ((100, 100), (50, 50), (90, 70), (20, 70))
+    got = [float(answer(home, abroad, 100)) for home, abroad in cases]
+    accuracies = [(home + abroad) / 200 for home, abroad in cases]
+    mistakes = (
+        ([2 * (1 - 2 * a) for a in accuracies], "You use the share that is right as the error: your distance is least "
+         "where the domains are easiest to tell apart."),
+        ([2 * a - 1 for a in accuracies], "The factor 2 is missing: domains always told apart are at distance 2."),
+        ([2 * (1 - (1 - a)) for a in accuracies], "A coin flip is wrong half the time and must be at distance 0; yours "
+         "is at 1. It is 1 minus *twice* the error."),
+        ([abs(2 * (2 * a - 1)) for a in accuracies], "A classifier that is wrong more often than right on new rows has "
+         "found nothing: its distance is slightly negative, not turned positive."),
+    )  # fmt: skip
+    for mistaken, message in mistakes:
+        if all(abs(g - m) < 1e-9 for g, m in zip(got, mistaken, strict=True)):
+            return wrong(message)
+    for (home, abroad), g in zip(cases, got, strict=True):
+        expected = _distance_by_hand(home, abroad, 100)
+        if abs(g - expected) > 1e-9:
+            return wrong(f"With {home} of 100 right at home and {abroad} of 100 abroad I expected {expected:.2f}, "
+                         f"and got {g:.2f}.")  # fmt: skip
+    return right("0 for a coin flip, 2 for domains that can always be told apart.")
+
+
+exercise_distance = Exercise(
+    LESSON,
+    "exercise-distance",
+    title="Measure what is hidden",
+    level="beginner",
+    minutes=5,
+    task="A fresh classifier was tried on `n` new rows of each domain, and placed `right_home` and `right_abroad` of "
+    "them rightly. Return the proxy A-distance, 2 (1 − 2 error).",
+    check=_check_distance,
+    hints=["The error is the share of all 2n rows that were placed wrongly."],
+    solution=_distance_by_hand,
+    wrong_answers={
+        "accuracy for error": (lambda h, a, n: 2 * (1 - 2 * (h + a) / (2 * n)), "as the error"),
+        "no factor": (lambda h, a, n: (h + a) / n - 1, "factor 2"),
+        "once the error": (lambda h, a, n: (h + a) / n, "coin flip"),
+        "absolute": (lambda h, a, n: abs(2 * ((h + a) / n - 1)), "slightly negative"),
+        "one domain": (lambda h, a, n: 2 * (2 * h / n - 1), "I expected"),
+    },
+)
+
+
+_WORKED = """
+The encoder turns each interaction, from home or from abroad, into shared features. The task head learns clicks from
+the rows of home, the only ones with labels. The domain classifier learns from all rows to say where each is from.
+
+The encoder wants the first to succeed and the second to fail. Between encoder and classifier stands the reversal: it
+hands features on as they are, and hands gradients back times −λ. So one descent on task loss plus domain loss trains
+the classifier to find the domain and the encoder to hide it.
+
+It helps when a clue that serves the task at home differs between the domains, so that hiding the domain means
+dropping that clue, while another clue that means the same in both remains. In this lesson that lifted the AUC abroad
+from about 0.40 to about 0.88. Without a shift it gained nothing. On MovieLens genres, where the domains are already
+close in what a like means, it moved the AUC by about a hundredth.
+
+It cannot help where nothing common remains, and it can harm: it makes the features of the two domains look alike,
+and nothing tells it whether the alike mean the same.
+"""
+
+
+def study_question(evidence_from: Explorer) -> StudyQuestion:
+    """The lesson's study question, with the explorer it takes its evidence from."""
+    return StudyQuestion(
+        LESSON,
+        "study",
+        level="beginner",
+        question="How does domain-adversarial training work in cross-domain recommendation? Say what each of the three "
+        "parts wants, how the reversal makes one descent of it, when it helps, and when it cannot.",
+        evidence_prompt="In the first explorer, run λ = 0, a λ where abroad is served well, and the largest. Note for "
+        "each the AUC abroad and how often the domain classifier is right.",
+        checks=[
+            Quiz(
+                LESSON,
+                "study/check-1",
+                "Whose learning does λ change?",
+                {
+                    "The domain classifier's": "No: its own gradient is not scaled. It learns as fast at λ = 0.01 as "
+                    "at λ = 10, and must, to be an opponent worth fooling.",
+                    "The encoder's": "Yes. The reversal stands between the encoder and the classifier, so it scales "
+                    "only what the encoder receives from the domain loss.",
+                    "The task head's": "No: nothing of the domain loss ever reaches the task head.",
+                },
+                "The encoder's",
+            ),
+            Quiz(
+                LESSON,
+                "study/check-2",
+                "The network's own domain classifier is at 50 %. What follows?",
+                {
+                    "The features hold nothing about the domain": "No. This classifier was fooled while it learned. In "
+                    "the sweep a fresh one, trained on the finished features, still told the domains apart.",
+                    "This classifier was fooled": "Yes, and no more than that. It is why the lesson measures a fresh "
+                    "classifier as well.",
+                    "The model now serves both domains equally well": "No. A classifier at 50 % says nothing about "
+                    "clicks; an encoder that outputs a constant reaches 50 % too.",
+                },
+                "This classifier was fooled",
+            ),
+            Quiz(
+                LESSON,
+                "study/check-3",
+                "Two shops share everything: no clue leans differently. What does the adversary gain?",
+                {
+                    "Nothing": "Yes, that is this lesson's negative control: without a shift there is nothing to hide.",
+                    "A little, as any regularisation does": "Not here: the interval of the gain was a few "
+                    "ten-thousandths wide, around 0.",
+                    "It loses much": "Not here either: an adversary with nothing to find sends gradients near 0.",
+                },
+                "Nothing",
+            ),
+        ],
+        points=[
+            KeyPoint(
+                "one encoder is shared by the domains",
+                (r"encoder", r"shared (features|representation|layers?)", r"feature extractor"),
+                "It is the part that is pulled in two directions: serve the task, hide the domain.",
+            ),
+            KeyPoint(
+                "a domain classifier tries to tell the domains apart",
+                (r"domain (classifier|discriminator|head)", r"adversar", r"discriminator"),
+                "Without an opponent that really tries, nothing is hidden.",
+            ),
+            KeyPoint(
+                "the gradient is reversed on its way to the encoder",
+                (r"revers", r"grl", r"minus (lambda|alpha|λ)", r"(negat|flip)\w* .{0,20}gradient"),
+                "It turns a game of two into one ordinary descent.",
+            ),
+            KeyPoint(
+                "labels come from the source alone",
+                (r"(no|without|unlabell?ed|lack\w*).{0,30}(target|abroad|label)", r"label\w*.{0,40}(source|home)"),
+                "It is why the method is worth its trouble: the target needs features only.",
+            ),
+            KeyPoint(
+                "lambda trades the task against hiding",
+                (r"λ|lambda|trade|balance|too (high|strong|much)|strength",),
+                "Too little hides nothing; too much takes from the task what it needs.",
+            ),
+            KeyPoint(
+                "a condition or a limit",
+                (
+                    r"(only|not|cannot|can't|fail|limit|assum|unless|condition)",
+                    r"same (tastes|labelling|relation)",
+                    r"negative control",
+                ),
+                "It aligns what the features look like, not what they mean: if the same features mean different things "
+                "in the two domains, aligning them can do harm.",
+            ),
+        ],
+        worked=_WORKED,
+        start="An encoder, a task head and a domain classifier …",
+        evidence_from=evidence_from,
+    )
