@@ -16,7 +16,7 @@ def check_features(name: str, value: Tensor, width: int) -> None:
         raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected (batch, {width}) with at least one row")
     if not value.is_floating_point():
         raise ValueError(f"{name}: got dtype {value.dtype}, expected a floating point dtype")
-    if not _holds(torch.isfinite(value).all()):
+    if _values_are_at_hand(value) and not torch.isfinite(value).all():
         raise ValueError(f"{name}: got NaN or infinite values, expected finite numbers")
 
 
@@ -25,7 +25,7 @@ def check_labels(name: str, value: Tensor, rows: int, classes: int) -> None:
     if not isinstance(value, Tensor) or value.dtype not in _INTEGERS or value.shape != (rows,):
         came = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"{name}: got {came}, expected integer labels of shape ({rows},)")
-    if not _holds(((value >= 0) & (value < classes)).all()):
+    if _values_are_at_hand(value) and not ((value >= 0) & (value < classes)).all():
         raise ValueError(
             f"{name}: got labels from {int(value.min())} to {int(value.max())}, expected 0 to {classes - 1}"
         )
@@ -37,9 +37,9 @@ def check_values(name: str, value: Tensor, shape: tuple[int, ...], binary: bool 
         raise ValueError(f"{name}: got {type(value).__name__}, expected a tensor of shape {shape}")
     if value.shape != shape:
         raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected {shape}")
-    if not _holds(torch.isfinite(value).all()):
+    if _values_are_at_hand(value) and not torch.isfinite(value).all():
         raise ValueError(f"{name}: got NaN or infinite values, expected finite numbers")
-    if binary and not _holds(((value == 0) | (value == 1)).all()):
+    if binary and _values_are_at_hand(value) and not ((value == 0) | (value == 1)).all():
         raise ValueError(f"{name}: got values from {value.min():g} to {value.max():g}, expected 0 or 1")
 
 
@@ -65,9 +65,10 @@ def check_number(name: str, value: object, low: float, high: float = float("inf"
         raise ValueError(f"{name}: got {value!r}, expected a number {limit}")
 
 
-def _holds(condition: Tensor) -> bool:
-    """Truth of a condition on values; inside ``torch.vmap`` values cannot be asked, and it counts as true."""
+def _values_are_at_hand(value: Tensor) -> bool:
+    """Whether values can be looked at: inside ``torch.vmap`` and ``torch.func.grad`` only shapes can."""
     try:
-        return bool(condition)
+        value.data_ptr()
     except RuntimeError:
-        return True
+        return False
+    return True

@@ -10,7 +10,6 @@ import ctypes
 import itertools
 import math
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -19,8 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
+from tqdm import tqdm
 
-from recmtl_lessons.training.device import default_device
+from recmtl_lessons.training.device import default_device, settle_threads
 
 Batch = dict[str, dict[str, Tensor]]
 Objective = Callable[[nn.Module, Batch, dict[str, Tensor], float], tuple[Tensor, dict[str, Tensor]]]
@@ -105,7 +105,7 @@ class ManyModels:
         grid = _grid(settings)
         _check(data, grid, seeds, batch_size)
         _keep_freed_memory()
-        _one_team_of_threads()
+        settle_threads()
         self.device = device or default_device()
         self.n_settings, self.n_seeds = len(grid), len(seeds)
         self.settings = tuple(setting for setting in grid for _ in seeds)
@@ -178,9 +178,8 @@ class ManyModels:
 
     def fit(self, steps: int, label: str = "training", **options) -> "ManyModels":
         """Train to the end with a progress bar; ``options`` as in `train`. Returns the stack itself."""
-        from tqdm.auto import tqdm
-
-        with tqdm(total=steps, desc=f"{label}: {len(self)} models", unit="step", file=sys.stdout) as bar:
+        # The plain bar, not the widget one: it is still there when the notebook is read without a kernel.
+        with tqdm(total=steps, desc=f"{label}, {len(self)} models", unit=" steps", file=sys.stdout, ncols=80) as bar:
             for moment in self.train(steps, **options):
                 bar.update(moment.step - bar.n)
         return self
@@ -362,16 +361,6 @@ def _build_from(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return build().train()
-
-
-def _one_team_of_threads() -> None:
-    """Let a stack outside the main thread compute on one core.
-
-    OpenMP gives every Python thread that computes a team of its own. Two teams on the same cores wait for each other
-    at each operation, which makes small ones several times slower; the main thread keeps its team.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        torch.set_num_threads(1)
 
 
 def _keep_freed_memory() -> None:

@@ -1,6 +1,8 @@
 """Where tensors live is decided in one place, and by the learner if they say so."""
 
 import ast
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 
 import recmtl_lessons
 from recmtl_lessons.training import default_device
+from recmtl_lessons.training.device import settle_threads
 
 
 @pytest.fixture
@@ -63,3 +66,45 @@ def test_no_other_module_decides():
         if isinstance(node, ast.Attribute) and node.attr == "is_available"
     }
     assert deciding == {"training/device.py"}
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """Whatever a test asks of torch's threads is taken back."""
+    monkeypatch.delenv("RECMTL_THREADS", raising=False)
+    before = torch.get_num_threads()
+    yield monkeypatch
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(None, 1), (1, 1), (2, 1), (4, 3), (5, 4), (64, 4)])
+def test_one_core_is_left_to_everything_else(threads, cores, expected):
+    threads.setattr(os, "cpu_count", lambda: cores)
+    assert settle_threads() == expected
+    assert torch.get_num_threads() == expected
+
+
+def test_the_number_of_threads_can_be_set(threads):
+    threads.setenv("RECMTL_THREADS", " 2 ")
+    assert settle_threads() == 2
+    assert torch.get_num_threads() == 2
+
+
+def test_a_second_thread_computes_alone_and_leaves_the_first_its_team(threads):
+    threads.setenv("RECMTL_THREADS", "2")
+    settle_threads()
+    found = []
+    worker = threading.Thread(target=lambda: found.extend([settle_threads(), torch.get_num_threads()]))
+    worker.start()
+    worker.join()
+    assert found == [1, 1]
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])
+def test_a_number_of_threads_that_is_none_is_refused(threads, text):
+    threads.setenv("RECMTL_THREADS", text)
+    before = torch.get_num_threads()
+    with pytest.raises(ValueError, match=f"^RECMTL_THREADS: got '{text}', expected a positive integer"):
+        settle_threads()
+    assert torch.get_num_threads() == before

@@ -499,7 +499,7 @@ class TestLooking:
         stack = stack_of()
         assert stack.fit(40, label="lambda", every=10) is stack
         shown = capsys.readouterr().out
-        assert "lambda: 6 models" in shown
+        assert "lambda, 6 models" in shown
         assert "40/40" in shown
         assert "100%" in shown
         assert stack.history_steps == [10, 20, 30, 40]

@@ -14,7 +14,9 @@ from recmtl_lessons.lessons.domain_adversarial.experiments import (
     open_shops,
     sweep,
     transfer_between_genres,
+    turned_around,
     two_tasks_in_three_domains,
+    without_shift,
 )
 from recmtl_lessons.lessons.domain_adversarial.explorers import explore_lambda, explore_schedule
 from recmtl_lessons.lessons.domain_adversarial.pictures import draw_genres, draw_idea, draw_sweep, draw_two_tasks

@@ -21,6 +21,16 @@ CLICK = {"click": {"task_type": "classification", "output_dim": 1}}
 CLICK_AND_RATING = {**CLICK, "rating": {"task_type": "regression", "output_dim": 1}}
 
 
+def without_shift() -> WorldSettings:
+    """The negative control: the banner leans abroad as it does at home."""
+    return replace(SHOP, shift=0.0)
+
+
+def turned_around() -> WorldSettings:
+    """The banner leans the opposite way abroad and looks the same: nothing for the adversary to find."""
+    return replace(SHOP, shift=2.0, offset=0.0)
+
+
 # The data: for each seed a shop of its own.
 
 
@@ -125,7 +135,7 @@ def _domain_labels(batch) -> Tensor:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a grid of lambdas came to, on rows that nothing was trained on. L lambdas, S seeds, T moments.
+    """What a grid of lambdas came to, on rows that nothing was trained on. L lambdas, S seeds, T moments of training.
 
     Attributes
     ----------
@@ -135,10 +145,8 @@ class Sweep:
         Share of rows whose domain the network's own classifier names; 0.5 is chance.
     a_distance : Tensor, (L, S)
         How well a fresh classifier tells the domains by the encoder's features: 0 not at all, 2 always.
-    target_curve : Tensor, (L, S, T)
-        AUC abroad while it trained, at ``steps``.
     domain_curve : Tensor, (L, S, T)
-        Loss of the domain classifier, likewise.
+        Loss of the domain classifier while it trained.
     """
 
     lambdas: tuple[float, ...]
@@ -146,9 +154,7 @@ class Sweep:
     target_auc: Tensor
     domain_accuracy: Tensor
     a_distance: Tensor
-    target_curve: Tensor
     domain_curve: Tensor
-    steps: tuple[int, ...]
 
     def at(self, lam: float) -> int:
         """Number of a lambda in the grid."""
@@ -188,8 +194,7 @@ def sweep(
     shops = shops or open_shops()
     grid = {"lam": lambdas, "gamma": (10.0,)}
     models = many_networks(shops.streams("click"), grid, training_objective=training_objective)
-    models.fit(steps, label=label, every=20, measure=lambda m: {"target_auc": click_auc(m, shops, "abroad")})
-    return measured(models, shops, tuple(lambdas))
+    return measured(models.fit(steps, label=label), shops, tuple(lambdas))
 
 
 def measured(models: ManyModels, shops: Shops, lambdas: tuple[float, ...]) -> Sweep:
@@ -203,9 +208,7 @@ def measured(models: ManyModels, shops: Shops, lambdas: tuple[float, ...]) -> Sw
         target_auc=split(click_auc(models, shops, "abroad")),
         domain_accuracy=split(accuracy(logits, domains.expand(logits.shape[:-1]))).cpu(),
         a_distance=split(proxy_a_distance(features, domains)).cpu(),
-        target_curve=split(models.history["target_auc"]),
         domain_curve=split(models.history["domain"]),
-        steps=tuple(models.history_steps),
     )
 
 
@@ -261,7 +264,7 @@ def _rating_rmse(models: ManyModels, shops: Shops, domain: str) -> Tensor:
 
 # Real ratings: genres as domains.
 
-GENRE_PAIRS = (("Comedy", "Horror"), ("Drama", "Sci-Fi"), ("Romance", "Action"), ("Comedy", "Crime"))
+GENRE_PAIRS = (("Comedy", "Horror"), ("Drama", "Sci-Fi"), ("Romance", "Action"))
 _ROWS = 1500
 
 
