@@ -193,6 +193,28 @@ def _data() -> Finding:
 # The world made visible.
 
 
+RELATED = ((1.0, 0.8, 0.2), (0.8, 1.0, 0.5), (0.2, 0.5, 1.0))
+
+
+def draw_relatedness(world: World, figure) -> None:
+    """Draw how related the domains are: the matrix the world was made with, and what its users' tastes show."""
+    import seaborn
+
+    tastes = world.tastes.permute(1, 0, 2).flatten(1)  # (D, n_users * K)
+    pairs = (("the truth", world.relatedness), ("measured in the tastes", torch.corrcoef(tastes)))
+    for axis, (title, matrix) in zip(style.panels(figure, 2), pairs, strict=True):
+        seaborn.heatmap(
+            matrix.numpy(), ax=axis, annot=True, fmt=".2f", cmap="cividis", vmin=0, vmax=1, square=True, cbar=False,
+            xticklabels=world.settings.domains, yticklabels=world.settings.domains,
+        )  # fmt: skip
+        axis.set_title(title)
+
+
+def related_world(seed: int = 0) -> World:
+    """A world in which books and films are close, and books and games are not."""
+    return make_world(WorldSettings(relatedness=RELATED, interactions=10), seed)
+
+
 def explore_world() -> Explorer:
     """The explorer of the world's knobs."""
     tenths = [k / 10 for k in range(11)]
@@ -308,8 +330,8 @@ def agreement_by_seed(correlation: float = 0.7, seeds: int = 8) -> Tensor:
 
 
 def _check_agreement(answer) -> Outcome:
-    first = torch.tensor([1.0, -2.0, 3.0, -4.0, 0.5])
-    second = torch.tensor([2.0, -1.0, -3.0, 4.0, 0.1])
+    first = torch.tensor([1.0, -2.0, 3.0, -4.0, -0.5])
+    second = torch.tensor([2.0, -1.0, -3.0, 4.0, -0.1])
     got = float(answer(first, second))
     mistakes = (
         (3.0, "You count the places that agree. A share is that count divided by the number of places."),
