@@ -123,23 +123,21 @@ class Finding:
 
 
 def check_setup() -> list[Finding]:
-    """Look at versions, device, data and the Jupyter setting that the explorers rely on, and display what was found."""
-    findings = [
-        _python(),
-        *map(_package, ("torch", "jupyterlab", "ipywidgets", "anywidget")),
-        _device(),
-        _jupyter(),
-        _data(),
-    ]
+    """Look at versions, device, data and the Jupyter setting that the explorers rely on."""
+    packages = map(_package, ("torch", "jupyterlab", "ipywidgets", "anywidget"))
+    return [_python(), *packages, _device(), _jupyter(), _data()]
+
+
+def show_setup() -> None:
+    """Display what `check_setup` finds, with a remedy for each thing that is missing."""
+    findings = check_setup()
     lines = [f"{'✓' if f.fine else '✗'} {f.what}: {f.found}{'' if f.fine else '. ' + f.remedy}" for f in findings]
     items = "".join(
         f'<li style="list-style:none;margin:2px 0">{_sign(f.fine)} <strong>{html.escape(f.what)}</strong> '
-        f"{html.escape(f.found)}"
-        f"{'' if f.fine else '<br>' + html.escape(f.remedy)}</li>"
+        f"{html.escape(f.found)}{'' if f.fine else '<br>' + html.escape(f.remedy)}</li>"
         for f in findings
     )
     display({"text/html": f'<ul style="padding-left:0">{items}</ul>', "text/plain": "\n".join(lines)}, raw=True)
-    return findings
 
 
 def _sign(fine: bool) -> str:

@@ -52,9 +52,7 @@ class TestRatings:
         assert (len(ratings), ratings.n_users, ratings.n_items) == (3, 3, 2)
 
     def test_select_keeps_codes_and_vocabularies(self):
-        ratings = small(
-            time=torch.tensor([1, 2, 3]), domain=torch.tensor([0, 1, 1]), domain_names=("books", "films")
-        )
+        ratings = small(time=torch.tensor([1, 2, 3]), domain=torch.tensor([0, 1, 1]), domain_names=("books", "films"))
         part = ratings.select(torch.tensor([False, True, True]))
         assert part.user.tolist() == [0, 1]
         assert part.rating.tolist() == [2.5, 5.0]

@@ -4,7 +4,7 @@ import nbformat
 import pytest
 
 
-@pytest.fixture()
+@pytest.fixture
 def verdict(capsys):
     """Check an answer quietly, as a learner's cell does."""
 
@@ -16,7 +16,7 @@ def verdict(capsys):
     return check
 
 
-@pytest.fixture()
+@pytest.fixture
 def solved(request):
     """Run a notebook's exercise cells with the learner's placeholder replaced by a solution, and return what came out.
 

@@ -1,4 +1,4 @@
-"""The start page: its map shows what is there and what was done, its check names a remedy, its world tells the truth."""
+"""The start page: its map shows what is there and what was done, its check names remedies, its world is true."""
 
 import re
 import sys
@@ -18,7 +18,7 @@ def _own_progress(tmp_path, monkeypatch):
     monkeypatch.setenv("RECMTL_PROGRESS_DIR", str(tmp_path))
 
 
-@pytest.fixture()
+@pytest.fixture
 def shown(monkeypatch):
     """What was displayed, as plain text and as HTML."""
     seen = []
@@ -63,10 +63,12 @@ def test_a_broken_set_up_is_named_with_its_remedy(shown, monkeypatch):
     ):
         assert not findings[what].fine
         assert remedy in findings[what].remedy
+    course.show_setup()
     assert shown[0]["text/plain"].count("✗") == sum(not finding.fine for finding in findings.values())
+    assert "put the files there" in shown[0]["text/html"]
 
 
-def test_a_good_set_up_is_said_so(shown):
+def test_a_good_set_up_is_said_so():
     findings = {finding.what: finding for finding in course.check_setup()}
     assert findings["torch"].found == torch.__version__
     assert findings["JupyterLab's setting for explorers"].fine

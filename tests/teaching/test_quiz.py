@@ -197,9 +197,7 @@ def test_numpy_numbers_are_numbers(number, shown, value):
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
-@given(
-    st.none() | st.text() | st.booleans() | st.lists(st.integers()) | st.sampled_from([float("nan"), float("inf")])
-)
+@given(st.none() | st.text() | st.booleans() | st.lists(st.integers()) | st.sampled_from([float("nan"), float("inf")]))
 def test_bad_answers_are_named_and_change_nothing(lesson, quiz, number, value):
     with pytest.raises(ValueError, match=r"value: got .*, expected a finite number"):
         number.answer(value)

@@ -58,9 +58,7 @@ def test_apply_sets_the_style_again_after_it_was_lost():
         assert matplotlib.rcParams["font.size"] == 13
 
 
-@pytest.mark.parametrize(
-    ("width", "height", "name"), [(0, 3, "width"), (-1, 3, "width"), (3, float("nan"), "height")]
-)
+@pytest.mark.parametrize(("width", "height", "name"), [(0, 3, "width"), (-1, 3, "width"), (3, float("nan"), "height")])
 def test_a_size_that_is_none_is_refused(width, height, name):
     with pytest.raises(ValueError, match=f"{name}: got .*, expected a positive number of inches"):
         style.new_figure(width, height)
@@ -183,8 +181,7 @@ def test_bad_input_is_named_and_nothing_is_drawn(draw, message):
 
 def test_prose_understands_paragraphs_lists_code_and_strong():
     text = (
-        "One `a < b`\nline.\n\nTwo **strong** words:\n- first\n  goes on\n- second\n\n"
-        "```python\nx = **kw\n\ny < 1\n```"
+        "One `a < b`\nline.\n\nTwo **strong** words:\n- first\n  goes on\n- second\n\n```python\nx = **kw\n\ny < 1\n```"
     )
     shown = style.prose(text)
     assert "One <code>a &lt; b</code> line.</p>" in shown

@@ -91,9 +91,7 @@ class TestAuc:
             auc(scores, labels)
 
 
-@pytest.mark.parametrize(
-    ("metric", "reference"), [(mae, sk.mean_absolute_error), (rmse, sk.root_mean_squared_error)]
-)
+@pytest.mark.parametrize(("metric", "reference"), [(mae, sk.mean_absolute_error), (rmse, sk.root_mean_squared_error)])
 class TestErrors:
     def test_against_scikit_learn(self, metric, reference):
         predictions, targets = normal(5, 2, 30), normal(5, 2, 30, seed=1)
@@ -267,9 +265,7 @@ class TestProxyADistance:
         labels = (x[0, :, 0] > 0).double()  # the first model can separate them, the others cannot
         found = _fit_logistic(x, labels)
         for row in range(3):
-            model = LogisticRegression(C=1.0, solver="newton-cholesky", tol=1e-12, max_iter=10_000).fit(
-                x[row], labels
-            )
+            model = LogisticRegression(C=1.0, solver="newton-cholesky", tol=1e-12, max_iter=10_000).fit(x[row], labels)
             expected = np.append(model.coef_[0], model.intercept_)
             assert found[row].numpy() == pytest.approx(expected, abs=1e-6)
 
