@@ -11,8 +11,8 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -57,7 +57,8 @@ class Slider:
 
     def __post_init__(self):
         stops = tuple(self.stops)
-        if len(stops) < 2 or any(a >= b for a, b in pairwise(stops)):
+        numbers = all(_is_number(stop) for stop in stops)
+        if len(stops) < 2 or not numbers or not all(a < b for a, b in pairwise(stops)):
             raise ValueError(f"stops: got {stops}, expected at least two increasing numbers")
         object.__setattr__(self, "stops", stops)
         self.accept(self.value)
@@ -69,8 +70,8 @@ class Slider:
 
     def accept(self, value: object) -> float:
         """Return the value, as int or float; refuse what is no number of the slider's range."""
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not self.stops[0] <= value <= self.stops[-1] or (self.whole and value != int(value)):
+        inside = _is_number(value) and self.stops[0] <= value <= self.stops[-1]
+        if not inside or (self.whole and value != int(value)):
             kind = "a whole number" if self.whole else "a number"
             raise ValueError(f"{self.name}: got {value!r}, expected {kind} from {self.stops[0]} to {self.stops[-1]}")
         return int(value) if self.whole else float(value)
@@ -230,10 +231,10 @@ class Explorer:
         self._view.on_msg(self._on_press)
 
         self._working = threading.RLock()  # held by whoever computes and draws
-        self._changed = threading.Condition()  # guards the next four
+        self._changed = threading.Condition()  # guards the next five
         self._wanted: dict | None = None
         self._stopping = self._closed = False
-        self._busy = False
+        self._serving = False
         self._error: Exception | None = None
         self._thread: threading.Thread | None = None
 
@@ -258,11 +259,12 @@ class Explorer:
         wanted = self._accept(values)
         with self._changed:
             self._wanted, self._stopping = None, True
+            self._changed.notify_all()  # whoever waits for a move that will not be served now
         with self._working:
-            self._stopping = False
             self._place(wanted)
             result = _to_the_end(self._compute(**wanted))
             self._publish(wanted, result, final=True)
+            self._say("idle", "")
         return result
 
     def move(self, **values) -> None:
@@ -280,7 +282,7 @@ class Explorer:
             If it takes longer.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: not self._busy, timeout):
+            if not self._changed.wait_for(self._at_rest, timeout):
                 raise TimeoutError(f"{self.title}: still busy after {timeout} s")
             error, self._error = self._error, None
         if error is not None:
@@ -344,7 +346,7 @@ class Explorer:
         accepted = dict(self._values)
         for name, value in values.items():
             if name == "seed" and "seed" in self._start:
-                accepted["seed"] = int(value)
+                accepted["seed"] = _accept_seed(value)
             elif name in self._controls:
                 accepted[name] = self._controls[name].accept(value)
             else:
@@ -361,7 +363,7 @@ class Explorer:
         with self._changed:
             if self._closed:
                 return
-            self._wanted, self._busy = wanted, True
+            self._wanted, self._stopping = wanted, False
             if self._thread is None:
                 self._thread = threading.Thread(target=self._serve, name=self.title, daemon=True)
                 self._thread.start()
@@ -372,18 +374,20 @@ class Explorer:
             with self._changed:
                 self._changed.wait_for(lambda: self._wanted is not None or self._closed)
                 if self._closed:
-                    self._busy = False
-                    self._changed.notify_all()
                     return
             with self._working:
                 with self._changed:
                     wanted, self._wanted = self._wanted, None
-                    self._stopping, self._error = False, None
+                    self._serving = wanted is not None
                 if wanted is not None:
+                    self._error = None
                     self._answer(wanted)
             with self._changed:
-                self._busy = self._wanted is not None
+                self._serving = False
                 self._changed.notify_all()
+
+    def _at_rest(self) -> bool:
+        return not self._serving and (self._wanted is None or self._closed)
 
     def _answer(self, wanted: dict) -> None:
         """Serve one move; whatever goes wrong becomes one line in place, and the next move works again."""
@@ -404,13 +408,18 @@ class Explorer:
 
     def _advance(self, wanted: dict) -> bool:
         """Compute and draw; False if a later move or the stop button ended it."""
-        started = said = time.monotonic()
-        next_picture = started + _REDRAW
         with self._saying_if_long():
             computing = self._compute(**wanted)
-        if not inspect.isgenerator(computing):
-            self._publish(wanted, computing, final=True)
-            return True
+        if inspect.isgenerator(computing):
+            with closing(computing):
+                return self._watch(wanted, computing)
+        self._publish(wanted, computing, final=True)
+        return True
+
+    def _watch(self, wanted: dict, computing: Generator[Running, None, object]) -> bool:
+        """Run a generator on, with its progress and its picture so far; False if it was ended."""
+        started = said = time.monotonic()
+        next_picture = started + _REDRAW
         while True:
             try:
                 now_at = next(computing)
@@ -420,7 +429,6 @@ class Explorer:
             with self._changed:
                 overtaken, stopping = self._wanted is not None or self._closed, self._stopping
             if overtaken or stopping:
-                computing.close()
                 if stopping and not overtaken:
                     self._publish(wanted, now_at.snapshot(), final=False)
                     self._say("idle", f"stopped at {now_at.unit} {now_at.done} of {now_at.total}")
@@ -469,6 +477,16 @@ def log_stops(low: float, high: float, per_decade: int = 10, zero: bool = False)
     count = round(math.log10(high / low) * per_decade)
     stops = [float(f"{low * (high / low) ** (i / count):.3g}") for i in range(count + 1)]
     return (0.0, *stops) if zero else tuple(stops)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _accept_seed(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"seed: got {value!r}, expected a whole number, 0 or more")
+    return value
 
 
 def _key(values: dict) -> tuple:

@@ -7,6 +7,7 @@ from recmtl_lessons.lessons.domain_adversarial.experiments import (
     SEEDS,
     SHOP,
     STEPS,
+    both_heads,
     many_networks,
     objective,
     objective_with_softmax_inside,

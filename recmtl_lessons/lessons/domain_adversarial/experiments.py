@@ -76,52 +76,43 @@ def open_shops(settings: WorldSettings = SHOP, seeds: tuple[int, ...] = SEEDS) -
 # The objective, right and wrong.
 
 
-def objective(model, batch, setting, progress):
-    """Task loss where labels are, domain loss everywhere; the reversal inside the model does the rest."""
+def both_heads(model, batch, setting, progress):
+    """The click loss of the rows that have labels, and the domain logits of all rows."""
     x = torch.cat([fields["x"] for fields in batch.values()])  # (domains * batch, features)
-    domains = _domain_labels(batch)  # (domains * batch,)
     home = next(iter(batch.values()))
     alpha = setting["lam"] * lambda_schedule(progress, setting["gamma"])
-
     clicks, domain_logits = model(x, "click", alpha)
-    task = task_loss(clicks[: len(home["x"])], home["click"], CLICK["click"])
-    domain = domain_loss(domain_logits, domains)
+    return task_loss(clicks[: len(home["x"])], home["click"], CLICK["click"]), domain_logits
+
+
+def objective(model, batch, setting, progress):
+    """Click loss at home plus domain loss everywhere; the reversal inside the model does the rest."""
+    task, domain_logits = both_heads(model, batch, setting, progress)
+    domain = domain_loss(domain_logits, _domain_labels(batch))
     return task + domain, {"task": task, "domain": domain}
 
 
 def objective_with_softmax_inside(model, batch, setting, progress):
     """Broken on purpose: probabilities go where the cross-entropy expects logits."""
-    x = torch.cat([fields["x"] for fields in batch.values()])
-    home = next(iter(batch.values()))
-    alpha = setting["lam"] * lambda_schedule(progress, setting["gamma"])
-    clicks, domain_logits = model(x, "click", alpha)
-    task = task_loss(clicks[: len(home["x"])], home["click"], CLICK["click"])
+    task, domain_logits = both_heads(model, batch, setting, progress)
     domain = domain_loss(domain_logits.softmax(dim=1), _domain_labels(batch))
     return task + domain, {"task": task, "domain": domain}
 
 
 def objective_with_two_signs(model, batch, setting, progress):
     """Broken on purpose: the reversal and a minus sign, which cancel for the encoder."""
-    x = torch.cat([fields["x"] for fields in batch.values()])
-    home = next(iter(batch.values()))
-    alpha = setting["lam"] * lambda_schedule(progress, setting["gamma"])
-    clicks, domain_logits = model(x, "click", alpha)
-    task = task_loss(clicks[: len(home["x"])], home["click"], CLICK["click"])
+    task, domain_logits = both_heads(model, batch, setting, progress)
     domain = domain_loss(domain_logits, _domain_labels(batch))
     return task - domain, {"task": task, "domain": domain}
 
 
 def objective_of_two_tasks(model, batch, setting, progress):
     """Clicks and ratings of the first domain, and the domain loss, through one encoder."""
-    x = torch.cat([fields["x"] for fields in batch.values()])
+    loss, logs = objective(model, batch, setting, progress)
     home = next(iter(batch.values()))
-    alpha = setting["lam"] * lambda_schedule(progress, setting["gamma"])
-    clicks, domain_logits = model(x, "click", alpha)
     ratings, _ = model(home["x"], "rating")
-    click = task_loss(clicks[: len(home["x"])], home["click"], CLICK_AND_RATING["click"])
     rating = task_loss(ratings, home["rating"], CLICK_AND_RATING["rating"])
-    domain = domain_loss(domain_logits, _domain_labels(batch))
-    return click + rating + domain, {"click": click, "rating": rating, "domain": domain}
+    return loss + rating, {**logs, "rating": rating}
 
 
 def _domain_labels(batch) -> Tensor:

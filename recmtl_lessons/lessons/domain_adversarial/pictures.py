@@ -19,39 +19,48 @@ from recmtl_lessons.teaching.claim import t_interval
 
 def draw_idea(figure) -> None:
     """Draw the network as boxes, what flows forward, and what comes back as gradients."""
+    axis = figure.subplots()
+    axis.set(xlim=(0, 13.2), ylim=(-0.1, 5.0))
+    axis.axis("off")
+    grey, blue, red, green = "#555555", *(style.PALETTE[c] for c in ("blue", "vermillion", "green"))
+    _box(axis, 0.2, 1.9, 2.2, "features x\nhome, abroad", grey)
+    _box(axis, 3.7, 1.9, 1.9, "encoder f", blue)
+    _box(axis, 7.3, 3.6, 2.1, "task head g", green)
+    _box(axis, 6.4, 0.3, 1.7, "reversal", red)
+    _box(axis, 9.5, 0.3, 2.1, "domain\nclassifier h", red)
+    for start, end in (
+        ((2.5, 2.4), (3.6, 2.4)),
+        ((5.7, 2.8), (7.2, 4.0)),
+        ((5.7, 2.0), (6.5, 1.5)),
+        ((8.2, 1.0), (9.4, 1.0)),
+    ):
+        _arrow(axis, start, end, grey, "-")
+    for start, end, colour in (
+        ((7.2, 3.6), (5.7, 2.4), green),
+        ((9.4, 0.6), (8.2, 0.6), red),
+        ((6.3, 0.8), (4.7, 1.8), red),
+    ):
+        _arrow(axis, start, end, colour, "--")
+    words = (
+        (9.7, 4.1, "click?  labels at home only", green, "left"),
+        (11.8, 0.8, "home or\nabroad?", red, "left"),
+        (6.75, 2.75, "gradient", green, "left"),
+        (8.8, 0.22, "gradient", red, "center"),
+        (5.2, 0.75, "− λ · gradient", red, "right"),
+    )
+    for x, y, text, colour, align in words:
+        axis.text(x, y, text, color=colour, fontsize=14, ha=align, va="center")
+
+
+def _box(axis, x: float, y: float, width: float, text: str, colour: str) -> None:
     from matplotlib.patches import FancyBboxPatch
 
-    axis = figure.subplots()
-    axis.set(xlim=(0, 13.4), ylim=(0, 5.2))
-    axis.axis("off")
-    blue, red, green = (style.PALETTE[c] for c in ("blue", "vermillion", "green"))
+    axis.add_patch(FancyBboxPatch((x, y), width, 1.0, boxstyle="round,pad=0.08", fc="white", ec=colour, lw=2.8))
+    axis.text(x + width / 2, y + 0.5, text, ha="center", va="center", fontsize=14)
 
-    def box(x, y, width, text, colour):
-        axis.add_patch(FancyBboxPatch((x, y), width, 1.0, boxstyle="round,pad=0.08", fc="white", ec=colour, lw=2.5))
-        axis.text(x + width / 2, y + 0.5, text, ha="center", va="center", fontsize=13)
 
-    def arrow(start, end, colour, style_="-", text=None, above=True):
-        axis.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 2.2, "linestyle": style_})
-        if text:
-            middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + (0.24 if above else -0.28))
-            axis.text(*middle, text, color=colour, ha="center", va="center", fontsize=12)
-
-    box(0.1, 2.1, 2.1, "features x\nhome + abroad", "#555555")
-    box(3.5, 2.1, 1.7, "encoder f", blue)
-    box(8.0, 3.7, 2.2, "task head g", green)
-    box(6.2, 0.4, 1.5, "reversal", red)
-    box(8.9, 0.4, 2.2, "domain\nclassifier h", red)
-    arrow((2.35, 2.6), (3.4, 2.6), "#555555")
-    arrow((5.3, 3.0), (7.9, 4.3), "#555555", text="f(x)  ", above=True)
-    arrow((5.3, 2.3), (6.2, 1.5), "#555555")
-    arrow((7.85, 0.9), (8.8, 0.9), "#555555")
-    axis.text(10.5, 4.2, "click?  labels at home only", va="center", fontsize=13, color=green)
-    axis.text(11.3, 0.9, "home or abroad?", va="center", fontsize=13, color=red)
-    arrow((7.9, 3.85), (5.4, 2.6), green, "--", "gradient", above=False)
-    arrow((8.8, 0.6), (7.85, 0.6), red, "--")
-    arrow((6.1, 0.75), (4.4, 2.0), red, "--")
-    axis.text(4.35, 1.05, "− λ · gradient", color=red, ha="center", fontsize=13)
-    axis.text(8.3, 0.1, "gradient", color=red, ha="center", fontsize=12)
+def _arrow(axis, start: tuple, end: tuple, colour: str, line: str) -> None:
+    axis.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 2.4, "linestyle": line})
 
 
 def draw_sweep(result: Sweep, figure) -> None:
