@@ -1,8 +1,8 @@
 """A synthetic shop with several domains, whose truth is known: the course's one world.
 
 Every phenomenon of the course has a knob here. Zero turns it off, which is that lesson's negative control, and
-turning one knob leaves the random numbers of all others as they were, so that two worlds of one seed differ in
-nothing else.
+turning one knob leaves the random numbers of all others as they were. Two worlds of one seed then differ in nothing
+else, but for the knobs that change how many rows or users there are (``interactions``, ``sparsity``, ``n_users``).
 """
 
 import math

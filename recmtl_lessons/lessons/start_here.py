@@ -26,7 +26,7 @@ LESSON = Lesson(
         "predict": "Make a prediction",
         "explorer-world": "Move the world",
         "quiz": "Answer a question",
-        "exercise-agreement": "Write three lines",
+        "exercise-agreement": "Write a line or two",
     },
 )
 
@@ -221,17 +221,17 @@ def explore_world() -> Explorer:
         key="explorer-world",
         title="A shop whose truth is known",
         controls=[
-            Slider("relatedness", "How related the tastes of the domains are", tenths, 0.7),
-            Slider("overlap", "Share of users who shop everywhere", tenths, 0.5),
-            Slider("sparsity", "How much sparser each further domain is", tenths[:-1], 0.4),
-            Slider("nuisance", "How far the nuisance leans on clicks", [k / 10 for k in range(16)], 0.6),
-            Slider("shift", "How differently it leans elsewhere", [k / 5 for k in range(11)], 1.4),
+            Slider("relatedness", "Relatedness of tastes", tenths, 0.7),
+            Slider("overlap", "Users who shop everywhere", tenths, 0.5),
+            Slider("sparsity", "Sparsity, domain by domain", tenths[:-1], 0.4),
+            Slider("nuisance", "Strength of the nuisance", [k / 10 for k in range(16)], 0.6),
+            Slider("shift", "Shift of the nuisance", [k / 5 for k in range(11)], 1.4),
         ],
         compute=lambda seed, **knobs: make_world(WorldSettings(interactions=3000, **knobs), seed),
         draw=draw_world,
         describe=describe_world,
         seeded=True,
-        size=(11.0, 4.2),
+        size=(10.0, 4.2),
     )
 
 
@@ -257,7 +257,7 @@ def draw_world(world: World, figure) -> None:
             )  # fmt: skip
     nuisance.axhline(0, color="#555555", lw=1.2, ls=":")
     nuisance.set_xticks(range(len(names)), names)
-    nuisance.set(ylim=(-3.6, 3.6), xlim=(-0.5, 2.5), ylabel="mean ± sd", title="What the nuisance says")
+    nuisance.set(ylim=(-3.2, 3.2), xlim=(-0.5, 2.5), ylabel="nuisance, mean ± sd", title="What the nuisance says")
     nuisance.legend(loc="lower left")
 
 
@@ -271,7 +271,7 @@ def _draw_counts(world: World, axis) -> None:
                  label="users of this one alone" if d == 0 else None)  # fmt: skip
     axis.set_xticks(range(len(world.settings.domains)), world.settings.domains)
     axis.set(ylim=(0, 4300), ylabel="interactions", title="Who shops where")
-    axis.legend(loc="upper right")
+    axis.legend(loc="upper right", fontsize=11)
 
 
 def _nuisance(world: World) -> Tensor:
@@ -320,11 +320,15 @@ def agreement(first: Tensor, second: Tensor) -> float:
     return same.float().mean().item()
 
 
+def share_of_equal_signs(correlation: float) -> float:
+    """What the share is for two normal variables of this correlation: 1/2 + arcsin(correlation) / π."""
+    return 0.5 + math.asin(correlation) / math.pi
+
+
 def agreement_by_seed(correlation: float = 0.7, seeds: int = 8) -> Tensor:
-    """Measured agreement of tastes in the first two domains, less the arcsine's: (seeds,)."""
-    expected = 0.5 + math.asin(correlation) / math.pi
+    """Measured share of users whose tastes in the first two domains have the same sign: (seeds,)."""
     worlds = (make_world(WorldSettings(relatedness=correlation, interactions=10), seed) for seed in range(seeds))
-    return torch.tensor([agreement(w.tastes[:, 0], w.tastes[:, 1]) - expected for w in worlds])
+    return torch.tensor([agreement(w.tastes[:, 0], w.tastes[:, 1]) for w in worlds])
 
 
 def _check_agreement(answer) -> Outcome:

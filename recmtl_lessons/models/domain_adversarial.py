@@ -3,13 +3,10 @@
 Source: Ganin, Ustinova, Ajakan, Germain, Larochelle, Laviolette, Marchand, Lempitsky, "Domain-adversarial
 training of neural networks", JMLR 17 (2016).
 
-Departures from the paper, each on purpose:
-
-* The strength lambda sits in the reversal alone. It scales what the encoder receives, never what the domain
-  classifier learns from, so that a small lambda still meets a well-trained opponent.
-* Several tasks share the encoder, each with a head of its own; the paper has one.
-* No normalisation of batches: statistics shared by the domains would leak one into the other, and a batch of
-  one row has none. Hidden layers are linear, ReLU and dropout.
+Departures from the paper: any number of domains, and several tasks, each with a head of its own on the shared encoder;
+the paper has two domains and one task. As in its experiments (section 5.2.2), the strength lambda scales only what the
+encoder receives; the domain classifier learns at full strength whatever lambda is. There is no batch normalisation:
+statistics shared by the domains would carry one into the other, and a batch of one row has none.
 """
 
 import math
@@ -46,7 +43,7 @@ class GradientReversalLayer(torch.autograd.Function):
 
     References
     ----------
-    Ganin et al. (2016), section 4.2, equations 17 and 18.
+    Ganin et al. (2016), section 4.2, equations 16 and 17.
     """
 
     generate_vmap_rule = True
@@ -192,12 +189,13 @@ class DomainAdversarialNetwork(nn.Module):
         ValueError
             As `forward`.
         """
-        was_training = self.training
+        modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
             return self.answer(x, task_name)
         finally:
-            self.train(was_training)
+            for module, mode in modes:
+                module.training = mode
 
     def _head_of(self, task_name: str) -> nn.Module:
         return self.task_heads[list(self.task_configs).index(task_name)]

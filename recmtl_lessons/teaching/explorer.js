@@ -12,12 +12,15 @@ const make = (tag, attributes = {}, ...children) => {
 
 const readable = (value) => String(Number(Number(value).toPrecision(4)));
 
+// Every explorer on a page loads this file anew, so a count alone would give the same ids to two of them.
+const mine = Math.random().toString(36).slice(2);
 let lastId = 0;
+const newId = () => `recmtl-${mine}-${++lastId}`;
 
 // Each kind of control: { element, get(), set(value) }; it calls `moved` when a person changes it.
 
 function slider(spec, moved) {
-  const id = `recmtl-${++lastId}`;
+  const id = newId();
   const { stops } = spec;
   const low = stops[0];
   const high = stops[stops.length - 1];
@@ -51,7 +54,7 @@ function slider(spec, moved) {
 }
 
 function choice(spec, moved) {
-  const id = `recmtl-${++lastId}`;
+  const id = newId();
   const select = make("select", { id }, ...spec.options.map((o) => make("option", { value: o }, o)));
   select.addEventListener("change", moved);
   select.value = spec.value;
@@ -94,14 +97,14 @@ function render({ model, el }) {
   const status = make("span", { class: "recmtl-status", role: "status" });
   const picture = make("img", { alt: "" });
   const summary = make("p", { class: "recmtl-summary", role: "status" });
-  const titleId = `recmtl-${++lastId}`;
+  const titleId = newId();
   const root = make(
     "section",
     { class: "recmtl-explorer", "aria-labelledby": titleId, "data-lm-suppress-shortcuts": "true" },
     make("header", {}, make("strong", { id: titleId }, model.get("title")), buttons),
     make("div", { class: "recmtl-controls" }, ...controls.map(([, control]) => control.element)),
     make("div", { class: "recmtl-progress" }, bar, status),
-    picture,
+    make("div", { class: "recmtl-picture" }, picture),
     summary,
   );
   // Keys belong to the controls here, not to the notebook, which would take the arrows for itself.
@@ -129,11 +132,11 @@ function render({ model, el }) {
     }
   };
   const show = async (entry) => {
-    const mine = ++newest;
+    const turn = ++newest;
     const next = new Image();
     next.src = entry.url;
-    await next.decode(); // the old picture stays until the new one is ready
-    if (mine !== newest) return discard(entry);
+    const ready = await next.decode().then(() => true, () => false); // until then the old picture stays
+    if (!ready || turn !== newest) return discard(entry);
     const before = shown;
     shown = entry;
     picture.src = entry.url;
@@ -157,7 +160,7 @@ function render({ model, el }) {
     const { state, done, total, message } = model.get("status");
     const running = state === "running";
     root.setAttribute("aria-busy", String(running));
-    stop.disabled = !running;
+    stop.disabled = !(running && total); // what cannot say how far it is cannot be stopped either
     bar.style.visibility = running ? "visible" : "hidden";
     if (total) { bar.value = done / total; } else { bar.removeAttribute("value"); }
     status.textContent = message;

@@ -119,6 +119,9 @@ class Toggle:
     label: str
     value: bool = False
 
+    def __post_init__(self):
+        self.accept(self.value)
+
     def accept(self, value: object) -> bool:
         """Return the value; refuse what is neither True nor False."""
         if not isinstance(value, bool):

@@ -10,6 +10,7 @@ import ctypes
 import itertools
 import math
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -24,6 +25,10 @@ from recmtl_lessons.training.device import default_device, settle_threads
 
 Batch = dict[str, dict[str, Tensor]]
 Objective = Callable[[nn.Module, Batch, dict[str, Tensor], float], tuple[Tensor, dict[str, Tensor]]]
+
+
+# Torch has one generator for all threads: whoever seeds it must have it to themselves until it is put back.
+_SEEDING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -258,10 +263,13 @@ class ManyModels:
 
     @contextmanager
     def _own_randomness(self) -> Iterator[None]:
-        """Let dropout and the like depend on seed and step alone, and leave the caller's generator as it was."""
+        """Let dropout and the like depend on the first seed, the step and the place in the stack, and on nothing else.
+
+        The caller's generator is left as it was.
+        """
         cuda = [self.device] if self.device.type == "cuda" else []
         seed = 1_000_003 * (self.seeds[0] + 1) + self._done
-        with torch.random.fork_rng(devices=cuda):
+        with _SEEDING, torch.random.fork_rng(devices=cuda):
             torch.default_generator.manual_seed(seed)
             for device in cuda:
                 with torch.cuda.device(device):
@@ -358,7 +366,7 @@ def _rate_groups(parameters: Mapping[str, Tensor], learning_rate: float | Mappin
 
 
 def _build_from(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
+    with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return build().train()
 

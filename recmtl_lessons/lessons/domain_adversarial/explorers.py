@@ -12,12 +12,12 @@ def explore_lambda(band: Sweep) -> Explorer:
         lesson=LESSON,
         key="explorer-lambda",
         title="Turn up the adversary",
-        controls=[Slider("lam", "Strength of the reversal, λ", log_stops(0.03, 30.0, 6, zero=True), 0.0)],
+        controls=[Slider("lam", "Strength of the reversal, λ", log_stops(0.03, 10.0, 6, zero=True), 1.0)],
         compute=lambda lam, seed: train_live(lam, 10.0, seed),
         draw=lambda result, figure: draw_live(result, band, figure),
         describe=describe_live,
         seeded=True,
-        size=(11.0, 4.4),
+        size=(10.4, 4.4),
     )
 
 
@@ -28,7 +28,7 @@ def explore_schedule() -> Explorer:
         key="explorer-schedule",
         title="When should the encoder start to listen?",
         controls=[
-            Slider("gamma", "Steepness of the schedule, γ", [float(g) for g in range(0, 41)], 10.0),
+            Slider("gamma", "Steepness of the schedule, γ", [float(g) for g in range(0, 41)], 4.0),
             Slider("lam", "Final strength, λ", log_stops(0.1, 10.0, 6), 1.0),
         ],
         compute=train_live,

@@ -5,10 +5,14 @@ import math
 import torch
 from torch import Tensor
 
+from recmtl_lessons.datasets import make_world
 from recmtl_lessons.lessons.domain_adversarial.experiments import (
+    SEEDS,
+    SHOP,
     STEPS,
     GenreTransfer,
     LiveTraining,
+    Shops,
     Sweep,
     TwoTasks,
 )
@@ -63,7 +67,43 @@ def _arrow(axis, start: tuple, end: tuple, colour: str, line: str) -> None:
     axis.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 2.4, "linestyle": line})
 
 
-def draw_sweep(result: Sweep, figure) -> None:
+def draw_banner(shops: Shops, figure) -> None:
+    """Draw what the banner says, beside what was clicked and what was not: the first shop, with the mixing undone."""
+    (axis,) = style.panels(figure, 1)
+    mixing = make_world(SHOP, SEEDS[0]).mixing
+    for d, fields in enumerate(shops.train.values()):
+        banner = (fields["x"][0] @ mixing.T)[:, SHOP.taste_dim :].mean(1)  # (n,)
+        for clicked, colour, marker in ((True, "vermillion", "^"), (False, "blue", "o")):
+            values = banner[(fields["click"][0] > 0) == clicked]
+            axis.errorbar(
+                values.mean(), d + (0.12 if clicked else -0.12), xerr=values.std(), fmt=marker, ms=12, lw=3,
+                capsize=6, color=style.PALETTE[colour],
+                label=("clicked" if clicked else "not clicked") if d == 0 else None,
+            )  # fmt: skip
+    axis.set_yticks(range(len(shops.train)), shops.train)
+    axis.set(
+        xlabel="how much banner (mean ± standard deviation)", title="The banner beside what people click",
+        xlim=(-1.2, 2.4), ylim=(1.5, -0.5),
+    )  # fmt: skip
+    axis.legend(loc="lower left")
+
+
+def draw_softmax(right: Sweep, wrong: Sweep, figure) -> None:
+    """AUC abroad over lambda, with logits and with a softmax too many."""
+    (axis,) = style.panels(figure, 1)
+    _lambda_axis(axis)
+    for sweep, label, colour, marker, line in (
+        (right, "logits", "vermillion", "^", "-"),
+        (wrong, "softmax inside", "black", "s", "--"),
+    ):
+        place = [_place(lam) for lam in sweep.lambdas]
+        style.band(axis, place, sweep.target_auc.T, label, colour, marker, line)
+    _coin_flip(axis)
+    axis.set(ylim=(0.3, 1.02), ylabel="AUC of clicks abroad", title="The same bend, further to the right")
+    axis.legend(loc="lower right")
+
+
+def draw_sweep(result: Sweep, reference: Tensor, figure) -> None:
     """Left: AUC at home and abroad over lambda. Right: how well the domains can be told apart."""
     left, right = style.panels(figure, 2)
     _lambda_axis(left)
@@ -71,12 +111,19 @@ def draw_sweep(result: Sweep, figure) -> None:
     style.band(left, place, result.source_auc.T, "at home (labels)", "blue", "o", "-")
     style.band(left, place, result.target_auc.T, "abroad (no labels)", "vermillion", "^", "--")
     _coin_flip(left)
+    left.axhline(reference.mean(), color=style.PALETTE["vermillion"], lw=1.4, ls=":")
+    left.text(
+        0.02, reference.mean() + 0.008, "trained abroad", transform=left.get_yaxis_transform(),
+        color=style.PALETTE["vermillion"], fontsize=11,
+    )  # fmt: skip
     left.set(ylim=(0.3, 1.02), ylabel="AUC of clicks", title="Who is served?")
     left.legend(loc="lower right")
     _lambda_axis(right)
     style.band(right, place, _own_distance(result).T, "the network's own classifier", "purple", "s", "-.")
     style.band(right, place, result.a_distance.T, "a fresh classifier", "black", "D", ":")
-    right.set(ylim=(-0.1, 2.0), ylabel="distance of the domains", title="Who can tell home from abroad?")
+    right.axhline(0, color="#555555", lw=1.2, ls=":")
+    right.text(0.01, 0.03, "must guess", transform=right.get_yaxis_transform(), fontsize=11, color="#555555")
+    right.set(ylim=(-0.4, 2.05), ylabel="distance: 0 guesses, 2 always knows", title="Who can tell home from abroad?")
     right.legend(loc="upper right")
 
 
@@ -95,6 +142,9 @@ def draw_two_tasks(result: TwoTasks, figure) -> None:
         style.band(
             axis, place, torch.stack([scores[d][1] for d in result.domains], 1), "λ = 1", "vermillion", "^", "--"
         )
+        if scores is result.rating_rmse:
+            constant = torch.stack([result.constant_rmse[d] for d in result.domains], 1)
+            style.band(axis, place, constant, "always home's mean", "black", None, ":")
         axis.set_xticks(place, result.domains)
         axis.set(title=title, xlabel="domain")
         axis.legend()
@@ -106,7 +156,7 @@ def draw_genres(result: GenreTransfer, figure) -> None:
     rows = torch.arange(len(result.pairs))[:, None]
     arms = (
         (result.aligned - result.unaligned, "gain with λ = 1", "vermillion", "^", -0.14),
-        (result.ceiling - result.unaligned, "gain with labels of the target itself", "blue", "o", 0.14),
+        (result.native - result.unaligned, "gain with labels of the target", "blue", "o", 0.14),
     )
     for gains, label, colour, marker, lift in arms:
         mean, low, high = t_interval(gains.T)
@@ -118,12 +168,14 @@ def draw_genres(result: GenreTransfer, figure) -> None:
         )  # fmt: skip
     axis.axvline(0, color="#555555", lw=1.2)
     axis.set_yticks(range(len(result.pairs)), [f"{source} → {target}" for source, target in result.pairs])
-    axis.invert_yaxis()
-    axis.set(xlabel="AUC of likes in the target genre, against λ = 0", title="MovieLens: what alignment is worth")
-    axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axis.set(
+        xlabel="gain in AUC over λ = 0 (small dots: single splits)", title="MovieLens: what alignment is worth",
+        ylim=(len(result.pairs) - 0.2, -0.5),
+    )  # fmt: skip
+    axis.legend(loc="lower right", ncols=2)
 
 
-_SHOWN_LAMBDAS = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+_SHOWN_LAMBDAS = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 def _place(lam: float) -> float:
@@ -164,13 +216,14 @@ def draw_live(result: LiveTraining, band: Sweep, figure) -> None:
     curves.legend(loc="lower right")
     grid = [_place(lam) for lam in band.lambdas]
     _lambda_axis(place)
-    style.band(place, grid, band.source_auc.T, "home, trained before", "blue", "o", "-")
-    style.band(place, grid, band.target_auc.T, "abroad, trained before", "vermillion", "^", "--")
-    mean, low, high = t_interval(result.target_auc[:, -1])
-    place.errorbar(
-        _place(result.lam), mean, [[mean - low], [high - mean]], fmt="*", ms=19, lw=3, capsize=7,
-        color="black", label="abroad, yours",
-    )  # fmt: skip
+    style.band(place, grid, band.source_auc.T, "home", "blue", "o", "-")
+    style.band(place, grid, band.target_auc.T, "abroad", "vermillion", "^", "--")
+    for scores, label in ((result.source_auc, None), (result.target_auc, "yours")):
+        mean, low, high = t_interval(scores[:, -1])
+        place.errorbar(
+            _place(result.lam), mean, [[mean - low], [high - mean]], fmt="*", ms=19, lw=3, capsize=7,
+            color="black", label=label,
+        )  # fmt: skip
     _coin_flip(place)
     place.set(ylim=(0.15, 1.02), ylabel="AUC of clicks", title="You in the whole picture")
     place.legend(loc="lower right")
@@ -179,11 +232,11 @@ def draw_live(result: LiveTraining, band: Sweep, figure) -> None:
 def describe_live(result: LiveTraining) -> str:
     """The live picture in words."""
     mean, low, high = t_interval(result.target_auc[:, -1])
-    domain = float(result.domain_accuracy[:, -1].mean())
+    home, right = float(result.source_auc[:, -1].mean()), float(result.domain_accuracy[:, -1].mean())
     return (
-        f"λ = {result.lam:g}, step {result.steps[-1]} of {STEPS}, 8 networks: AUC abroad {mean:.2f} "
-        f"(95 % interval {low:.2f} to {high:.2f}); the domain classifier is right {domain:.0%} of "
-        "the time, 50% is chance."
+        f"λ = {result.lam:g}, step {result.steps[-1]} of {STEPS}, 8 networks: AUC abroad {mean:.2f} (95 % interval "
+        f"{low:.2f} to {high:.2f}), at home {home:.2f}; the domain classifier is right {right:.0%} of the time, 50% is "
+        "chance."
     )
 
 
