@@ -35,7 +35,7 @@ function slider(spec, moved) {
     value = v;
     range.value = nearest(v);
     range.setAttribute("aria-valuetext", `${readable(v)} ${spec.unit}`.trim());
-    if (document.activeElement !== typed || Number(typed.value) !== v) typed.value = readable(v);
+    if (document.activeElement !== typed || typed.valueAsNumber !== v) typed.value = readable(v);
   };
   range.addEventListener("input", () => { set(stops[Number(range.value)]); moved(); });
   typed.addEventListener("change", () => {
@@ -73,8 +73,9 @@ function toggle(spec, moved) {
 const KINDS = { slider, choice, toggle };
 
 function render({ model, el }) {
+  const current = () => Object.fromEntries(controls.map(([name, control]) => [name, control.get()]));
   const send = () => {
-    const values = Object.fromEntries(controls.map(([name, control]) => [name, control.get()]));
+    const values = current();
     model.set("values", values);
     model.save_changes();
     const entry = remembered.get(keyOf(values, seed));
@@ -115,7 +116,7 @@ function render({ model, el }) {
   const remembered = new Map();
   const keyOf = (values, seed) => JSON.stringify([...controls.map(([name]) => values[name]), seed]);
   let shown = null;
-  let newest = 0;
+  let latest = null; // shown, or about to be
   let seed;
   const discard = (entry) => {
     if (entry && entry !== shown && remembered.get(entry.key) !== entry) URL.revokeObjectURL(entry.url);
@@ -132,11 +133,15 @@ function render({ model, el }) {
     }
   };
   const show = async (entry) => {
-    const turn = ++newest;
+    latest = entry;
     const next = new Image();
     next.src = entry.url;
     const ready = await next.decode().then(() => true, () => false); // until then the old picture stays
-    if (!ready || turn !== newest) return discard(entry);
+    if (entry !== latest) return discard(entry);
+    if (!ready) {
+      latest = shown;
+      return discard(entry);
+    }
     const before = shown;
     shown = entry;
     picture.src = entry.url;
@@ -151,10 +156,12 @@ function render({ model, el }) {
     if (!png) return;
     seed = values.seed;
     const key = keyOf(values, seed);
-    if (final && shown?.final && shown.key === key) return;
+    // A picture from memory may be ahead of the kernel, which still sends those of earlier moves: no way back.
+    const ahead = latest?.final && latest.key === keyOf(current(), seed);
+    if (ahead && (!final || remembered.has(key))) return;
     const entry = { key, text, values, final, url: URL.createObjectURL(new Blob([png], { type: "image/png" })) };
     if (final) remember(entry);
-    show(entry);
+    if (!ahead) show(entry);
   };
   const showStatus = () => {
     const { state, done, total, message } = model.get("status");
