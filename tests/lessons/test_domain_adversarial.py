@@ -1,5 +1,7 @@
 """Lesson 01: its exercises refuse what they say they refuse, and its experiments measure what they say."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
@@ -7,7 +9,7 @@ from torch.nn import functional as F
 
 from recmtl_lessons.datasets import Ratings, genre_domains
 from recmtl_lessons.lessons import domain_adversarial as lesson
-from recmtl_lessons.lessons.domain_adversarial import experiments, pictures
+from recmtl_lessons.lessons.domain_adversarial import experiments, pictures, questions
 from recmtl_lessons.teaching.style import new_figure
 
 EXERCISES = (lesson.exercise_reversal, lesson.exercise_objective, lesson.exercise_distance)
@@ -146,3 +148,11 @@ def test_live_training_reports_and_can_be_left():
 @pytest.mark.parametrize(("lam", "place"), [(0.0, 0.0), (0.03, 1.0), (0.3, 3.0), (3.0, 5.0)])
 def test_the_axis_of_lambda(lam, place):
     assert pictures._place(lam) == pytest.approx(place)
+
+
+def test_the_key_points_know_a_good_answer_from_empty_words():
+    points = lesson.study_question(SimpleNamespace(history=[])).points
+    worked = " ".join(questions._WORKED.split())
+    assert [point.name for point in points if not point.found_in(worked)] == []
+    for text in ("I have not done this, nothing to note.", "lambda", "It works well with neural networks."):
+        assert [point.name for point in points if point.found_in(text)] == []
