@@ -1,0 +1,221 @@
+"""Notebooks 00 and 01 as a learner meets them: run all, move everything, answer everything."""
+
+import re
+
+import pytest
+
+WIDGETS = ".recmtl-explorer, .recmtl-ask"
+
+
+def number(text):
+    return float(text)
+
+
+def move_every_way(explorer, k):
+    """Move one slider by key, by typed number and by mouse; each time the picture must follow."""
+    slider, field = explorer.sliders.nth(k), explorer.fields.nth(k)
+    low, high = (number(field.get_attribute(side)) for side in ("min", "max"))
+    name = list(explorer.picture)[k]
+    last = explorer.stops(k)
+    slider.scroll_into_view_if_needed()
+
+    slider.press("Home")
+    assert slider.input_value() == "0"
+    explorer.settle(**{name: low})
+    slider.press("ArrowRight")
+    assert slider.input_value() == "1"
+    slider.press("ArrowRight")
+    slider.press("ArrowLeft")
+    assert slider.input_value() == "1"
+    slider.press("End")
+    assert slider.input_value() == str(last)
+    explorer.settle(**{name: high})
+
+    typed = round(low + 0.3 * (high - low))
+    field.fill(str(typed))
+    field.press("Enter")
+    explorer.settle(**{name: typed})
+    assert number(field.input_value()) == typed
+
+    box = slider.bounding_box()
+    middle = box["y"] + box["height"] / 2
+    slider.page.mouse.move(box["x"] + 0.3 * box["width"], middle)
+    slider.page.mouse.down()
+    for share in (0.4, 0.5, 0.6, 0.7):
+        slider.page.mouse.move(box["x"] + share * box["width"], middle)
+    slider.page.mouse.up()
+    assert abs(int(slider.input_value()) - 0.7 * last) < 1.5 + 0.05 * last
+    explorer.page.wait_for_function(
+        """([image, field, name]) => image.dataset.final === "true"
+            && Math.abs(JSON.parse(image.dataset.values)[name] - field.valueAsNumber) <= 1e-3 * field.valueAsNumber""",
+        arg=[explorer.image.element_handle(), field.element_handle(), name],
+        timeout=30_000,
+    )
+
+
+def speak_of(explorer):
+    """What a screen reader is given: the picture in words, and where a slider stands."""
+    words = explorer.image.get_attribute("alt")
+    assert len(words) > 40
+    assert explorer.summary.text_content() == words
+    for k in range(explorer.sliders.count()):
+        value = explorer.sliders.nth(k).get_attribute("aria-valuetext")
+        assert number(re.match(r"\S+", value)[0]) == number(explorer.fields.nth(k).input_value())
+
+
+def every_control_has_a_name(notebook):
+    named = notebook.names_of(WIDGETS)
+    assert not [role for role, name in named if not name.strip()]
+    return {role for role, _ in named}
+
+
+def whole_page(notebook, take_picture, name):
+    """A picture of everything, at two widths; the window is as high as the notebook for as long as it takes."""
+    page = notebook.page
+    for width in (1280, 800):
+        page.set_viewport_size({"width": width, "height": 900})
+        for k, explorer in enumerate(notebook.explorers):
+            explorer.root.scroll_into_view_if_needed()
+            take_picture(explorer.root, f"{name}_explorer{k}_{width}")
+        for k in range(page.locator(".recmtl-ask").count()):
+            page.locator(".recmtl-ask").nth(k).scroll_into_view_if_needed()
+            take_picture(page.locator(".recmtl-ask").nth(k), f"{name}_ask{k}_{width}")
+    page.set_viewport_size({"width": 1280, "height": 900})
+
+
+def fits(notebook):
+    """Nothing of an explorer sticks out of it, in a narrow window either; there the picture scrolls in its frame."""
+    for width in (1280, 800):
+        notebook.page.set_viewport_size({"width": width, "height": 900})
+        for explorer in notebook.explorers:
+            explorer.root.scroll_into_view_if_needed()
+            over = explorer.root.evaluate(
+                """(root) => [...root.querySelectorAll("*:not(img)")].filter((part) =>
+                    part.getBoundingClientRect().right > root.getBoundingClientRect().right + 1).length"""
+            )
+            assert over == 0
+    notebook.page.set_viewport_size({"width": 1280, "height": 900})
+
+
+@pytest.fixture
+def ran(lab, open_notebook, measured):
+    """Open a notebook of the course and run all of it."""
+
+    def run(name):
+        notebook = open_notebook(lab, name)
+        seconds = notebook.run_all()
+        measured(f"{name}: run all", f"{seconds:.1f} s")
+        assert notebook.errors() == []
+        for explorer in notebook.explorers:
+            explorer.settle()
+        return notebook
+
+    return run
+
+
+def test_the_shipped_setting_is_in_force(lab):
+    served = lab.get("lab/api/settings/@jupyterlab/apputils-extension:kernels-settings")
+    assert served["settings"] == {}  # nobody set it here
+    assert served["schema"]["properties"]["commsOverSubshells"]["default"] == "disabled"
+
+
+def test_start_here(ran, expecting, take_picture):
+    notebook = ran("00_start_here.ipynb")
+    page = notebook.page
+    (explorer,) = notebook.explorers
+    assert every_control_has_a_name(notebook) == {"slider", "spinbutton", "button", "radio"}
+    speak_of(explorer)
+    take_picture(page, "00_window_top")
+
+    before = explorer.summary.text_content()
+    for k in range(explorer.sliders.count()):
+        move_every_way(explorer, k)
+        take_picture(explorer.root, f"00_world_after_slider{k}")
+    speak_of(explorer)
+    assert explorer.summary.text_content() != before
+    explorer.button("New seed").click()
+    explorer.settle(seed=1)
+    explorer.button("Reset").click()
+    explorer.settle(seed=0)
+    expecting(explorer.summary).to_have_text(before)
+
+    predict, quiz = page.locator(".recmtl-ask").all()
+    predict.get_by_role("button", name="Commit").click()
+    expecting(predict).to_contain_text("Nothing chosen yet")
+    predict.get_by_role("radio", name="About 70 %").check()
+    predict.get_by_role("button", name="Commit").click()
+    expecting(predict).to_contain_text("Your prediction: About 70 %")
+    quiz.get_by_role("radio", name="There is no effect").check()
+    quiz.get_by_role("button", name="Check").click()
+    expecting(quiz).to_contain_text("0.07 is as compatible")
+    right = quiz.get_by_role("radio", name="These seeds cannot tell")
+    right.focus()
+    right.press("Space")  # by keyboard this time
+    quiz.get_by_role("button", name="Check").press("Enter")
+    expecting(quiz).to_contain_text("zero lies inside the interval")
+
+    cells = notebook.outputs()
+    revealed = next(k for k, outputs in enumerate(cells) if "Prediction and outcome" in str(outputs))
+    assert "Not as you predicted" in str(notebook.run_cell(revealed))
+    show_map = next(k for k, outputs in enumerate(cells) if "0 of 4 done" in str(outputs))
+    assert "3 of 4 done" in str(notebook.run_cell(show_map))
+
+    fits(notebook)
+    whole_page(notebook, take_picture, "00")
+
+
+def test_domain_adversarial(ran, lab, open_notebook, expecting, take_picture):
+    notebook = ran("01_domain_adversarial.ipynb")
+    page = notebook.page
+    lam, schedule = notebook.explorers
+    assert every_control_has_a_name(notebook) >= {"slider", "spinbutton", "button", "radio", "textbox"}
+    for n, explorer in enumerate((lam, schedule)):
+        speak_of(explorer)
+        for k in range(explorer.sliders.count()):
+            move_every_way(explorer, k)
+            take_picture(explorer.root, f"01_explorer{n}_after_slider{k}")
+        speak_of(explorer)
+
+    predict = page.locator(".recmtl-ask").first
+    predict.get_by_role("radio", name="Below 0.50").check()
+    predict.get_by_role("button", name="Commit").click()
+    expecting(predict).to_contain_text("Your prediction: Below 0.50")
+
+    answer_the_study_question(page.locator(".recmtl-ask").nth(1), expecting)
+    assert every_control_has_a_name(notebook) >= {"radio", "textbox"}  # those that opened on the way
+    fits(notebook)
+    whole_page(notebook, take_picture, "01")
+    assert notebook.errors() == []
+
+    lab.write("map.ipynb", "from recmtl_lessons.lessons import start_here as course", "course.show_map()")
+    start_page = open_notebook(lab, "map.ipynb")
+    start_page.run_all()
+    assert "4 of 7 done" in str(start_page.outputs()[1])  # all but the exercises
+
+
+def answer_the_study_question(study, expecting):
+    """All five steps, with the evidence that the explorer above kept."""
+    press = lambda name: study.get_by_role("button", name=name, exact=True).click()  # noqa: E731
+    study.get_by_label("Your answer").first.fill("The model hides which shop a row comes from.")
+    press("Commit")
+    expecting(study).to_contain_text("Your first answer is kept")
+    press("Record what I tried in the explorer")
+    expecting(study).to_contain_text("Recorded so far")
+    expecting(study).to_contain_text("lam")
+    study.get_by_label("What I tried").fill("λ = 0.3 by hand")
+    study.get_by_label("What came out").fill("the AUC abroad rose")
+    press("Record")
+    expecting(study).to_contain_text("the AUC abroad rose")
+    for k, choice in enumerate(("The encoder's", "This classifier was fooled", "Nothing")):
+        check = study.locator(".recmtl-ask").nth(k)
+        check.get_by_role("radio", name=choice, exact=True).check()
+        check.get_by_role("button", name="Check", exact=True).click()
+    expecting(study).to_contain_text("this lesson's negative control")
+    study.get_by_label("Your answer").nth(1).fill(
+        "One encoder is shared. A domain classifier tries to tell the domains apart; its gradient is reversed on the "
+        "way back, times lambda. Labels come from the source only. It fails where nothing common remains."
+    )
+    press("Commit and weigh")
+    expecting(study).to_contain_text("Your answer touches")
+    press("Show the worked answer")
+    expecting(study).to_contain_text("What you tried")
