@@ -148,7 +148,8 @@ function render({ model, el }) {
     picture.alt = entry.text;
     picture.dataset.values = JSON.stringify(entry.values);
     picture.dataset.final = String(entry.final);
-    if (entry.final) summary.textContent = entry.text; // read out once, not at every step
+    summary.setAttribute("aria-live", entry.final ? "polite" : "off"); // read out once, not at every step
+    summary.textContent = entry.text;
     discard(before);
   };
   const showFrame = () => {
@@ -168,7 +169,7 @@ function render({ model, el }) {
     const running = state === "running";
     root.setAttribute("aria-busy", String(running));
     stop.disabled = !(running && total); // what cannot say how far it is cannot be stopped either
-    bar.style.visibility = running ? "visible" : "hidden";
+    bar.hidden = !running;
     if (total) { bar.value = done / total; } else { bar.removeAttribute("value"); }
     status.textContent = message;
     status.classList.toggle("recmtl-error", state === "error");

@@ -70,10 +70,13 @@ def every_control_has_a_name(notebook):
 
 
 def whole_page(notebook, take_picture, name):
-    """A picture of everything, at two widths; the window is as high as the notebook for as long as it takes."""
+    """Pictures of everything, at two widths, in a window as high as the notebook."""
     page = notebook.page
     for width in (1280, 800):
         page.set_viewport_size({"width": width, "height": 900})
+        height = page.locator(".jp-WindowedPanel-outer").first.evaluate("(panel) => panel.scrollHeight")
+        page.set_viewport_size({"width": width, "height": min(height + 200, 16_000)})
+        take_picture(page, f"{name}_page_{width}")
         for k, explorer in enumerate(notebook.explorers):
             explorer.root.scroll_into_view_if_needed()
             take_picture(explorer.root, f"{name}_explorer{k}_{width}")

@@ -225,6 +225,7 @@ def test_stop_new_seed_and_reset(opened, expecting, take_picture):
     take_picture(explorer.root, "stopped")
     steps = int(explorer.image.get_attribute("alt").split()[1])
     assert 0 < steps < 1000
+    expecting(explorer.summary).to_have_text(f"After {steps} steps at 20.")
     assert "alive" in str(notebook.run_cell(2))
 
     explorer.button("New seed").click()
