@@ -76,6 +76,7 @@ def whole_page(notebook, take_picture, name):
         page.set_viewport_size({"width": width, "height": 900})
         height = page.locator(".jp-WindowedPanel-outer").first.evaluate("(panel) => panel.scrollHeight")
         page.set_viewport_size({"width": width, "height": min(height + 200, 16_000)})
+        page.locator(".jp-WindowedPanel-outer").first.evaluate("(panel) => { panel.scrollTop = 0; }")
         take_picture(page, f"{name}_page_{width}")
         for k, explorer in enumerate(notebook.explorers):
             explorer.root.scroll_into_view_if_needed()
