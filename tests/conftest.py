@@ -1,33 +1,7 @@
-"""For all tests, notebooks among them: no network but this computer's own, and progress in a folder thrown away.
-
-Notebooks run in kernels, which are processes of their own. They inherit the environment set here: their IPython
-profile closes the network before the first cell runs, and the learner's own progress is never touched.
-"""
-
-import os
-import shutil
-import tempfile
-from pathlib import Path
+"""For all tests; what closes the network and keeps the learner's progress apart is `tests.support.isolated`."""
 
 import hypothesis
-import pytest
-
-_FOLDER = tempfile.TemporaryDirectory(prefix="recmtl-tests-")  # removed when the run ends
-_STARTUP = Path(_FOLDER.name, "ipython", "profile_default", "startup")
-_STARTUP.mkdir(parents=True)
-shutil.copy(Path(__file__).parent / "support" / "no_network.py", _STARTUP / "00-no-network.py")
-
-os.environ["IPYTHONDIR"] = str(_STARTUP.parents[1])
-os.environ["RECMTL_PROGRESS_DIR"] = str(Path(_FOLDER.name, "progress"))
-os.environ["RECMTL_DEVICE"] = "cpu"  # the same numbers on every machine; tests of CUDA name it themselves
 
 # The first example of a test pays for imports and warm-up: a deadline would measure those.
 hypothesis.settings.register_profile("course", deadline=None)
 hypothesis.settings.load_profile("course")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_configure(config):
-    """Let pytest-socket refuse every connection but those within this computer."""
-    config.option.allow_hosts = config.option.allow_hosts or "127.0.0.1,::1,localhost"
-    config.option.allow_unix_socket = True

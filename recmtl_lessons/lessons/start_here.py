@@ -49,7 +49,8 @@ class Entry:
     def lesson(self) -> Lesson | None:
         """The lesson's activities; None while it is not written yet."""
         module = f"recmtl_lessons.lessons.{self.name}"
-        return import_module(module).LESSON if importlib.util.find_spec(module) else None
+        # A folder without code, such as git leaves behind for its caches, can be imported and holds no lesson.
+        return getattr(import_module(module), "LESSON", None) if importlib.util.find_spec(module) else None
 
 
 COURSE = (
@@ -373,10 +374,12 @@ quiz = Quiz(
     "quiz",
     "A claim cell says: effect +0.03, 95 % interval [−0.01, +0.07], 8 seeds. What do you know?",
     {
-        "The effect is 0.03": "That is only the middle. Eight other seeds would give another middle.",
-        "There is no effect": "Not that either: 0.07 is as compatible with these seeds as −0.01.",
-        "These seeds cannot tell an effect from none": "Yes: zero lies inside the interval, and so do effects "
+        "There is an effect, and its size is close to 0.03": "That is only the middle. Eight other seeds would give "
+        "another middle, and zero lies inside the interval.",
+        "These seeds cannot tell whether there is an effect": "Zero lies inside the interval, and so do effects "
         "that would matter. A claim of a gain would raise here, and the tests of the course would fail.",
+        "There is no effect, as the interval contains zero": "Containing zero is not being zero: 0.07 is as compatible "
+        "with these seeds as −0.01. To claim that there is none, the whole interval must lie close to zero.",
     },
-    "These seeds cannot tell an effect from none",
+    "These seeds cannot tell whether there is an effect",
 )

@@ -79,6 +79,7 @@ def claim(
     below: float | None = None,
     contains: float | None = None,
     within: float | None = None,
+    inside: tuple[float, float] | None = None,
     unit: str = "",
     confidence: float = 0.95,
     min_seeds: int = 8,
@@ -86,7 +87,7 @@ def claim(
 ) -> Claim:
     """Print a claim with its effect, interval and number of seeds, and raise when it does not hold.
 
-    Give exactly one of ``above``, ``below`` and ``contains``. The interval is Student's t interval of the
+    Give exactly one of ``above``, ``below``, ``contains`` and ``inside``. The interval is Student's t interval of the
     mean over the seeds (see `t_interval`), so the values should be independent between seeds: paired
     differences, or one measurement a seed.
 
@@ -101,10 +102,16 @@ def claim(
     below : float, optional
         The claim holds if the whole interval lies below this number.
     contains : float, optional
-        For a negative control: the claim holds if the interval contains this number and is no wider than
-        ``within`` to each side. Without that limit a control could pass by being noisy.
+        For an exact value known beforehand: the claim holds if the interval contains this number and is no wider
+        than ``within`` to each side. Without that limit it could pass by being noisy.
     within : float, optional
         The largest half-width accepted with ``contains``; asked for there, refused elsewhere.
+    inside : (float, float), optional
+        For a negative control: the claim holds if the whole interval lies between these two numbers, which are
+        named beforehand and far smaller than the effect that must vanish (a test of equivalence). Here
+        ``contains`` is the wrong question: of controls whose true mean is that number, one in twenty misses it at
+        95 %, and a mean of 0.0001 with next to no spread misses 0 although it is nil for every purpose.
+        Noise makes the interval wide, so it can only make ``inside`` fail.
     unit : str
         Printed after the effect.
     confidence : float
@@ -126,11 +133,11 @@ def claim(
     ValueError
         If the arguments are not a claim that can be judged.
     """
-    _require_one_bound(above, below, contains, within)
+    _require_one_bound(above, below, contains, within, inside)
     data = _require_measurements(sentence, values, min_seeds, allow_constant)
     effect, low, high = (float(x) for x in t_interval(data, confidence))
     result = Claim(effect, low, high, len(data))
-    holds, reason = _verdict(result, above, below, contains, within)
+    holds, reason = _verdict(result, above, below, contains, within, inside)
     text = _written(sentence, result, unit, confidence, holds, reason)
     if not holds:
         raise ClaimFailed(text)
@@ -138,18 +145,31 @@ def claim(
     return result
 
 
-def _require_one_bound(above, below, contains, within) -> None:
-    bounds = {"above": above, "below": below, "contains": contains}
+def _require_one_bound(above, below, contains, within, inside) -> None:
+    bounds = {"above": above, "below": below, "contains": contains, "inside": inside}
     given = [name for name, bound in bounds.items() if bound is not None]
     if len(given) != 1:
         came = " and ".join(given) or "none"
-        raise ValueError(f"above, below, contains: got {came}, expected exactly one of them")
-    if not isinstance(bounds[given[0]], (int, float, np.number)) or not np.isfinite(bounds[given[0]]):
+        raise ValueError(f"above, below, contains, inside: got {came}, expected exactly one of them")
+    if inside is not None:
+        _require_band(inside)
+    elif not _is_finite_number(bounds[given[0]]):
         raise ValueError(f"{given[0]}: got {bounds[given[0]]!r}, expected a finite number")
     if contains is not None and (within is None or not 0 < within < np.inf):
         raise ValueError(f"within: got {within!r}, expected the largest half-width that counts as close to contains")
     if contains is None and within is not None:
         raise ValueError(f"within: got {within!r} together with {given[0]}, expected it only together with contains")
+
+
+def _require_band(inside) -> None:
+    is_pair = isinstance(inside, (tuple, list)) and len(inside) == 2 and all(map(_is_finite_number, inside))
+    if not is_pair or not inside[0] < inside[1]:
+        raise ValueError(f"inside: got {inside!r}, expected two finite numbers, the smaller one first")
+
+
+def _is_finite_number(value) -> bool:
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    return is_number and bool(np.isfinite(value))
 
 
 def _require_measurements(sentence: str, values: ArrayLike, min_seeds: int, allow_constant: bool) -> np.ndarray:
@@ -179,11 +199,15 @@ def _as_numbers(values: ArrayLike) -> np.ndarray:
     return data
 
 
-def _verdict(result: Claim, above, below, contains, within) -> tuple[bool, str]:
+def _verdict(result: Claim, above, below, contains, within, inside) -> tuple[bool, str]:
     if above is not None:
         return result.low > above, f"the interval must lie above {above:g}"
     if below is not None:
         return result.high < below, f"the interval must lie below {below:g}"
+    if inside is not None:
+        return inside[0] < result.low and result.high < inside[1], (
+            f"the interval must lie between {inside[0]:g} and {inside[1]:g}"
+        )
     half = (result.high - result.low) / 2
     if half > within:
         return False, f"the interval is too wide to tell: {half:.3g} to each side, at most {within:g} allowed"
@@ -194,7 +218,7 @@ def _verdict(result: Claim, above, below, contains, within) -> tuple[bool, str]:
 
 
 def _written(sentence: str, result: Claim, unit: str, confidence: float, holds: bool, reason: str) -> str:
-    style = "+.3f" if 0.01 <= max(abs(result.low), abs(result.high)) < 1000 else "+.3g"
+    style = "+z.3f" if 0.01 <= max(abs(result.low), abs(result.high)) < 1000 else "+z.3g"  # z: no "-0.000"
     unit = f" {unit}" if unit else ""
     return (
         f"Claim: {sentence}\n"

@@ -190,11 +190,14 @@ class Exercise:
     def _judge(self, answer: Any) -> Outcome:
         if answer is None or answer is Ellipsis or answer is NotImplemented or _is_unwritten_class(answer):
             return unattempted()
+        returned: list[Any] = []
         try:
-            outcome = self._check(_watched(answer) if inspect.isfunction(answer) else answer)
+            outcome = self._check(_watched(answer, returned) if inspect.isfunction(answer) else answer)
         except (_Placeholder, NotImplementedError):
             return unattempted()
         except Exception as error:
+            if returned and returned[-1] is None:  # the error is the check's, which could do nothing with it
+                return wrong("Your function returned None. Is a `return` missing?")
             return wrong(_one_line(error, answer))
         if not isinstance(outcome, Outcome):
             raise TypeError(f"the check of {self.key!r} returned {type(outcome).__name__}, expected an Outcome")
@@ -213,10 +216,14 @@ class _Placeholder(Exception):
     """Raised when a learner's function still returns its placeholder."""
 
 
-def _watched(function: Callable) -> Callable:
+def _watched(function: Callable, returned: list[Any]) -> Callable:
+    """The function, which stops at its placeholder; ``returned`` holds what it returned last, if it did."""
+
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        returned.clear()
         value = function(*args, **kwargs)
+        returned.append(value)
         if value is NotImplemented or value is Ellipsis:
             raise _Placeholder
         return value

@@ -195,6 +195,17 @@ class Explorer:
         Whether there is a seed to change.
     size : (float, float)
         The figure's width and height in inches.
+
+    Attributes
+    ----------
+    history : list of (dict, str)
+        What was tried, and the picture in words: every finished move and every `run`, the last 200. Showing the
+        explorer is not among them, nor is what was stopped, overtaken or failed.
+
+    Notes
+    -----
+    Moves and runs may come from several threads: a cell, the browser's messages, the explorer's own. Each takes the
+    next turn as it arrives, and the picture and the controls end with the latest turn, whatever is computed first.
     """
 
     _open: ClassVar[dict[tuple[str, str], "Explorer"]] = {}
@@ -233,11 +244,12 @@ class Explorer:
         self._view.observe(self._on_values, names="values")
         self._view.on_msg(self._on_press)
 
-        self._working = threading.RLock()  # held by whoever computes and draws
-        self._changed = threading.Condition()  # guards the next five
-        self._wanted: dict | None = None
-        self._stopping = self._closed = False
-        self._serving = False
+        self._working = threading.RLock()  # held by whoever computes and draws; taken before _changed, never after
+        self._changed = threading.Condition()  # guards where the controls stand, and the next seven
+        self._turn = 0  # of the latest move or run
+        self._stopped = 0  # the turn that the stop button was pressed in
+        self._wanted: dict | None = None  # what the latest turn asks of the thread, until the thread takes it up
+        self._serving = self._closed = False
         self._error: Exception | None = None
         self._thread: threading.Thread | None = None
 
@@ -254,27 +266,39 @@ class Explorer:
     def run(self, **values) -> object:
         """Compute and draw here and now, whatever it takes, and return the result; errors are raised.
 
+        A training that a hand began before ends. A hand that moves a control meanwhile has the last word: the
+        result is returned all the same, and the picture is that of the move.
+
+        A run is something that was tried, so it goes into ``history``, from where a study question takes its
+        evidence. It does not count as progress: a notebook's own cell may run an explorer, and a learner who runs
+        all cells has not explored anything yet.
+
         Parameters
         ----------
         **values
             Controls to set; the others stay where they are.
         """
-        wanted = self._accept(values)
         with self._changed:
-            self._wanted, self._stopping = None, True
-            self._changed.notify_all()  # whoever waits for a move that will not be served now
+            wanted = self._accept(values)
+            turn = self._take_turn(wanted)
         with self._working:
-            self._place(wanted)
-            result = _to_the_end(self._compute(**wanted))
-            self._publish(wanted, result, final=True)
-            self._say("idle", "")
+            try:
+                result = _to_the_end(self._compute(**wanted))
+                overtaken = turn != self._turn
+                text = self._describe(result) if overtaken else self._publish(wanted, result, final=True)
+            except Exception as error:
+                if turn == self._turn:
+                    self._say_error(error)
+                raise
+            self._remember(wanted, text)
+            if not overtaken:
+                self._say("idle", "")
         return result
 
     def move(self, **values) -> None:
         """Move controls as a hand does: returns at once, the picture follows; the latest move wins."""
-        wanted = self._accept(values)
-        self._place(wanted)
-        self._want(wanted)
+        with self._changed:
+            self._want(self._accept(values))
 
     def wait(self, timeout: float = 60.0) -> None:
         """Wait until the last move is served; raise what went wrong with it.
@@ -294,7 +318,7 @@ class Explorer:
     def stop(self) -> None:
         """Stop a running computation; its picture stays as far as it came."""
         with self._changed:
-            self._stopping = True
+            self._stopped = self._turn
 
     def reset(self) -> None:
         """Go back to where the controls, and the seed, were at the start."""
@@ -303,18 +327,21 @@ class Explorer:
     def new_seed(self) -> None:
         """Run again with the next seed."""
         if "seed" in self._start:
-            self.move(seed=self._values["seed"] + 1)
+            with self._changed:  # two clicks are two seeds
+                self.move(seed=self._values["seed"] + 1)
 
     def close(self) -> None:
         """End the thread and the widget."""
         with self._changed:
-            self._closed = self._stopping = True
+            self._closed = True
             self._changed.notify_all()
         self._view.close()
 
     def _repr_mimebundle_(self, **_) -> dict:
-        if not self._view.frame:
-            self.run()
+        with self._working:  # a picture that is being made is waited for
+            if not self._view.frame:
+                wanted = self.values
+                self._publish(wanted, _to_the_end(self._compute(**wanted)), final=True)
         frame = self._view.frame
         return {
             "text/plain": f"{self.title}\n{frame['text']}",
@@ -329,14 +356,15 @@ class Explorer:
     # What the browser says.
 
     def _on_values(self, change) -> None:
-        try:
-            wanted = self._accept(change["new"])
-        except ValueError as error:
-            self._say("error", str(error))
-            return
-        if wanted != self._values:
-            self._values = wanted
-            self._want(wanted)
+        with self._changed:
+            try:
+                wanted = self._accept(change["new"])
+            except ValueError as error:
+                self._say("error", str(error))
+                return
+            if wanted != self._values:
+                # The browser knows, and its hand may be further on by now; unless code moved before this was heard.
+                self._want(wanted, tell=self._view.values != change["new"])
 
     def _on_press(self, _, content, __) -> None:
         press = content.get("press")
@@ -356,21 +384,26 @@ class Explorer:
                 raise ValueError(f"{name}: no such control, expected one of {', '.join(self._start)}")
         return accepted
 
-    def _place(self, wanted: dict) -> None:
-        self._values = wanted
-        self._view.values = wanted
+    def _take_turn(self, wanted: dict, tell: bool = True) -> int:
+        """Make this the latest turn; what earlier ones wanted is dropped. The caller holds ``_changed``."""
+        self._values, self._wanted, self._error = wanted, None, None
+        self._turn += 1
+        if tell:
+            self._view.values = wanted
+        self._changed.notify_all()  # whoever waits for a move that will not be served now
+        return self._turn
 
     # The thread that computes.
 
-    def _want(self, wanted: dict) -> None:
-        with self._changed:
-            if self._closed:
-                return
-            self._wanted, self._stopping = wanted, False
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name=self.title, daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
+    def _want(self, wanted: dict, tell: bool = True) -> None:
+        """Take a turn, and leave it to the thread. The caller holds ``_changed``."""
+        self._take_turn(wanted, tell)
+        if self._closed:
+            return
+        self._wanted = wanted
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name=self.title, daemon=True)
+            self._thread.start()
 
     def _serve(self) -> None:
         while True:
@@ -380,11 +413,10 @@ class Explorer:
                     return
             with self._working:
                 with self._changed:
-                    wanted, self._wanted = self._wanted, None
+                    wanted, self._wanted, turn = self._wanted, None, self._turn
                     self._serving = wanted is not None
                 if wanted is not None:
-                    self._error = None
-                    self._answer(wanted)
+                    self._answer(wanted, turn)
             with self._changed:
                 self._serving = False
                 self._changed.notify_all()
@@ -392,34 +424,39 @@ class Explorer:
     def _at_rest(self) -> bool:
         return not self._serving and (self._wanted is None or self._closed)
 
-    def _answer(self, wanted: dict) -> None:
+    def _answer(self, wanted: dict, turn: int) -> None:
         """Serve one move; whatever goes wrong becomes one line in place, and the next move works again."""
         try:
             seen = self._seen.get(_key(wanted))
             if seen is not None:
                 self._show(wanted, seen, final=True)
-            elif not self._advance(wanted):
+            elif not self._advance(wanted, turn):
                 return
-            self.history.append((wanted, self._view.frame["text"]))
-            del self.history[:-200]
+            self._remember(wanted, self._view.frame["text"])
             self.lesson.record(self.key, state="done")
             if self._view.status != _IDLE:
                 self._view.status = _IDLE
         except Exception as error:
-            self._error = error
-            self._say("error", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+            with self._changed:
+                if turn == self._turn:
+                    self._error = error
+            self._say_error(error)
 
-    def _advance(self, wanted: dict) -> bool:
+    def _remember(self, wanted: dict, text: str) -> None:
+        self.history.append((wanted, text))
+        del self.history[:-200]
+
+    def _advance(self, wanted: dict, turn: int) -> bool:
         """Compute and draw; False if a later move or the stop button ended it."""
         with self._saying_if_long():
             computing = self._compute(**wanted)
         if inspect.isgenerator(computing):
             with closing(computing):
-                return self._watch(wanted, computing)
+                return self._watch(wanted, turn, computing)
         self._publish(wanted, computing, final=True)
         return True
 
-    def _watch(self, wanted: dict, computing: Generator[Running, None, object]) -> bool:
+    def _watch(self, wanted: dict, turn: int, computing: Generator[Running, None, object]) -> bool:
         """Run a generator on, with its progress and its picture so far; False if it was ended."""
         started = said = time.monotonic()
         next_picture = started + _REDRAW
@@ -430,11 +467,12 @@ class Explorer:
                 self._publish(wanted, end.value, final=True)
                 return True
             with self._changed:
-                overtaken, stopping = self._wanted is not None or self._closed, self._stopping
-            if overtaken or stopping:
-                if stopping and not overtaken:
-                    self._publish(wanted, now_at.snapshot(), final=False)
-                    self._say("idle", f"stopped at {now_at.unit} {now_at.done} of {now_at.total}")
+                overtaken, stopped = turn != self._turn or self._closed, turn == self._stopped
+            if overtaken:
+                return False
+            if stopped:
+                self._publish(wanted, now_at.snapshot(), final=False)
+                self._say("idle", f"stopped at {now_at.unit} {now_at.done} of {now_at.total}")
                 return False
             now = time.monotonic()
             if now - started > _QUIET and now - said > _QUIET:
@@ -457,7 +495,7 @@ class Explorer:
             timer.cancel()
             timer.join()
 
-    def _publish(self, wanted: dict, result: object, final: bool) -> None:
+    def _publish(self, wanted: dict, result: object, final: bool) -> str:
         self._draw(result, self._figure)
         shown = _Shown(style.png(self._figure), self._describe(result))
         if final:
@@ -465,12 +503,16 @@ class Explorer:
             if len(self._seen) > _REMEMBERED:
                 self._seen.popitem(last=False)
         self._show(wanted, shown, final)
+        return shown.text
 
     def _show(self, wanted: dict, shown: _Shown, final: bool) -> None:
         self._view.frame = {"png": shown.png, "text": shown.text, "values": wanted, "final": final}
 
     def _say(self, state: str, message: str, done: int = 0, total: int = 0) -> None:
         self._view.status = {"state": state, "done": done, "total": total, "message": message}
+
+    def _say_error(self, error: Exception) -> None:
+        self._say("error", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
 
 
 def log_stops(low: float, high: float, per_decade: int = 10, zero: bool = False) -> tuple[float, ...]:

@@ -5,6 +5,9 @@ import threading
 
 import torch
 
+# Numbers of threads that nobody asked for: torch's own at the start, and those chosen below. Any other is the user's.
+_NOT_ASKED_FOR = {torch.get_num_threads()}
+
 
 def default_device() -> torch.device:
     """CUDA when it is present, otherwise the CPU; ``RECMTL_DEVICE`` (``cpu``, ``cuda``, ``cuda:1``) overrides.
@@ -27,13 +30,17 @@ def default_device() -> torch.device:
 
 
 def settle_threads() -> int:
-    """Choose how many threads torch computes with, and return the number.
+    """Choose how many threads torch computes with, unless the user has, and return the number.
 
     One core is left to the browser and everything else: a team of threads waits for its slowest member at every
     operation, so that a team as large as the machine becomes many times slower as soon as anything else runs. More
-    than four bring nothing to models as small as the course's. Outside the main thread it is one: OpenMP gives each
-    Python thread that computes a team of its own, and two teams on the same cores wait for each other. The environment
-    variable ``RECMTL_THREADS`` overrides the number for the main thread.
+    than four bring nothing to models as small as the course's. The environment variable ``RECMTL_THREADS`` names
+    another number. Both give way to ``torch.set_num_threads``, called after the course was imported. (A call that asks
+    for the number torch started with cannot be told from no call; ``RECMTL_THREADS`` can ask for that too.)
+
+    Torch's number is one for the whole process, so a notebook's other work computes with it as well. Only outside the
+    main thread it is always one, and the main thread's stays: OpenMP gives each Python thread that computes a team of
+    its own, and two teams on the same cores wait for each other.
 
     Raises
     ------
@@ -44,9 +51,14 @@ def settle_threads() -> int:
     if wanted and not (wanted.isdecimal() and int(wanted) > 0):
         raise ValueError(f"RECMTL_THREADS: got {wanted!r}, expected a positive integer")
     if threading.current_thread() is not threading.main_thread():
-        threads = 1
-    else:
-        threads = int(wanted) if wanted else max(1, min(4, (os.cpu_count() or 1) - 1))
-    if threads != torch.get_num_threads():
+        if torch.get_num_threads() != 1:
+            torch.set_num_threads(1)
+        return 1
+    current = torch.get_num_threads()
+    if current not in _NOT_ASKED_FOR:
+        return current
+    threads = int(wanted) if wanted else max(1, min(4, (os.cpu_count() or 1) - 1))
+    if threads != current:
         torch.set_num_threads(threads)
+        _NOT_ASKED_FOR.add(threads)
     return threads

@@ -156,7 +156,7 @@ def test_start_here(ran, expecting, take_picture):
     right.focus()
     right.press("Space")  # by keyboard this time
     quiz.get_by_role("button", name="Check").press("Enter")
-    expecting(quiz).to_contain_text("zero lies inside the interval")
+    expecting(quiz).to_contain_text("Zero lies inside the interval")
 
     cells = notebook.outputs()
     revealed = next(k for k, outputs in enumerate(cells) if "Prediction and outcome" in str(outputs))
@@ -210,9 +210,9 @@ def answer_the_study_question(study, expecting):
     study.get_by_label("What came out").fill("the AUC abroad rose")
     press("Record")
     expecting(study).to_contain_text("the AUC abroad rose")
-    for k, choice in enumerate(("The encoder's", "This classifier was fooled", "Nothing")):
+    for k, choice in enumerate(("Those of the encoder, and of no other", "This one classifier cannot", "It stays")):
         check = study.locator(".recmtl-ask").nth(k)
-        check.get_by_role("radio", name=choice, exact=True).check()
+        check.get_by_role("radio", name=choice).check()
         check.get_by_role("button", name="Check", exact=True).click()
     expecting(study).to_contain_text("this lesson's negative control")
     study.get_by_label("Your answer").nth(1).fill(

@@ -39,6 +39,13 @@ def test_wrong_answers_are_refused_by_name(exercise, name, verdict):
     assert message in outcome.message
 
 
+def test_a_distance_worked_out_in_single_precision_is_right(verdict):
+    def answer(right_home, right_abroad, n):
+        return torch.tensor(2 * (2 * (right_home + right_abroad) / (2 * n) - 1))
+
+    assert verdict(lesson.exercise_distance, answer).kind == "right"
+
+
 def test_the_notebook_with_solutions_in_it_passes_its_checks(solved):
     answers = {
         "MyReversal": "return -ctx.alpha[:, None] * gradient, None",
@@ -76,7 +83,8 @@ def test_the_scores_of_a_sweep_are_those_of_its_networks(shops):
         for domain, scores in (("home", result.source_auc), ("abroad", result.target_auc)):
             fields = shops.test[domain]
             expected = roc_auc_score(fields["click"][seed], network.predict(fields["x"][seed], "click"))
-            assert scores[setting, seed].item() == pytest.approx(expected, abs=1e-6)
+            # Of the million pairs behind an AUC, a stack and a single network may order one or two near ties apart.
+            assert scores[setting, seed].item() == pytest.approx(expected, abs=3e-6)
         home, abroad = (network(shops.test[d]["x"][seed], "click")[1].argmax(1) for d in ("home", "abroad"))
         expected = ((home == 0).sum() + (abroad == 1).sum()).item() / (len(home) + len(abroad))
         assert result.domain_accuracy[setting, seed].item() == pytest.approx(expected, abs=1e-6)

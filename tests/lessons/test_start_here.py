@@ -42,6 +42,15 @@ def test_the_map_shows_progress_and_leads_only_to_what_is_written(shown, request
         assert (f'href="{entry.notebook}"' in page) == (notebooks / entry.notebook).exists()
 
 
+def test_a_folder_left_behind_is_no_lesson(shown, monkeypatch, tmp_path):
+    lessons = course.import_module("recmtl_lessons.lessons")
+    (tmp_path / "tide" / "__pycache__").mkdir(parents=True)
+    monkeypatch.setattr(lessons, "__path__", [*lessons.__path__, str(tmp_path)])
+    monkeypatch.setattr(course, "COURSE", (course.Entry(99, "tide", "The tide", "Training", 75),))
+    course.show_map()
+    assert "not written yet" in shown[0]["text/plain"]
+
+
 def test_a_broken_set_up_is_named_with_its_remedy(shown, monkeypatch):
     def missing(name):
         raise PackageNotFoundError(name)

@@ -64,6 +64,35 @@ def test_a_control_must_contain_the_number_and_be_narrow_enough():
         claim("Nothing without a shift.", control * 100, contains=0, within=0.05)
 
 
+def test_an_equivalence_holds_only_if_both_ends_lie_inside(capsys):
+    control = GAINS - GAINS.mean()  # mean 0, 99 % interval about 0.046 to each side
+    claim("Nothing without a shift.", control, inside=(-0.05, 0.05), confidence=0.99, unit="AUC")
+    assert capsys.readouterr().out == (
+        "Claim: Nothing without a shift.\n"
+        "  effect +0.000 AUC, 99 % interval [-0.046, +0.046], 8 seeds\n"
+        "  holds: the interval must lie between -0.05 and 0.05\n"
+    )
+    for shifted in (control + 0.01, control - 0.01):
+        with pytest.raises(ClaimFailed, match=r"DOES NOT HOLD: the interval must lie between -0\.05 and 0\.05"):
+            claim("Nothing without a shift.", shifted, inside=(-0.05, 0.05), confidence=0.99)
+
+
+def test_noise_cannot_pass_for_equivalence_and_a_tiny_steady_difference_can():
+    noisy = (GAINS - GAINS.mean()) * 100
+    with pytest.raises(ClaimFailed, match="must lie between"):
+        claim("Nothing without a shift.", noisy, inside=(-0.05, 0.05))
+    steady = 1e-3 + 1e-3 * (GAINS - GAINS.mean())
+    with pytest.raises(ClaimFailed, match="must contain 0"):
+        claim("Nothing without a shift.", steady, contains=0, within=0.05)
+    assert claim("Nothing without a shift.", steady, inside=(-0.05, 0.05)).low > 0
+
+
+def test_the_band_need_not_lie_around_zero():
+    assert claim("About a quarter.", GAINS, inside=(0.2, 0.27)).low > 0.2
+    with pytest.raises(ClaimFailed, match=r"must lie between 0\.1 and 0\.23"):
+        claim("Less.", GAINS, inside=[0.1, 0.23])
+
+
 def test_another_confidence_gives_another_interval_and_is_named(capsys):
     wide = claim("It helps.", GAINS, above=0, confidence=0.99)
     narrow = claim("It helps.", GAINS, above=0, confidence=0.9)
@@ -82,6 +111,16 @@ def test_another_confidence_gives_another_interval_and_is_named(capsys):
         (GAINS, {"above": "0"}, "above: got '0', expected a finite number"),
         (GAINS, {"contains": 0}, "within: got None, expected the largest half-width"),
         (GAINS, {"contains": 0, "within": 0}, "within: got 0, expected"),
+        (GAINS, {"above": 0, "inside": (-1, 1)}, "got above and inside, expected exactly one"),
+        (GAINS, {"inside": (-1, 1), "within": 1}, "within: got 1 together with inside"),
+        (GAINS, {"inside": 1}, "inside: got 1, expected two finite numbers, the smaller one first"),
+        (GAINS, {"inside": (1, -1)}, r"inside: got \(1, -1\), expected two finite numbers"),
+        (GAINS, {"inside": (0, 0)}, r"inside: got \(0, 0\), expected two finite numbers"),
+        (GAINS, {"inside": (-1, float("inf"))}, r"inside: got \(-1, inf\), expected two finite numbers"),
+        (GAINS, {"inside": (-1, 0, 1)}, r"inside: got \(-1, 0, 1\), expected two finite numbers"),
+        (GAINS, {"inside": ("a", "b")}, r"inside: got \('a', 'b'\), expected two finite numbers"),
+        ([0.0] * 8, {"inside": (-1, 1)}, "values: got 8 times 0, expected seeds that differ"),
+        (GAINS, {"above": True}, "above: got True, expected a finite number"),
         (GAINS, {"above": 0, "within": 1}, "within: got 1 together with above"),
         (GAINS[:7], {"above": 0}, "values: got 7 seeds, expected at least 8"),
         (GAINS, {"above": 0, "min_seeds": 9}, "values: got 8 seeds, expected at least 9"),

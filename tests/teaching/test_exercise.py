@@ -104,6 +104,37 @@ def test_what_was_not_tried_is_said_and_not_counted(exercise, lesson, shown, ans
     assert lesson.states() == {"exercise-double": "untouched"}
 
 
+def forgets_to_return(x):
+    2 * x
+
+
+def test_a_function_that_returns_nothing_is_told_so(lesson):
+    settings = {**SETTINGS, "check": lambda answer: right() if abs(answer(3) - 6) < 0.1 else wrong("No.")}
+    outcome = Exercise(lesson, "exercise-double", **settings).check(forgets_to_return)
+    assert outcome.kind == "wrong"
+    assert outcome.message == "Your function returned None. Is a `return` missing?"
+
+
+def test_a_check_that_can_do_with_none_has_its_say(lesson):
+    def check(answer):
+        return wrong("I expected a number, and got None.") if answer(1) is None else right()
+
+    exercise = Exercise(lesson, "exercise-double", **{**SETTINGS, "check": check})
+    assert exercise.check(forgets_to_return).message == "I expected a number, and got None."
+
+
+def test_an_error_after_a_good_return_is_not_blamed_on_a_missing_one(lesson):
+    def answer(x):
+        return None if x == 0 else 1 / (x - 1)
+
+    def check(answer):
+        answer(0)
+        return right() if answer(1) else wrong("No.")
+
+    exercise = Exercise(lesson, "exercise-double", **{**SETTINGS, "check": check})
+    assert "ZeroDivisionError" in exercise.check(answer).message
+
+
 def test_calling_check_with_nothing_is_not_tried(exercise, shown):
     assert exercise.check().kind == "unattempted"
 

@@ -54,6 +54,60 @@ def explore():
         explorer.close()
 
 
+class Door:
+    """A lock that a thread can be kept from taking until the test lets it in."""
+
+    def __init__(self, lock):
+        self.lock = lock
+        self.kept, self.arrived, self.let_in = None, threading.Event(), threading.Event()
+
+    def __enter__(self):
+        if self.kept is not None and self.kept(threading.current_thread()):
+            self.arrived.set()
+            assert self.let_in.wait(PATIENCE)
+        return self.lock.__enter__()
+
+    def __exit__(self, *error):
+        return self.lock.__exit__(*error)
+
+
+class Told(threading.Condition):
+    """A condition that says when somebody had to wait for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.somebody_waits = threading.Event()
+
+    def __enter__(self):
+        if not self.acquire(blocking=False):
+            self.somebody_waits.set()
+            self.acquire()
+        return True
+
+
+class Elsewhere(threading.Thread):
+    """A call in a thread of its own, whose result or error ``get`` hands out."""
+
+    def __init__(self, call, *arguments, **options):
+        super().__init__(daemon=True)
+        self.call, self.outcome = lambda: call(*arguments, **options), None
+        self.start()
+
+    def run(self):
+        try:
+            self.outcome = self.call(), None
+        except Exception as error:
+            self.outcome = None, error
+
+    def get(self):
+        self.join(PATIENCE)
+        assert not self.is_alive()
+        result, error = self.outcome
+        if error is not None:
+            raise error
+        return result
+
+
 class Training:
     """A computation of many steps, each of which waits for the test's leave."""
 
@@ -264,6 +318,162 @@ def test_run_right_after_a_move_leaves_nobody_waiting(explore):
         assert explorer.run(x=5) == 5.0
         explorer.wait(PATIENCE)
         assert explorer._view.frame["values"] == {"x": 5.0}
+
+
+def test_a_move_after_run_has_the_last_word_though_it_is_served_first(explore):
+    explorer = explore()
+    explorer._working = door = Door(explorer._working)
+    door.kept = lambda thread: isinstance(thread, Elsewhere)
+    runner = Elsewhere(explorer.run, x=2.5)  # waits, as behind a picture that is being drawn
+    assert door.arrived.wait(PATIENCE)
+    explorer.move(x=4)
+    explorer.wait(PATIENCE)
+    door.let_in.set()
+    assert runner.get() == 2.5
+    assert explorer._view.frame["values"] == {"x": 4.0} == explorer.values == explorer._view.values
+    assert explorer._view.frame["text"] == "The line ends at 4.0."
+    assert [values["x"] for values, _ in explorer.history] == [4.0, 2.5]
+
+
+def test_a_move_after_run_has_the_last_word_when_it_is_served_last(explore):
+    explorer = explore()
+    explorer._working = door = Door(explorer._working)
+    runner_may = threading.Event()
+    door.kept = lambda thread: not runner_may.is_set() or not isinstance(thread, Elsewhere)
+    runner = Elsewhere(explorer.run, x=2.5)
+    assert door.arrived.wait(PATIENCE)
+    explorer.move(x=4)
+    runner_may.set()  # from here on the explorer's own thread is kept back, and the run goes first
+    door.let_in.set()
+    assert runner.get() == 2.5
+    explorer.wait(PATIENCE)
+    assert explorer._view.frame["values"] == {"x": 4.0} == explorer.values == explorer._view.values
+
+
+def test_an_overtaken_run_that_fails_is_an_error_in_its_own_cell_only(explore):
+    explorer = explore(lambda x: 1 / (x - 2.5))
+    explorer._working = door = Door(explorer._working)
+    door.kept = lambda thread: isinstance(thread, Elsewhere)
+    runner = Elsewhere(explorer.run, x=2.5)
+    assert door.arrived.wait(PATIENCE)
+    explorer.move(x=3)
+    explorer.wait(PATIENCE)
+    door.let_in.set()
+    with pytest.raises(ZeroDivisionError):
+        runner.get()
+    assert explorer._view.status["state"] == "idle"
+    explorer.wait(PATIENCE)
+    explorer.move(x=2.5)
+    with pytest.raises(ZeroDivisionError):
+        explorer.wait(PATIENCE)
+
+
+def test_a_run_that_fails_says_so_in_place_too_and_no_progress_stays_behind(explore, monkeypatch):
+    monkeypatch.setattr(explorer_module, "_QUIET", -1)  # say at every step how far it is
+    training = Training()
+
+    def compute(x):
+        return training(x) if x < 3 else 1 / 0
+
+    explorer = explore(compute)
+    explorer.move(x=1.5)
+    training.let(3)
+    training.let_go()
+    with pytest.raises(ZeroDivisionError):
+        explorer.run(x=3)
+    assert explorer._view.status["state"] == "error"
+    assert explorer._view.status["message"].startswith("ZeroDivisionError")
+    assert explorer.run(x=1.5) == 1.5
+    assert explorer._view.status["state"] == "idle"
+
+
+def test_an_error_that_was_overtaken_is_nobodys_error(explore):
+    gate, begun = threading.Event(), threading.Event()
+
+    def compute(x):
+        begun.set()
+        assert gate.wait(PATIENCE)
+        return 1 / (x - 2)
+
+    explorer = explore(compute)
+    explorer.move(x=2)
+    assert begun.wait(PATIENCE)
+    runner = Elsewhere(explorer.run, x=3)
+    gate.set()
+    assert runner.get() == 1.0
+    explorer.wait(PATIENCE)
+    assert explorer._view.status["state"] == "idle"
+
+
+# Two threads at once
+
+
+def at_the_same_time(explorer, monkeypatch, one, other):
+    """Run ``one`` up to where it has read its values, let ``other`` go as far as it can, then finish both."""
+    explorer._changed = told = Told()
+    begun = []
+
+    def look_in(accept):
+        def accepting(*arguments):
+            if not begun:
+                begun.append(Elsewhere(lambda: (other(), told.somebody_waits.set())))
+                assert told.somebody_waits.wait(PATIENCE)  # the other is through, or waits its turn
+            return accept(*arguments)
+
+        return accepting
+
+    monkeypatch.setattr(Slider, "accept", look_in(Slider.accept))
+    monkeypatch.setattr(explorer_module, "_accept_seed", look_in(explorer_module._accept_seed))
+    one()
+    begun[0].get()
+    explorer.wait(PATIENCE)
+    assert explorer._view.frame["values"] == explorer.values
+
+
+def test_two_clicks_on_new_seed_at_once_are_two_seeds(explore, monkeypatch):
+    explorer = explore(lambda x, seed: x, seeded=True)
+    at_the_same_time(explorer, monkeypatch, explorer.new_seed, explorer.new_seed)
+    assert explorer.values == {"x": 1.0, "seed": 2}
+
+
+def test_a_click_during_a_move_loses_neither(explore, monkeypatch):
+    explorer = explore(lambda x, seed: x, seeded=True)
+    at_the_same_time(explorer, monkeypatch, lambda: explorer.move(x=3), explorer.new_seed)
+    assert explorer.values == explorer._view.values == {"x": 3.0, "seed": 1}
+
+
+def test_a_hand_in_the_browser_during_a_click_loses_neither(explore, monkeypatch):
+    explorer = explore(lambda x, seed: x, seeded=True)
+    at_the_same_time(explorer, monkeypatch, explorer.new_seed, lambda: browser_sends(explorer, x=3))
+    assert explorer.values == {"x": 3.0, "seed": 1}
+
+
+def test_a_hand_that_is_heard_after_a_move_by_code_is_served_and_the_browser_is_told(explore):
+    explorer = explore()
+    explorer.move(x=4)
+    explorer._on_values({"new": {"x": 2.0}})  # said before the move, whose values have gone to the browser since
+    explorer.wait(PATIENCE)
+    assert explorer.values == explorer._view.values == explorer._view.frame["values"] == {"x": 2.0}
+
+
+def test_a_hand_in_the_browser_gets_no_answer_that_would_move_it_back(explore):
+    explorer = explore(lambda x, seed: x, seeded=True)
+    browser_sends(explorer, x=2)
+    explorer.wait(PATIENCE)
+    assert explorer._view.values == {"x": 2}  # as it was sent: what the kernel set itself would hold the seed
+
+
+def test_showing_an_explorer_does_not_swallow_a_move(explore):
+    explorer = explore()
+    explorer._working = door = Door(explorer._working)
+    door.kept = lambda thread: thread is not threading.main_thread()
+    explorer.move(x=4)
+    assert door.arrived.wait(PATIENCE)
+    assert explorer._repr_mimebundle_()["text/plain"] == "Waves\nThe line ends at 4.0."
+    door.let_in.set()
+    explorer.wait(PATIENCE)
+    assert explorer.history == [({"x": 4.0}, "The line ends at 4.0.")]
+    assert LESSON.states()["wave"] == "done"
 
 
 # Stop, reset, seed
@@ -558,15 +768,29 @@ def test_a_quick_move_says_nothing(explore, monkeypatch):
 # Progress
 
 
-def test_a_learners_move_is_recorded_and_running_or_showing_is_not(explore):
+def test_showing_is_no_trying(explore):
     explorer = explore()
-    explorer.run(x=2)
     explorer._repr_mimebundle_()
     assert LESSON.recall("wave") == {}
     assert explorer.history == []
+
+
+def test_a_run_is_evidence_and_no_progress_and_a_move_is_both(explore):
+    explorer = explore()
+    explorer.run(x=2)
+    assert explorer.history == [({"x": 2.0}, "The line ends at 2.0.")]
+    assert LESSON.recall("wave") == {}
     explorer.move(x=3)
     explorer.wait(PATIENCE)
+    assert [values["x"] for values, _ in explorer.history] == [2.0, 3.0]
     assert LESSON.states() == {"wave": "done", "other": "untouched"}
+
+
+def test_a_run_that_fails_is_no_evidence(explore):
+    explorer = explore(lambda x: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        explorer.run(x=2)
+    assert explorer.history == []
 
 
 def test_a_move_that_failed_is_not_recorded(explore):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import recmtl_lessons
-from recmtl_lessons.training import default_device
+from recmtl_lessons.training import ManyModels, default_device, device
 from recmtl_lessons.training.device import settle_threads
 
 
@@ -70,9 +70,11 @@ def test_no_other_module_decides():
 
 @pytest.fixture
 def threads(monkeypatch):
-    """Whatever a test asks of torch's threads is taken back."""
+    """Torch starts with 7 threads, nobody has asked for any, and whatever a test asks for is taken back."""
     monkeypatch.delenv("RECMTL_THREADS", raising=False)
     before = torch.get_num_threads()
+    torch.set_num_threads(7)
+    monkeypatch.setattr(device, "_NOT_ASKED_FOR", {7})
     yield monkeypatch
     torch.set_num_threads(before)
 
@@ -99,6 +101,30 @@ def test_a_second_thread_computes_alone_and_leaves_the_first_its_team(threads):
     worker.join()
     assert found == [1, 1]
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("variable", [None, "2"])
+def test_the_users_own_number_stays(threads, variable):
+    if variable:
+        threads.setenv("RECMTL_THREADS", variable)
+    settle_threads()
+    torch.set_num_threads(5)
+    assert settle_threads() == 5
+    assert torch.get_num_threads() == 5
+    torch.set_num_threads(6)
+    assert settle_threads() == torch.get_num_threads() == 6
+
+
+def test_what_was_chosen_here_is_not_taken_for_the_users(threads):
+    for variable in ("2", "3", "2"):
+        threads.setenv("RECMTL_THREADS", variable)
+        assert settle_threads() == torch.get_num_threads() == int(variable)
+
+
+def test_a_stack_of_models_leaves_the_users_number(threads):
+    torch.set_num_threads(5)
+    ManyModels(lambda: torch.nn.Linear(1, 1), None, {"a": {"x": torch.ones(1, 2, 1)}}, [{"w": 1.0}], [0])
+    assert torch.get_num_threads() == 5
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])

@@ -81,11 +81,12 @@ def open_shops(settings: WorldSettings = SHOP, seeds: tuple[int, ...] = SEEDS) -
 
 def both_heads(model, batch, setting, progress):
     """The click loss of the rows that have labels, and the domain logits of all rows."""
-    x = torch.cat([fields["x"] for fields in batch.values()])  # (domains * batch, features)
+    x = torch.cat([fields["x"] for fields in batch.values()])  # (domains * batch, F)
     home = next(iter(batch.values()))
     alpha = setting["lam"] * lambda_schedule(progress, setting["gamma"])
     clicks, domain_logits = model(x, "click", alpha)
-    return task_loss(clicks[: len(home["x"])], home["click"], CLICK["click"]), domain_logits
+    at_home = clicks[: len(home["x"])]  # (batch, 1)
+    return task_loss(at_home, home["click"], CLICK["click"]), domain_logits
 
 
 def objective(model, batch, setting, progress):
@@ -204,7 +205,7 @@ def two_sweeps(lambdas: Sequence[float], first: WorldSettings, second: WorldSett
     shops = _side_by_side(many)
     seeds = tuple(range(2 * len(SEEDS)))
     models = many_networks(shops.streams("click"), {"lam": lambdas, "gamma": (10.0,)}, seeds)
-    both = measured(models.fit(STEPS, label="no shift, and turned around"), shops, tuple(lambdas))
+    both = measured(models.fit(STEPS, label="no shift; turned"), shops, tuple(lambdas))
 
     def part(seeds: slice) -> Sweep:
         scores = {f.name: getattr(both, f.name)[:, seeds] for f in dataclass_fields(both) if f.name != "lambdas"}
@@ -276,7 +277,7 @@ def two_tasks_in_three_domains(lam: float = 1.0) -> TwoTasks:
     grid = {"lam": (0.0, lam), "gamma": (10.0,)}
     models = many_networks(
         shops.streams("click", "rating"), grid, tasks=CLICK_AND_RATING, training_objective=objective_of_two_tasks
-    ).fit(STEPS, label="three domains, two tasks")
+    ).fit(STEPS, label="two tasks")
     return TwoTasks(
         settings.domains,
         {d: models.by_setting(click_auc(models, shops, d)) for d in settings.domains},
@@ -482,11 +483,20 @@ def _plane(models: ManyModels, shops: Shops) -> tuple[Tensor, Tensor, Tensor]:
     clicked = torch.cat([fields["click"][0, :_POINTS] for fields in shops.test.values()]) > 0  # (2P,)
     abroad = torch.arange(len(clicked)) >= _POINTS
     features = models.each(lambda model, x: model.encode(x), x)[0].cpu()  # (2P, hidden)
+    return plane(features, abroad, clicked)[0], abroad, clicked
+
+
+def plane(features: Tensor, abroad: Tensor, clicked: Tensor) -> tuple[Tensor, Tensor]:
+    """Features (P, hidden) in two dimensions, (P, 2), and the length there was for each unit there is now.
+
+    The first axis runs from home's mean to abroad's, the second where the rest spreads most, with home's clicks up.
+    """
     centred = features - features.mean(0)
-    centred = centred / centred.square().sum(1).mean().sqrt().clamp(min=1e-9)
+    scale = centred.square().sum(1).mean().sqrt().clamp(min=1e-9)
+    centred = centred / scale
     apart = F.normalize(centred[abroad].mean(0) - centred[~abroad].mean(0), dim=0)  # (hidden,)
     across = centred @ apart
     rest = centred - across[:, None] * apart
     up = torch.linalg.svd(rest, full_matrices=False).Vh[0]  # (hidden,), where the rest spreads most
     up = up * torch.sign((rest @ up)[clicked & ~abroad].mean() - (rest @ up)[~clicked & ~abroad].mean())
-    return torch.stack([across, rest @ up], dim=1), abroad, clicked
+    return torch.stack([across, rest @ up], dim=1), scale

@@ -82,7 +82,8 @@ def draw_banner(shops: Shops, figure) -> None:
             )  # fmt: skip
     axis.set_yticks(range(len(shops.train)), shops.train)
     axis.set(
-        xlabel="how much banner (mean ± standard deviation)", title="The banner beside what people click",
+        xlabel="size of the banner, mean ± standard deviation (0: the middle at home)",
+        title="The banner beside what people click",
         xlim=(-1.2, 2.4), ylim=(1.5, -0.5),
     )  # fmt: skip
     axis.legend(loc="lower left")
@@ -99,7 +100,7 @@ def draw_softmax(right: Sweep, wrong: Sweep, figure) -> None:
         place = [_place(lam) for lam in sweep.lambdas]
         style.band(axis, place, sweep.target_auc.T, label, colour, marker, line)
     _coin_flip(axis)
-    axis.set(ylim=(0.3, 1.02), ylabel="AUC of clicks abroad", title="The same bend, further to the right")
+    axis.set(ylim=(0.3, 1.02), ylabel="AUC of clicks abroad", title="The same rise, further to the right")
     axis.legend(loc="lower right")
 
 
@@ -135,7 +136,10 @@ def _own_distance(result: Sweep) -> Tensor:
 def draw_two_tasks(result: TwoTasks, figure) -> None:
     """Click AUC and rating error in each domain, without and with the adversary."""
     axes = style.panels(figure, 2)
-    measures = ((result.click_auc, "AUC of clicks (higher is better)"), (result.rating_rmse, "RMSE of ratings (lower)"))
+    measures = (
+        (result.click_auc, "AUC of clicks (higher is better)"),
+        (result.rating_rmse, "RMSE of ratings (lower is better)"),
+    )
     for axis, (scores, title) in zip(axes, measures, strict=True):
         place = torch.arange(len(result.domains))
         style.band(axis, place, torch.stack([scores[d][0] for d in result.domains], 1), "λ = 0", "blue", "o", "-")
@@ -202,13 +206,13 @@ def draw_live(result: LiveTraining, band: Sweep, figure) -> None:
             shade = style.PALETTE[colour]
             clouds.scatter(
                 x, y, s=26, marker=marker, edgecolors=shade, linewidths=1.1, alpha=0.75,
-                facecolors=shade if clicked else "none", label=f"{name}, {'clicked' if clicked else 'not'}",
+                facecolors=shade if clicked else "none", label=name if clicked else None,
             )  # fmt: skip
     clouds.set(
-        xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), xlabel="where the domains lie apart", ylabel="where the rest spreads",
+        xlim=(-2.2, 2.2), ylim=(-3.3, 2.2), xlabel="where the domains lie apart", ylabel="where the rest spreads",
         title="One network's features",
     )  # fmt: skip
-    clouds.legend(loc="lower center", ncols=2, fontsize=10, columnspacing=0.8, handletextpad=0.1)
+    clouds.legend(loc="lower center", ncols=2, columnspacing=0.8, handletextpad=0.1, title="filled: clicked, open: not")
     style.band(curves, result.steps, result.target_auc, "AUC abroad", "vermillion", None, "--")
     style.band(curves, result.steps, result.domain_accuracy, "domain accuracy", "purple", None, "-.")
     _coin_flip(curves)
