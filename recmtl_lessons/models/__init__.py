@@ -1,5 +1,14 @@
 """The mathematics: modules and their objectives. Imports torch, and nothing else of ours."""
 
+from recmtl_lessons.models.alignment import (
+    TwoSampleTest,
+    coral_loss,
+    linear_time_mmd,
+    median_bandwidth,
+    mmd_permutation_test,
+    squared_mmd,
+)
+from recmtl_lessons.models.cross_domain_transfer import CrossDomainTransferNetwork
 from recmtl_lessons.models.domain_adversarial import (
     DomainAdversarialNetwork,
     GradientReversalLayer,
@@ -7,11 +16,21 @@ from recmtl_lessons.models.domain_adversarial import (
     lambda_schedule,
     task_loss,
 )
+from recmtl_lessons.models.domain_attention import MultiDomainAttentionNetwork, masked_attention
 
 __all__ = [
+    "CrossDomainTransferNetwork",
     "DomainAdversarialNetwork",
     "GradientReversalLayer",
+    "MultiDomainAttentionNetwork",
+    "TwoSampleTest",
+    "coral_loss",
     "domain_loss",
     "lambda_schedule",
+    "linear_time_mmd",
+    "masked_attention",
+    "median_bandwidth",
+    "mmd_permutation_test",
+    "squared_mmd",
     "task_loss",
 ]

@@ -1,6 +1,7 @@
 """What every model asks of its input, in one voice: the argument, what came, what was expected."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ def check_labels(name: str, value: Tensor, rows: int, classes: int) -> None:
     if not isinstance(value, Tensor) or value.dtype not in _INTEGERS or value.shape != (rows,):
         came = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"{name}: got {came}, expected integer labels of shape ({rows},)")
-    if _values_are_at_hand(value) and not ((value >= 0) & (value < classes)).all():
+    if _values_are_at_hand(value) and not _in_range(value, classes):
         raise ValueError(
             f"{name}: got labels from {int(value.min())} to {int(value.max())}, expected 0 to {classes - 1}"
         )
@@ -41,6 +42,28 @@ def check_values(name: str, value: Tensor, shape: tuple[int, ...], binary: bool 
         raise ValueError(f"{name}: got NaN or infinite values, expected finite numbers")
     if binary and _values_are_at_hand(value) and not ((value == 0) | (value == 1)).all():
         raise ValueError(f"{name}: got values from {value.min():g} to {value.max():g}, expected 0 or 1")
+
+
+def check_ids(name: str, value: Tensor, vocabulary: int, rows: int | None = None) -> None:
+    """Refuse anything but integer ids in 0..vocabulary-1, of shape (batch,), or (rows,) if ``rows`` is given."""
+    wanted = "(batch,) with at least one row" if rows is None else f"({rows},)"
+    if not isinstance(value, Tensor) or value.dtype not in _INTEGERS:
+        came = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"{name}: got {came}, expected an integer tensor of shape {wanted}")
+    if value.ndim != 1 or len(value) == 0 or rows not in (None, len(value)):
+        raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected {wanted}")
+    if _values_are_at_hand(value) and not _in_range(value, vocabulary):
+        raise ValueError(
+            f"{name}: got ids from {int(value.min())} to {int(value.max())}, expected 0 to {vocabulary - 1}"
+        )
+
+
+def check_widths(name: str, value: object) -> None:
+    """Refuse anything but a sequence of at least one positive width."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        raise ValueError(f"{name}: got {value!r}, expected a sequence of at least one width")
+    for width in value:
+        check_count(name, width)
 
 
 def check_choice(name: str, value: object, known: tuple) -> None:
@@ -63,6 +86,23 @@ def check_number(name: str, value: object, low: float, high: float = float("inf"
     if not plain or not math.isfinite(value) or not low <= value <= high:
         limit = f"in [{low}, {high}]" if high != float("inf") else f"of at least {low}"
         raise ValueError(f"{name}: got {value!r}, expected a number {limit}")
+
+
+def check_positive(name: str, value: object) -> None:
+    """Refuse anything but one positive finite number, plain or as a tensor of shape ()."""
+    if isinstance(value, Tensor) and value.ndim == 0:
+        fits = not _values_are_at_hand(value) or 0 < float(value.detach()) < float("inf")
+    else:
+        plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+        fits = plain and 0 < value < float("inf")
+    if not fits:
+        came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) and value.ndim else repr(value)
+        raise ValueError(f"{name}: got {came}, expected a positive number")
+
+
+def _in_range(value: Tensor, size: int) -> Tensor:
+    """Whether all are in 0..size-1; as int64, since a byte compares with 300 as if it were 44."""
+    return ((value >= 0) & (value.long() < size)).all()
 
 
 def _values_are_at_hand(value: Tensor) -> bool:

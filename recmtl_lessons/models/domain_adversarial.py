@@ -134,6 +134,11 @@ class DomainAdversarialNetwork(nn.Module):
         check_features("x", x, self.feature_dim)
         return self.encoder(x)
 
+    def read(self, shared: Tensor, task_name: str) -> Tensor:
+        """Output of one task's head for shared features: (batch, hidden_dims[-1]) -> (batch, output_dim)."""
+        check_choice("task_name", task_name, tuple(self.task_configs))
+        return self.task_heads[list(self.task_configs).index(task_name)](shared)
+
     def forward(self, x: Tensor, task_name: str, alpha: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
         """Answer one task, and guess the domain of each row.
 
@@ -161,14 +166,13 @@ class DomainAdversarialNetwork(nn.Module):
         check_choice("task_name", task_name, tuple(self.task_configs))
         check_number("alpha", alpha, 0.0)
         shared = self.encode(x)  # (batch, hidden)
-        task_output = self._head_of(task_name)(shared)  # (batch, output_dim)
+        task_output = self.read(shared, task_name)  # (batch, output_dim)
         reversed_ = GradientReversalLayer.apply(shared, alpha * self.lambda_domain)  # (batch, hidden)
         return task_output, self.domain_classifier(reversed_)  # ..., (batch, n_domains)
 
     def answer(self, x: Tensor, task_name: str) -> Tensor:
         """Probabilities or values like `predict`, but in the current mode and with gradients."""
-        check_choice("task_name", task_name, tuple(self.task_configs))
-        output = self._head_of(task_name)(self.encode(x))  # (batch, output_dim)
+        output = self.read(self.encode(x), task_name)  # (batch, output_dim)
         if self.task_configs[task_name]["task_type"] == "classification":
             output = output.sigmoid() if output.shape[1] == 1 else output.softmax(dim=1)
         return output.squeeze(1) if output.shape[1] == 1 else output
@@ -196,9 +200,6 @@ class DomainAdversarialNetwork(nn.Module):
         finally:
             for module, mode in modes:
                 module.training = mode
-
-    def _head_of(self, task_name: str) -> nn.Module:
-        return self.task_heads[list(self.task_configs).index(task_name)]
 
 
 def lambda_schedule(progress: float, gamma: float | Tensor = 10.0) -> float | Tensor:

@@ -1,0 +1,39 @@
+"""Lesson 02: transfer by matching distributions and by linking users. Experiments, pictures, explorers, questions."""
+
+from recmtl_lessons.lessons.cross_domain_transfer.activities import LESSON
+from recmtl_lessons.lessons.cross_domain_transfer.explorers import explore_linking, explore_matching
+from recmtl_lessons.lessons.cross_domain_transfer.genres import transfer_between_genres
+from recmtl_lessons.lessons.cross_domain_transfer.linking import (
+    for_few,
+    grid_of_gains,
+    linked_in_one_table,
+    match_accounts,
+    objective_with,
+    one_table_embed,
+)
+from recmtl_lessons.lessons.cross_domain_transfer.matching import (
+    match,
+    mmd_at_a_fixed_bandwidth,
+    mmd_of,
+    pull_over_bandwidth,
+    rejection_rates,
+)
+from recmtl_lessons.lessons.cross_domain_transfer.matching import objective_with as click_objective_with
+from recmtl_lessons.lessons.cross_domain_transfer.pictures import (
+    draw_alignments,
+    draw_bandwidth,
+    draw_genres,
+    draw_grid,
+    draw_kernel,
+    draw_network,
+    draw_ratings,
+    draw_test,
+)
+from recmtl_lessons.lessons.cross_domain_transfer.questions import (
+    RISES,
+    exercise_bandwidth,
+    exercise_mmd,
+    exercise_test,
+    prediction,
+)
+from recmtl_lessons.lessons.domain_adversarial import open_shops, without_shift

@@ -1,0 +1,183 @@
+"""The lesson's real data: two genres of MovieLens as shops, the same people in both, few ratings in the second."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recmtl_lessons.datasets import Ratings, genre_domains
+from recmtl_lessons.lessons.cross_domain_transfer.linking import build, place_within, stacked
+from recmtl_lessons.lessons.domain_adversarial.experiments import GENRE_PAIRS, SEEDS
+from recmtl_lessons.training import ManyModels, rmse
+
+FEW = 5  # ratings of the target that each user leaves to learn from
+LEAST = 10  # ratings that a user has in each of the two genres
+STEPS, EVERY = 60, 10
+PENALTY = 0.5
+
+
+@dataclass(frozen=True)
+class GenreSplits:
+    """Eight splits of one pair of genres: tables of ``user``, ``item`` and ``rating``, (S, n) each.
+
+    Ratings are centred at the mean of what may be learned from: the source's at its own, the target's at ``train``'s.
+    """
+
+    source: dict[str, Tensor]
+    train: dict[str, Tensor]
+    valid: dict[str, Tensor]
+    test: dict[str, Tensor]
+    sizes: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class GenreTransfer:
+    """RMSE of held-out ratings of the target, a row a pair of genres and a column a split: (pairs, S) each.
+
+    Attributes
+    ----------
+    pairs : tuple of (source, target)
+    constant : Tensor
+        Of the target's mean.
+    user_mean : Tensor
+        Of each user's mean over all they have rated in both genres, drawn towards the mean of all.
+    alone, linked, pooled : Tensor
+        Of the network: without the source; with it, all accounts linked; with all rows taken for rows of the target.
+    steps : dict {arm: tuple of int}
+        When each arm was stopped, a number a pair, chosen on validation ratings.
+    """
+
+    pairs: tuple[tuple[str, str], ...]
+    constant: Tensor
+    user_mean: Tensor
+    alone: Tensor
+    linked: Tensor
+    pooled: Tensor
+    steps: dict[str, tuple[int, ...]]
+
+
+def transfer_between_genres(
+    ratings: Ratings, pairs: Sequence[tuple[str, str]] = GENRE_PAIRS, seeds: Sequence[int] = SEEDS
+) -> GenreTransfer:
+    """Train alone, linked and pooled for each pair of genres and each split, all at once.
+
+    Each arm of each pair stops after the number of steps at which its validation error, averaged over the splits, is
+    least; its error is then read from other ratings.
+    """
+    splits = [genre_splits(ratings, source, target, seeds) for source, target in pairs]
+    both = side_by_side(splits)
+    shape = (len(pairs), len(seeds))
+    alone, linked = _errors(both, objective, {"source": (0.0, 1.0)}, "alone and linked").unbind(0)
+    (pooled,) = _errors(pooled_ids(both), pooled_objective, {"source": (1.0,)}, "pooled")
+    arms, steps = {}, {}
+    for name, errors in (("alone", alone), ("linked", linked), ("pooled", pooled)):
+        valid, test = errors.unflatten(0, shape).unbind(-1)  # (pairs, S, moments) each
+        best = valid.mean(1).argmin(1)  # (pairs,)
+        arms[name] = test[torch.arange(len(pairs)), :, best]
+        steps[name] = tuple(int(EVERY * (k + 1)) for k in best)
+    return GenreTransfer(tuple(pairs), *_baselines(both, shape), **arms, steps=steps)
+
+
+def genre_splits(ratings: Ratings, source: str, target: str, seeds: Sequence[int] = SEEDS) -> GenreSplits:
+    """Number users and films anew, and cut each user's ratings of the target at random, differently for each seed."""
+    films = genre_domains(ratings, (source, target), min_user_ratings=LEAST)
+    users, user = films.user.unique(return_inverse=True)
+    here, there = ((films.domain == d).nonzero().squeeze(1) for d in (0, 1))
+    source_items, source_item = films.item[here].unique(return_inverse=True)
+    target_items, target_item = films.item[there].unique(return_inverse=True)
+    from_source = {
+        "user": user[here], "item": source_item, "rating": films.rating[here] - films.rating[here].mean()
+    }  # fmt: skip
+    cuts = [_cut(user[there], target_item, films.rating[there], seed) for seed in seeds]
+    parts = (stacked([cut[k] for cut in cuts]) for k in range(3))
+    return GenreSplits(stacked([from_source] * len(seeds)), *parts, (len(users), len(source_items), len(target_items)))
+
+
+def _cut(user: Tensor, item: Tensor, rating: Tensor, seed: int) -> list[dict[str, Tensor]]:
+    """Each user's first ``FEW`` ratings in a random order to learn from; the others in turn to validate and to test."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(user), generator=generator)
+    place = torch.empty_like(order)
+    place[order] = place_within(user[order])
+    train = place < FEW
+    mean = rating[train].mean()
+    parts = (train, ~train & (place % 2 == 1), ~train & (place % 2 == 0))
+    return [{"user": user[rows], "item": item[rows], "rating": rating[rows] - mean} for rows in parts]
+
+
+def side_by_side(splits: Sequence[GenreSplits]) -> GenreSplits:
+    """Several pairs of genres as one, along the seeds, cut to the rows that all have; vocabularies as the largest."""
+
+    def together(part: str) -> dict[str, Tensor]:
+        tables = [getattr(split, part) for split in splits]
+        rows = min(table["user"].shape[1] for table in tables)
+        return {name: torch.cat([table[name][:, :rows] for table in tables]) for name in tables[0]}
+
+    sizes = tuple(max(column) for column in zip(*(split.sizes for split in splits), strict=True))
+    return GenreSplits(*(together(part) for part in ("source", "train", "valid", "test")), sizes)
+
+
+def pooled_ids(splits: GenreSplits) -> GenreSplits:
+    """Number the source's films after the target's, as if there were one shop."""
+    n_users, source_items, target_items = splits.sizes
+    source = {**splits.source, "item": splits.source["item"] + target_items}
+    return GenreSplits(
+        source, splits.train, splits.valid, splits.test, (n_users, source_items, target_items + source_items)
+    )
+
+
+def objective(model, batch, setting, progress):
+    """Squared error of both genres, the source's times ``source``, and a penalty on the embeddings."""
+    return _loss(model, batch, setting, ("source", "target"))
+
+
+def pooled_objective(model, batch, setting, progress):
+    """The same, with the source's rows as rows of the target."""
+    return _loss(model, batch, setting, ("target", "target"))
+
+
+def _loss(model, batch, setting, domains):
+    loss, logs = 0.0, {}
+    for stream, domain, weight in zip(("source", "target"), domains, (setting["source"], 1.0), strict=True):
+        rows = batch[stream]
+        embedded = model.embed(domain, rows["user"], rows["item"])
+        answers = model.predict_shared(domain, model.encode_embeddings(domain, *embedded))
+        error = (answers - rows["rating"]).square().mean()
+        size = sum(part.square().sum(1).mean() for part in embedded)
+        loss = loss + weight * (error + PENALTY * size)
+        logs[stream] = error
+    return loss, logs
+
+
+def _errors(splits: GenreSplits, training_objective: Callable, settings: dict, label: str) -> Tensor:
+    """RMSE of each arm and split on validation and on test ratings, while it trained: (arms, splits, moments, 2)."""
+    n_splits = len(splits.train["rating"])
+    models = ManyModels(
+        build(splits.sizes),
+        training_objective,
+        {"source": splits.source, "target": splits.train},
+        settings,
+        range(n_splits),
+        batch_size=256,
+        learning_rate={"": 5e-3, "towers": 1e-3, "shared_layers": 1e-3},
+    )
+
+    def error(models: ManyModels, part: dict[str, Tensor]) -> Tensor:
+        answers = models.each(lambda m, user, item: m.predict("target", user, item), part["user"], part["item"])
+        return rmse(answers.cpu(), part["rating"].repeat(models.n_settings, 1))
+
+    measure = lambda models: {"valid": error(models, splits.valid), "test": error(models, splits.test)}  # noqa: E731
+    models.fit(STEPS, label=label, every=EVERY, measure=measure)
+    return torch.stack([models.by_setting(models.history[name]) for name in ("valid", "test")], dim=-1)
+
+
+def _baselines(splits: GenreSplits, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """RMSE of the mean rating, and of each user's mean, drawn towards it as five ratings of the average user would."""
+    rating, user = splits.test["rating"], splits.test["user"]
+    known = [torch.cat([splits.source[name], splits.train[name]], dim=1) for name in ("user", "rating")]
+    totals, counts = torch.zeros(2, len(rating), splits.sizes[0]).unbind()
+    totals = totals.scatter_add(1, known[0], known[1])
+    counts = counts.scatter_add(1, known[0], torch.ones_like(known[1]))
+    means = (totals / (counts + 5.0)).gather(1, user)  # (splits, n)
+    return rmse(torch.zeros_like(rating), rating).view(shape), rmse(means, rating).view(shape)

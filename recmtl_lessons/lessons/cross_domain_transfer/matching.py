@@ -1,0 +1,302 @@
+"""First half of the lesson: two shops with features, one of them without labels, whose distributions are matched.
+
+The shops are those of lesson 01, and so is the network, so that the alignments can be compared side by side.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recmtl_lessons.lessons.domain_adversarial.experiments import (
+    CLICK,
+    SEEDS,
+    SHOP,
+    STEPS,
+    Shops,
+    click_auc,
+    open_shops,
+    plane,
+)
+from recmtl_lessons.lessons.domain_adversarial.experiments import objective as adversarial_objective
+from recmtl_lessons.models import (
+    DomainAdversarialNetwork,
+    coral_loss,
+    lambda_schedule,
+    median_bandwidth,
+    mmd_permutation_test,
+    squared_mmd,
+    task_loss,
+)
+from recmtl_lessons.teaching import Running
+from recmtl_lessons.training import ManyModels, proxy_a_distance
+
+WEIGHTS = {
+    "MMD": (0.0, 0.1, 0.3, 1.0, 10.0),
+    "adversary": (0.1, 0.3, 1.0, 3.0, 10.0),
+    "CORAL": (1.0, 30.0, 1000.0),
+}
+ROWS = 48  # of each shop, in which a step compares the distributions: its cost grows with the square
+
+# Objectives: the clicks at home, and one way to make the shops look alike.
+
+
+def objective_with(alignment: Callable) -> Callable:
+    """Click loss at home plus ``weight`` times an alignment of the shared features of the two shops.
+
+    The weight rises over training as lambda does in lesson 01, so that all alignments have the same schedule.
+    """
+
+    def objective(model, batch, setting, progress):
+        home, abroad = model.encode(batch["home"]["x"]), model.encode(batch["abroad"]["x"])  # (batch, hidden) each
+        task = task_loss(model.read(home, "click"), batch["home"]["click"], CLICK["click"])
+        distance = alignment(home, abroad, setting)
+        return task + setting["weight"] * lambda_schedule(progress) * distance, {"task": task, "distance": distance}
+
+    return objective
+
+
+def mmd_of(home: Tensor, abroad: Tensor, setting) -> Tensor:
+    """Unbiased squared MMD of some rows, around the pooled median bandwidth."""
+    return squared_mmd(home[:ROWS], abroad[:ROWS])
+
+
+def mmd_at_one_scale(home: Tensor, abroad: Tensor, setting) -> Tensor:
+    """The same with one bandwidth: ``reach`` times the pooled median."""
+    home, abroad = home[:ROWS], abroad[:ROWS]
+    return squared_mmd(home, abroad, setting["reach"] * median_bandwidth(home, abroad), scales=(1.0,))
+
+
+def mmd_at_a_fixed_bandwidth(home: Tensor, abroad: Tensor, setting) -> Tensor:
+    """The same with a bandwidth that stays as it is, whatever the features do."""
+    return squared_mmd(home[:ROWS], abroad[:ROWS], setting["bandwidth"], scales=(1.0,))
+
+
+def coral_of(home: Tensor, abroad: Tensor, setting) -> Tensor:
+    """Distance of the covariances, of all rows."""
+    return coral_loss(home, abroad)
+
+
+def adversary(model, batch, setting, progress):
+    """Lesson 01's objective, with the weight for its lambda."""
+    return adversarial_objective(model, batch, {"lam": setting["weight"], "gamma": 10.0}, progress)
+
+
+OBJECTIVES = {"MMD": objective_with(mmd_of), "adversary": adversary, "CORAL": objective_with(coral_of)}
+
+# The experiment: for each alignment a row of weights.
+
+
+@dataclass(frozen=True)
+class Matched:
+    """What one alignment came to, on rows that nothing was trained on. W settings, S seeds.
+
+    Attributes
+    ----------
+    settings : tuple of dict
+        One a row.
+    home_auc, abroad_auc : Tensor, (W, S)
+    mmd : Tensor, (W, S)
+        Squared MMD of the two shops' features, at the bandwidths of the median.
+    a_distance : Tensor, (W, S)
+        What a fresh classifier finds of the shop: 0 nothing, 2 everything.
+    """
+
+    settings: tuple[dict[str, float], ...]
+    home_auc: Tensor
+    abroad_auc: Tensor
+    mmd: Tensor
+    a_distance: Tensor
+
+    def at(self, **setting: float) -> int:
+        """Row of the setting with these values."""
+        return next(k for k, s in enumerate(self.settings) if all(s[name] == v for name, v in setting.items()))
+
+
+def many_networks(shops: Shops, objective: Callable, settings, n_seeds: int) -> ManyModels:
+    """A stack of lesson 01's networks, trained with another objective and the same rates."""
+    width = shops.train["home"]["x"].shape[-1]
+    return ManyModels(
+        lambda: DomainAdversarialNetwork(width, (32, 16), 2, CLICK),
+        objective,
+        shops.streams("click"),
+        settings,
+        range(n_seeds),
+        learning_rate={"": 1e-3, "domain_classifier": 5e-3},
+        betas=(0.5, 0.999),
+    )
+
+
+def match(
+    objective: Callable | str,
+    settings: dict[str, Sequence[float]] | None = None,
+    shops: Shops | None = None,
+    label: str | None = None,
+) -> Matched:
+    """Train one network for each setting and seed, all at once, and measure each on its later half."""
+    shops = shops or open_shops()
+    if isinstance(objective, str):
+        label, settings = label or objective, settings or {"weight": WEIGHTS[objective]}
+        objective = OBJECTIVES[objective]
+    n_seeds = len(shops.train["home"]["x"])
+    models = many_networks(shops, objective, settings, n_seeds).fit(STEPS, label=label or "matching")
+    return measured(models, shops)
+
+
+def measured(models: ManyModels, shops: Shops) -> Matched:
+    """Every score of a stack of networks, (W, S) each."""
+    home, abroad = (models.each(lambda m, x: m.encode(x), shops.test[d]["x"]) for d in ("home", "abroad"))
+    both = torch.cat([home, abroad], dim=1)  # (M, 2n, hidden)
+    shop = torch.arange(2, device=both.device).repeat_interleave(home.shape[1])
+    split = models.by_setting
+    return Matched(
+        settings=models.settings[:: models.n_seeds],
+        home_auc=split(click_auc(models, shops, "home")),
+        abroad_auc=split(click_auc(models, shops, "abroad")),
+        mmd=split(torch.vmap(squared_mmd, chunk_size=16)(home[:, :200], abroad[:, :200])).cpu(),
+        a_distance=split(proxy_a_distance(both, shop)).cpu(),
+    )
+
+
+# The kernel's reach.
+
+
+def pull_over_bandwidth(reaches: Sequence[float], shops: Shops | None = None) -> Tensor:
+    """How hard the MMD pulls the cloud of abroad at the start of training, at several bandwidths: (S, R).
+
+    The pull is the norm of the gradient averaged over abroad's rows, as a share of the hardest of the R pulls.
+    Bandwidths are ``reaches`` times the pooled median.
+    """
+    shops = shops or open_shops()
+    models = many_networks(shops, OBJECTIVES["MMD"], {"weight": (1.0,)}, len(shops.train["home"]["x"]))
+    rows = 4 * ROWS
+    home, abroad = (
+        models.each(lambda m, x: m.encode(x), shops.train[d]["x"][:, :rows]).cpu() for d in ("home", "abroad")
+    )
+
+    def pull(reach: float) -> Tensor:
+        def distance(abroad, home):
+            return squared_mmd(home, abroad, reach * median_bandwidth(home, abroad), scales=(1.0,))
+
+        return torch.vmap(torch.func.grad(distance))(abroad, home).mean(1).norm(dim=1)  # (S,)
+
+    pulls = torch.stack([pull(reach) for reach in reaches], dim=1)
+    return pulls / pulls.max(1, keepdim=True).values
+
+
+# The two-sample test.
+
+SHIFTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+@dataclass(frozen=True)
+class RejectionRates:
+    """How often the permutation test rejects at 5 %, over how far the samples lie apart.
+
+    Attributes
+    ----------
+    shifts : tuple of float
+    rejected : Tensor, (S, shifts)
+        Share of the tests that reject.
+    tests : tuple of int
+        How many tests a seed and a shift.
+    """
+
+    shifts: tuple[float, ...]
+    rejected: Tensor
+    tests: tuple[int, ...]
+
+
+def rejection_rates(rows: int = 40, shifts: Sequence[float] = SHIFTS, seeds: Sequence[int] = SEEDS) -> RejectionRates:
+    """Draw two small samples of features again and again, and test whether they differ.
+
+    Both come from home, without a row in common. To the second is added ``shift`` times the way from home's mean to
+    abroad's; at 0 both have one distribution, and there four times as many tests are made.
+    """
+    rates, tests = [], tuple(100 if shift == 0 else 25 for shift in shifts)
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        shops = open_shops(SHOP, (seed,))
+        home = torch.cat([half["home"]["x"][0] for half in (shops.train, shops.test)])  # (n, features)
+        step = shops.train["abroad"]["x"][0].mean(0) - shops.train["home"]["x"][0].mean(0)
+        times = zip(shifts, tests, strict=True)
+        rates.append([_rejection_rate(home, shift * step, rows, n, generator) for shift, n in times])
+    return RejectionRates(tuple(shifts), torch.tensor(rates), tests)
+
+
+def _rejection_rate(sample: Tensor, step: Tensor, rows: int, tests: int, generator: torch.Generator) -> float:
+    rejected = 0
+    for _ in range(tests):
+        drawn = sample[torch.randperm(len(sample), generator=generator)[: 2 * rows]]  # (2 rows, features)
+        test = mmd_permutation_test(drawn[:rows], drawn[rows:] + step, generator, n_permutations=99)
+        rejected += test.p_value <= 0.05
+    return rejected / tests
+
+
+# Training that is watched.
+
+
+@dataclass(frozen=True)
+class LiveMatching:
+    """A training as far as it has come: eight networks over T moments, and the features of the first.
+
+    Attributes
+    ----------
+    weight, reach : float
+        Weight of the MMD, and its bandwidth as a multiple of the pooled median.
+    steps : tuple of int, T of them
+    mmd, home_auc, abroad_auc : Tensor, (S, T)
+    points : Tensor, (P, 2)
+        Features in a plane, in which the kernel's bandwidth is ``radius``.
+    abroad, clicked : Tensor, (P,), bool
+    radius : float
+    """
+
+    weight: float
+    reach: float
+    steps: tuple[int, ...]
+    mmd: Tensor
+    home_auc: Tensor
+    abroad_auc: Tensor
+    points: Tensor
+    abroad: Tensor
+    clicked: Tensor
+    radius: float
+
+
+def train_live(weight: float, reach: float, seed: int) -> Iterator[Running]:
+    """Train eight networks with an MMD of one bandwidth, and report on the way."""
+    shops = open_shops(SHOP, tuple(range(1000 + 8 * seed, 1008 + 8 * seed)))
+    settings = {"weight": (weight,), "reach": (reach,)}
+    models = many_networks(shops, objective_with(mmd_at_one_scale), settings, 8)
+
+    def snapshot() -> LiveMatching:
+        curves = (models.history[name] for name in ("mmd", "home_auc", "abroad_auc"))
+        return LiveMatching(weight, reach, tuple(models.history_steps), *curves, *_plane(models, shops, reach))
+
+    def measure(models: ManyModels) -> dict[str, Tensor]:
+        home, abroad = (models.each(lambda m, x: m.encode(x), shops.test[d]["x"][:, :150]) for d in ("home", "abroad"))
+        return {
+            "mmd": torch.vmap(squared_mmd)(home, abroad),
+            "home_auc": click_auc(models, shops, "home"),
+            "abroad_auc": click_auc(models, shops, "abroad"),
+        }
+
+    for moment in models.train(STEPS, every=20, measure=measure):
+        yield Running(moment.step, moment.steps, snapshot)
+    return snapshot()
+
+
+_POINTS = 160  # of each shop
+
+
+def _plane(models: ManyModels, shops: Shops, reach: float) -> tuple[Tensor, Tensor, Tensor, float]:
+    """The first network's features in two dimensions; who is from abroad; who was clicked; the kernel's bandwidth."""
+    x = torch.cat([fields["x"][:, :_POINTS] for fields in shops.test.values()], dim=1)  # (S, 2P, F)
+    clicked = torch.cat([fields["click"][0, :_POINTS] for fields in shops.test.values()]) > 0  # (2P,)
+    abroad = torch.arange(len(clicked)) >= _POINTS
+    features = models.each(lambda model, x: model.encode(x), x)[0].cpu()  # (2P, hidden)
+    bandwidth = reach * median_bandwidth(features[~abroad], features[abroad])
+    points, scale = plane(features, abroad, clicked)
+    return points, abroad, clicked, float(bandwidth / scale)

@@ -1,0 +1,282 @@
+"""What the lesson draws: plain functions of a result and a figure."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from recmtl_lessons.lessons.cross_domain_transfer.genres import GenreTransfer
+from recmtl_lessons.lessons.cross_domain_transfer.linking import RATINGS_A_USER, Grid, LiveLinking
+from recmtl_lessons.lessons.cross_domain_transfer.linking import STEPS as LINKING_STEPS
+from recmtl_lessons.lessons.cross_domain_transfer.matching import LiveMatching, Matched, RejectionRates
+from recmtl_lessons.lessons.domain_adversarial.experiments import STEPS, Shops
+from recmtl_lessons.models import median_bandwidth, squared_mmd
+from recmtl_lessons.teaching import style
+from recmtl_lessons.teaching.claim import t_interval
+
+_GREY = "#555555"
+
+
+def draw_kernel(shops: Shops, figure, reaches: Sequence[float] = (0.1, 1.0, 10.0), rows: int = 24) -> list[float]:
+    """Draw the kernel between all pairs of some rows, at three bandwidths; return the squared MMD at each."""
+    home, abroad = (shops.train[domain]["x"][0, :rows] for domain in ("home", "abroad"))
+    both = torch.cat([home, abroad])
+    sigma = median_bandwidth(home, abroad)
+    found = []
+    for axis, reach in zip(style.panels(figure, len(reaches)), reaches, strict=True):
+        kernel = torch.exp(-torch.cdist(both, both).square() / (2 * (reach * sigma) ** 2))
+        found.append(float(squared_mmd(home, abroad, reach * sigma, scales=(1.0,))))
+        axis.imshow(kernel, cmap="cividis", vmin=0, vmax=1)
+        axis.axhline(rows - 0.5, color="white", lw=2)
+        axis.axvline(rows - 0.5, color="white", lw=2)
+        axis.grid(visible=False)
+        axis.set_xticks([rows / 2, 1.5 * rows], ["home", "abroad"])
+        axis.set_yticks([rows / 2, 1.5 * rows], ["home", "abroad"], rotation=90, va="center")
+        axis.set_title(f"σ = {reach:g} × median\nMMD² = {found[-1]:.3f}")
+    return found
+
+
+def draw_alignments(results: Mapping[str, Matched], figure) -> None:
+    """Left: AUC abroad over the weight of each alignment. Right: what a fresh classifier still finds of the shop."""
+    left, right = style.panels(figure, 2)
+    looks = {"MMD": ("blue", "o", "-"), "adversary": ("vermillion", "^", "--"), "CORAL": ("green", "s", "-.")}
+    nothing = results["MMD"]
+    for name, result in results.items():
+        weights = [setting["weight"] for setting in result.settings]
+        place = [_place(weight) for weight in weights]
+        style.band(left, place, result.abroad_auc.T, name, *looks[name])
+        style.band(right, place, result.a_distance.T, name, *looks[name])
+    for axis, scores in ((left, nothing.abroad_auc), (right, nothing.a_distance)):
+        axis.axhline(scores[0].mean(), color=_GREY, lw=1.4, ls=":")
+        axis.set_xticks([_place(w) for w in _SHOWN], [f"{w:g}" for w in _SHOWN])
+        axis.set(xlabel="weight of the alignment", xlim=(-0.4, _place(_SHOWN[-1]) + 0.3))
+    left.text(0.0, nothing.abroad_auc[0].mean() - 0.035, "no alignment", fontsize=11, color=_GREY)
+    left.set(ylim=(0.3, 1.0), ylabel="AUC of clicks abroad", title="Who is served?")
+    right.set(ylim=(0, 1.85), ylabel="proxy A-distance: 0 guesses, 2 knows", title="What a fresh classifier finds")
+    right.legend(loc="lower right")
+
+
+_SHOWN = (0.0, 0.1, 1.0, 10.0, 100.0, 1000.0)
+
+
+def _place(weight: float) -> float:
+    """Where a weight stands on the axis: logarithmic from 0.1 on, with 0 a step to its left."""
+    return 0.0 if weight <= 0 else 1.0 + math.log10(weight / 0.1) if weight >= 0.1 else weight / 0.1
+
+
+def draw_bandwidth(reaches: Sequence[float], pull: Tensor, fixed: Matched, figure) -> None:
+    """Left: how hard the MMD pulls, over its bandwidth. Right: AUC abroad after training with one that stays."""
+    left, right = style.panels(figure, 2)
+    style.band(left, reaches, pull, "pull", "blue", "o", "-")
+    left.axvline(1.0, color=_GREY, lw=1.4, ls=":")
+    left.text(1.1, 0.03, "median", color=_GREY, fontsize=12)
+    left.set(
+        xscale="log", ylim=(-0.03, 1.08), xlabel="bandwidth, in pooled medians",
+        ylabel="pull on abroad's cloud (hardest = 1)", title="At the start of training",
+    )  # fmt: skip
+    bandwidths = [setting["bandwidth"] for setting in fixed.settings]
+    style.band(right, bandwidths, fixed.abroad_auc.T, "fixed bandwidth", "vermillion", "^", "--")
+    right.set(
+        xscale="log", ylim=(0.3, 1.0), xlabel="bandwidth, fixed", ylabel="AUC of clicks abroad",
+        title="After training with it",
+    )  # fmt: skip
+
+
+def draw_test(rates: RejectionRates, figure) -> None:
+    """Share of samples that the permutation test rejects, over how far they lie apart."""
+    (axis,) = style.panels(figure, 1)
+    style.band(axis, rates.shifts, rates.rejected, "rejected", "blue", "o", "-")
+    axis.axhline(0.05, color=_GREY, lw=1.4, ls=":")
+    axis.text(rates.shifts[-1], 0.08, "5 %", color=_GREY, fontsize=12, ha="right")
+    axis.set(
+        ylim=(-0.02, 1.05), xlabel="shift, as a share of the way from home to abroad", ylabel="share rejected",
+        title="How often the test says: different",
+    )  # fmt: skip
+
+
+def draw_network(figure) -> None:
+    """Draw the transfer network as boxes: what is shared, and what each shop has of its own."""
+    axis = figure.subplots()
+    axis.set(xlim=(0, 13.4), ylim=(-0.1, 5.1))
+    axis.axis("off")
+    blue, red, green = (style.PALETTE[c] for c in ("blue", "vermillion", "green"))
+    boxes = (
+        (0.2, 3.9, 2.3, "items: books", blue), (0.2, 2.2, 2.3, "users", green), (0.2, 0.5, 2.3, "items: films", red),
+        (4.3, 3.1, 2.2, "tower: books", blue), (4.3, 1.3, 2.2, "tower: films", red),
+        (8.0, 2.2, 2.0, "shared\nlayers", green), (11.3, 2.2, 1.7, "head", green),
+    )  # fmt: skip
+    for box in boxes:
+        _box(axis, *box)
+    for start, end, colour in (
+        ((2.6, 4.4), (4.2, 3.9), blue), ((2.6, 2.9), (4.2, 3.4), blue), ((2.6, 2.5), (4.2, 2.0), red),
+        ((2.6, 1.0), (4.2, 1.5), red), ((6.6, 3.6), (7.9, 3.0), blue), ((6.6, 1.8), (7.9, 2.4), red),
+        ((10.1, 2.7), (11.2, 2.7), green),
+    ):  # fmt: skip
+        axis.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 2.4})
+    axis.text(1.35, 3.45, "one row a person", color=green, fontsize=12, ha="center")
+    axis.text(10.65, 3.0, "z", color=green, fontsize=16, ha="center")
+    axis.text(10.65, 1.5, "MMD compares\nthe z of both shops", color=green, fontsize=12, ha="center")
+    axis.text(5.4, 0.5, "a product of the embeddings\nruns beside each tower", color=_GREY, fontsize=12, ha="center")
+
+
+def _box(axis, x: float, y: float, width: float, text: str, colour: str) -> None:
+    from matplotlib.patches import FancyBboxPatch
+
+    axis.add_patch(FancyBboxPatch((x, y), width, 1.0, boxstyle="round,pad=0.08", fc="white", ec=colour, lw=2.8))
+    axis.text(x + width / 2, y + 0.5, text, ha="center", va="center", fontsize=14)
+
+
+def draw_ratings(alone: Tensor, linked: Tensor, figure, one_table: Tensor | None = None) -> None:
+    """RMSE over the number of ratings that a user had to learn from; each (S, groups)."""
+    (axis,) = style.panels(figure, 1)
+    _over_ratings(axis, alone, linked)
+    if one_table is not None:
+        style.band(axis, range(len(RATINGS_A_USER)), one_table, "linked, but one table for all ids", "black", "s", ":")
+    axis.set(title="Users with few ratings gain most" if one_table is None else "One table too few")
+    axis.legend(loc="lower left")
+
+
+def _over_ratings(axis, alone: Tensor, linked: Tensor) -> None:
+    place = range(len(RATINGS_A_USER))
+    style.band(axis, place, alone, "films alone", "blue", "o", "-")
+    style.band(axis, place, linked, "with books, accounts linked", "vermillion", "^", "--")
+    axis.set_xticks(place, RATINGS_A_USER)
+    axis.set(ylim=(0.6, 1.22), xlabel="ratings of films a user has given", ylabel="RMSE of their other ratings")
+
+
+def draw_grid(grid: Grid, figure) -> None:
+    """Draw the gain over overlap and relatedness as a heat map with its numbers."""
+    (axis,) = style.panels(figure, 1)
+    _heat_map(axis, grid)
+
+
+def _heat_map(axis, grid: Grid) -> None:
+    gain = grid.gain.mean(2)  # (R, O)
+    edges = [_edges(values) for values in (grid.overlaps, grid.relatedness)]
+    axis.pcolormesh(*edges, gain, cmap="RdBu", vmin=-0.3, vmax=0.3)
+    for r, relatedness in enumerate(grid.relatedness):
+        for o, overlap in enumerate(grid.overlaps):
+            value = float(gain[r, o])
+            axis.text(
+                overlap, relatedness, f"{value:+.2f}".replace("-", "−"), ha="center", va="center", fontsize=13,
+                color="white" if abs(value) > 0.18 else "black",
+            )  # fmt: skip
+    axis.set_xticks(grid.overlaps, [f"{overlap:.0%}" for overlap in grid.overlaps])
+    axis.set_yticks(grid.relatedness, [f"{relatedness:g}" for relatedness in grid.relatedness])
+    axis.grid(visible=False)
+    axis.set(
+        xlabel="share of accounts linked", ylabel="correlation of tastes", xlim=(edges[0][0], edges[0][-1]),
+        ylim=(edges[1][0], edges[1][-1]), title="Gain in RMSE (users with 2 or 4)",
+    )  # fmt: skip
+
+
+def _edges(values: Sequence[float]) -> list[float]:
+    """Borders of cells around values at equal distances."""
+    half = (values[1] - values[0]) / 2
+    return [values[0] - half, *(value + half for value in values)]
+
+
+def draw_live_linking(result: LiveLinking, grid: Grid, figure) -> None:
+    """Left: the map with your place in it. Right: the error of your two arms, by number of ratings."""
+    place, curves = style.panels(figure, 2)
+    _heat_map(place, grid)
+    gain, _, _ = t_interval(result.gain)
+    place.text(
+        result.overlap, result.relatedness, f"★ {gain:+.2f}".replace("-", "−"), ha="center", va="center", fontsize=15,
+        fontweight="bold", bbox={"fc": style.PALETTE["yellow"], "ec": "black", "lw": 1.6, "pad": 3.5},
+    )  # fmt: skip
+    _over_ratings(curves, *result.error)
+    curves.set(title=f"Your place, eight worlds, step {result.step} of {LINKING_STEPS}")
+    curves.legend(loc="lower left")
+
+
+def describe_live_linking(result: LiveLinking) -> str:
+    """The live picture in words."""
+    gain, low, high = t_interval(result.gain)
+    alone, linked = result.error[:, :, :2].square().mean((1, 2)).sqrt().tolist()
+    return (
+        f"{result.overlap:.0%} of the accounts linked, tastes correlated at {result.relatedness:g}, step {result.step} "
+        f"of {LINKING_STEPS}, 8 worlds: RMSE of users with 2 or 4 ratings {alone:.2f} alone and {linked:.2f} with the "
+        f"source, a gain of {gain:+.3f} (95 % interval {low:+.3f} to {high:+.3f})."
+    )
+
+
+def draw_live_matching(result: LiveMatching, band: Matched, figure) -> None:
+    """Draw the two clouds and the kernel's reach, the curves, and the place in the band."""
+    from matplotlib.patches import Circle
+
+    clouds, curves, place = style.panels(figure, 3, (1.0, 1.0, 1.0))
+    for abroad, name, colour, marker in ((False, "home", "blue", "o"), (True, "abroad", "vermillion", "^")):
+        for clicked in (False, True):
+            x, y = result.points[(result.abroad == abroad) & (result.clicked == clicked)].T
+            shade = style.PALETTE[colour]
+            clouds.scatter(
+                x, y, s=24, marker=marker, edgecolors=shade, linewidths=1.0, alpha=0.7,
+                facecolors=shade if clicked else "none", label=f"{name}, {'clicked' if clicked else 'not'}",
+            )  # fmt: skip
+    clouds.add_patch(Circle((0, 0), result.radius, fc="none", ec="black", lw=2.2))
+    if result.radius > 3.2:
+        clouds.text(0, 1.95, "the kernel reaches beyond the picture", ha="center", fontsize=11)
+    else:
+        clouds.text(0, min(result.radius + 0.1, 1.95), "σ", ha="center", fontsize=14)
+    clouds.set(
+        xlim=(-2.3, 2.3), ylim=(-2.6, 2.3), aspect="equal", xlabel="where the shops lie apart",
+        ylabel="where the rest spreads", title="One network's features",
+    )  # fmt: skip
+    clouds.legend(loc="lower center", ncols=2, fontsize=10, columnspacing=0.8, handletextpad=0.1)
+    style.band(curves, result.steps, result.abroad_auc, "AUC abroad", "vermillion", None, "--")
+    style.band(curves, result.steps, result.mmd, "MMD² (median σ)", "black", None, "-")
+    curves.set(xlim=(0, STEPS), ylim=(-0.05, 1.02), xlabel="training step", title="Eight networks, live")
+    curves.legend(loc="center right")
+    grid = [_place(setting["weight"]) for setting in band.settings]
+    style.band(place, grid, band.home_auc.T, "home", "blue", "o", "-")
+    style.band(place, grid, band.abroad_auc.T, "abroad", "vermillion", "^", "--")
+    for scores, label in ((result.home_auc, None), (result.abroad_auc, "yours")):
+        mean, low, high = t_interval(scores[:, -1])
+        place.errorbar(
+            _place(result.weight), mean, [[mean - low], [high - mean]], fmt="*", ms=19, lw=3, capsize=7,
+            color="black", label=label,
+        )  # fmt: skip
+    shown = _SHOWN[:4]
+    place.set_xticks([_place(w) for w in shown], [f"{w:g}" for w in shown])
+    place.set(
+        xlim=(-0.4, _place(30.0) + 0.2), ylim=(0.3, 1.02), xlabel="weight of the MMD", title="You beside the sweep",
+    )  # fmt: skip
+    place.legend(loc="lower right")
+
+
+def describe_live_matching(result: LiveMatching) -> str:
+    """The live picture in words."""
+    mean, low, high = t_interval(result.abroad_auc[:, -1])
+    return (
+        f"Weight {result.weight:g}, bandwidth {result.reach:g} times the median, step {result.steps[-1]} of {STEPS}, 8 "
+        f"networks: squared MMD {float(result.mmd[:, -1].mean()):.3f}, AUC abroad {mean:.2f} (95 % interval {low:.2f} "
+        f"to {high:.2f}), at home {float(result.home_auc[:, -1].mean()):.2f}."
+    )
+
+
+def draw_genres(result: GenreTransfer, figure) -> None:
+    """How much lower than alone the error of each way is, for each pair of genres."""
+    (axis,) = style.panels(figure, 1)
+    rows = torch.arange(len(result.pairs))
+    ways = (
+        (result.linked, "linked", "vermillion", "^", -0.22),
+        (result.pooled, "all in one pool", "blue", "o", 0.0),
+        (result.user_mean, "each user's mean, no network", "black", "s", 0.22),
+    )
+    for errors, label, colour, marker, lift in ways:
+        gains = result.alone - errors  # (pairs, S)
+        mean, low, high = t_interval(gains.T)
+        axis.plot(gains, (rows[:, None] + lift).expand_as(gains), "o", ms=4, color=style.PALETTE[colour], alpha=0.3)
+        axis.errorbar(
+            mean, rows + lift, xerr=[mean - low, high - mean], fmt=marker, ms=10, lw=3, capsize=6,
+            color=style.PALETTE[colour], label=label,
+        )  # fmt: skip
+    axis.axvline(0, color=_GREY, lw=1.2)
+    axis.set_yticks(rows, [f"{source} → {target}" for source, target in result.pairs])
+    axis.set(
+        xlabel="how much lower the RMSE is than of the target alone (small dots: single splits)",
+        title="MovieLens: what the other genre is worth", ylim=(len(result.pairs) - 0.05, -0.5),
+    )  # fmt: skip
+    axis.legend(loc="lower left", ncols=3, fontsize=11)

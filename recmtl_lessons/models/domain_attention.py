@@ -1,0 +1,367 @@
+"""Attention across domains: what is known of a user in other domains, weighed by a query from the domain asked about.
+
+Source: Vaswani, Shazeer, Parmar, Uszkoreit, Jones, Gomez, Kaiser, Polosukhin, "Attention is all you need",
+NeurIPS 2017, section 3.2.1 (scaled dot-product attention).
+
+Departures from the paper: the positions of the sequence are the domains, and there is one query, that of the domain
+asked about; one head, no stack of layers, no positional encoding but one learned token a domain. A mask takes out the
+domains in which a user has no history. What is attended to meets the candidate item in a small network of its own.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from recmtl_lessons.models._checks import (
+    _values_are_at_hand,
+    check_choice,
+    check_count,
+    check_features,
+    check_labels,
+    check_number,
+)
+
+
+def masked_attention(
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, temperature: float | Tensor = 1.0
+) -> tuple[Tensor, Tensor]:
+    r"""Scaled dot-product attention of one query a row, with the weights it used.
+
+    .. math:: w_d = \frac{m_d \exp(q \cdot k_d / (\tau \sqrt{A}))}{\sum_e m_e \exp(q \cdot k_e / (\tau \sqrt{A}))},
+              \qquad \text{attended} = \sum_d w_d v_d
+
+    Parameters
+    ----------
+    query : Tensor, (batch, A)
+    keys : Tensor, (batch, D, A)
+    values : Tensor, (batch, D, V)
+    mask : Tensor, (batch, D), bool, optional
+        True where there is something to attend to. A row without any gives NaN: there is no right answer, and the
+        callers that can look at values refuse it.
+    temperature : float or scalar Tensor
+        :math:`\tau`; 1 is plain attention, infinity is the mean over what the mask leaves.
+
+    Returns
+    -------
+    attended : Tensor, (batch, V)
+    weights : Tensor, (batch, D)
+        At least 0, exactly 0 where the mask is False; rows sum to 1.
+
+    References
+    ----------
+    Vaswani et al. (2017), section 3.2.1, equation 1. Equal to ``torch.nn.functional.scaled_dot_product_attention``
+    with a sequence of D and one query, at temperature 1.
+    """
+    # Products and sums, not matrix products: one query meets a handful of keys, and tiny matrix products are slow.
+    scores = (keys * query.unsqueeze(-2)).sum(-1) / math.sqrt(query.shape[-1]) / temperature  # (batch, D)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)  # before the softmax, so that the others share the whole weight
+    weights = scores.softmax(dim=-1)
+    return (weights.unsqueeze(-1) * values).sum(-2), weights
+
+
+class MultiDomainAttentionNetwork(nn.Module):
+    r"""Predict in one domain from a user's history in all of them, weighed by attention.
+
+    For a user with features :math:`x_d` in domain d, a token :math:`t_d` learned for each domain, and the domain asked
+    about, :math:`a`,
+
+    .. math:: e_d = E_d x_d, \qquad q = W_q (t_a + m_a e_a), \qquad k_d = W_k (t_d + e_d), \qquad v_d = W_v e_d,
+
+    and `masked_attention` of q, k and v with mask m is what the rest of the network gets to know about the user. It
+    meets the candidate item c, as :math:`[u,\, t_a,\, C c,\, u \odot C c]`, in a feed-forward network with one logit.
+    A user without history in the domain asked about (:math:`m_a = 0`) asks with the token alone.
+
+    Parameters
+    ----------
+    domain_features : mapping {str: int}
+        Each domain's name and the width of its user features. The order of the names is the order of the columns of
+        masks and weights.
+    embedding_dim : int
+        Width of :math:`e`, :math:`t` and :math:`v`.
+    attention_dim : int
+        Width of q and k.
+    hidden_dims : sequence of int
+        Widths of the feed-forward layers; the last is the width of the shared representation.
+    dropout_rate : float
+        Share of the hidden units dropped in training, in [0, 1).
+    item_dim : int
+        Width of the candidate item's features; 0 if nothing but the user is known.
+    shared_encoder : bool
+        One encoder E for all domains, which must then have features of one width and one meaning. With an encoder of
+        its own for each domain the network may scale a domain's values down, or turn them around, instead of attending
+        less, and the weights alone no longer say how much a domain counts.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range; the message names it, what came and what was expected.
+    """
+
+    def __init__(
+        self,
+        domain_features: Mapping[str, int],
+        embedding_dim: int = 64,
+        attention_dim: int = 32,
+        hidden_dims: Sequence[int] = (128, 64),
+        dropout_rate: float = 0.0,
+        item_dim: int = 0,
+        shared_encoder: bool = False,
+    ):
+        _check_arguments(domain_features, embedding_dim, attention_dim, hidden_dims, dropout_rate, item_dim)
+        _check_sharing(shared_encoder, domain_features)
+        super().__init__()
+        self.domain_features = dict(domain_features)
+        self.domains = tuple(domain_features)
+        self.item_dim = item_dim
+
+        widths = list(self.domain_features.values())
+        # A list, not a ModuleDict: domain names are the user's words, and may hold dots or spaces.
+        self.encoders = nn.ModuleList(
+            nn.Linear(width, embedding_dim) for width in (widths[:1] if shared_encoder else widths)
+        )
+        self.tokens = nn.Parameter(torch.randn(len(widths), embedding_dim) / math.sqrt(embedding_dim))
+        self.to_query = nn.Linear(embedding_dim, attention_dim, bias=False)
+        self.to_key = nn.Linear(embedding_dim, attention_dim, bias=False)
+        self.to_value = nn.Linear(embedding_dim, embedding_dim, bias=False)
+        self.item_encoder = nn.Linear(item_dim, embedding_dim) if item_dim else None
+
+        layers: list[nn.Module] = []
+        entry = embedding_dim * (4 if item_dim else 2)
+        for inputs, outputs in zip((entry, *hidden_dims), hidden_dims, strict=False):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+            if dropout_rate:
+                layers.append(nn.Dropout(dropout_rate))
+        self.hidden = nn.Sequential(*layers)
+        self.output = nn.Linear(hidden_dims[-1], 1)
+
+    def compute_cross_domain_attention(
+        self,
+        query_domain: str | Tensor,
+        domain_features: Mapping[str, Tensor],
+        mask: Tensor | None = None,
+        temperature: float | Tensor = 1.0,
+    ) -> tuple[Tensor, Tensor]:
+        """Weigh a user's domains for one of them.
+
+        Parameters
+        ----------
+        query_domain : str or Tensor (batch,) of integers
+            The domain asked about: one name for all rows, or each row's own, as its number in ``domains``.
+        domain_features : mapping {str: Tensor (batch, width)}
+            Features of the same users in every domain: row k is one user in all of them. The order of the names does
+            not matter.
+        mask : Tensor, (batch, n_domains), bool, optional
+            True where the user has a history; columns in the order of ``domains``. What stands in a masked row of the
+            features does not matter. All True unless given.
+        temperature : float or scalar Tensor
+            More than 0; infinity weighs all domains alike.
+
+        Returns
+        -------
+        attended : Tensor, (batch, embedding_dim)
+        weights : Tensor, (batch, n_domains)
+            Rows sum to 1; exactly 0 where the mask is False.
+
+        Raises
+        ------
+        ValueError
+            If a domain is unknown or missing, the batches differ, a shape or dtype is wrong, a visible feature is not
+            finite, or a user has no history anywhere. Inside ``torch.vmap`` values cannot be looked at: there a user
+            without any history gives NaN.
+        """
+        _check_temperature(temperature)
+        return masked_attention(*self.project(query_domain, domain_features, mask), temperature)
+
+    def forward(
+        self,
+        query_domain: str | Tensor,
+        domain_features: Mapping[str, Tensor],
+        mask: Tensor | None = None,
+        item_features: Tensor | None = None,
+        temperature: float | Tensor = 1.0,
+    ) -> dict[str, Tensor]:
+        """Answer for each user, and say where the answer looked.
+
+        Parameters
+        ----------
+        query_domain, domain_features, mask, temperature
+            As in `compute_cross_domain_attention`.
+        item_features : Tensor, (batch, item_dim)
+            The candidate items, row by row; asked for if ``item_dim`` is not 0, refused if it is.
+
+        Returns
+        -------
+        dict
+            ``predictions``, (batch,): logits. ``attention_weights``, (batch, n_domains). ``shared_representation``,
+            (batch, hidden_dims[-1]): the last hidden layer.
+
+        Raises
+        ------
+        ValueError
+            As `compute_cross_domain_attention`, and if item features are missing, unexpected or of the wrong shape.
+        """
+        rows = _check_rows(self.domain_features, domain_features)
+        self._check_items(item_features, rows)
+        _check_temperature(temperature)
+        token, *projected = self._project(query_domain, domain_features, mask)
+        attended, weights = masked_attention(*projected, temperature)
+        parts = [attended, token]
+        if item_features is not None:
+            item = self.item_encoder(item_features)  # (batch, embedding)
+            parts += [item, attended * item]
+        shared = self.hidden(torch.cat(parts, dim=-1))  # (batch, hidden_dims[-1])
+        return {
+            "predictions": self.output(shared).squeeze(-1),
+            "attention_weights": weights,
+            "shared_representation": shared,
+        }
+
+    @torch.no_grad()
+    def predict(
+        self,
+        query_domain: str | Tensor,
+        domain_features: Mapping[str, Tensor],
+        mask: Tensor | None = None,
+        item_features: Tensor | None = None,
+        temperature: float | Tensor = 1.0,
+    ) -> Tensor:
+        """Probability of a 1 for each row, (batch,), without dropout and without gradients; arguments as `forward`."""
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            return self(query_domain, domain_features, mask, item_features, temperature)["predictions"].sigmoid()
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    def project(
+        self, query_domain: str | Tensor, domain_features: Mapping[str, Tensor], mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Query, keys, values and mask, as `masked_attention` takes them; arguments as above.
+
+        Returns
+        -------
+        query : Tensor, (batch, attention_dim)
+        keys : Tensor, (batch, n_domains, attention_dim)
+        values : Tensor, (batch, n_domains, embedding_dim)
+        mask : Tensor, (batch, n_domains), bool
+        """
+        return self._project(query_domain, domain_features, mask)[1:]
+
+    def _project(self, query_domain, domain_features, mask) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The token of the domain asked about, (batch, embedding), and what `project` returns."""
+        rows = _check_rows(self.domain_features, domain_features)
+        features = [domain_features[name] for name in self.domains]
+        mask = self._check_mask(mask, rows, features[0].device)
+        for d, name in enumerate(self.domains):
+            _check_visible(f"domain_features[{name!r}]", features[d], mask, d)
+        is_query = self._is_query(query_domain, rows, mask.device)  # (batch, D)
+
+        embedded = self._embed(features, mask)  # (batch, D, embedding)
+        own = ((is_query & mask).unsqueeze(-1) * embedded).sum(1)  # (batch, embedding), 0 without history there
+        token = is_query.to(embedded.dtype) @ self.tokens  # (batch, embedding)
+        keys = self.to_key(self.tokens + embedded)  # (batch, D, attention)
+        return token, self.to_query(token + own), keys, self.to_value(embedded), mask
+
+    def _embed(self, features: Sequence[Tensor], mask: Tensor) -> Tensor:
+        """One (batch, width) a domain -> (batch, D, embedding); what is masked is read as zeros."""
+        if len(self.encoders) < len(self.domains):
+            return self.encoders[0](torch.stack(features, dim=1).masked_fill(~mask.unsqueeze(-1), 0.0))
+        visible = [x.masked_fill(~mask[:, d : d + 1], 0.0) for d, x in enumerate(features)]
+        return torch.stack([encode(x) for encode, x in zip(self.encoders, visible, strict=True)], dim=1)
+
+    def _is_query(self, query_domain: str | Tensor, rows: int, device: torch.device) -> Tensor:
+        """Whether a domain is the one asked about, (batch, n_domains), bool."""
+        if isinstance(query_domain, Tensor):
+            check_labels("query_domain", query_domain, rows, len(self.domains))
+        else:
+            check_choice("query_domain", query_domain, self.domains)
+            query_domain = torch.full((rows,), self.domains.index(query_domain), device=device)
+        return query_domain.unsqueeze(1) == torch.arange(len(self.domains), device=device)
+
+    def _check_mask(self, mask: Tensor | None, rows: int, device: torch.device) -> Tensor:
+        shape = (rows, len(self.domains))
+        if mask is None:
+            return torch.ones(shape, dtype=torch.bool, device=device)
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != shape:
+            came = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise ValueError(f"mask: got {came}, expected a bool tensor {shape}, columns in the order {self.domains}")
+        if _values_are_at_hand(mask) and not mask.any(dim=1).all():
+            empty = int((~mask.any(dim=1)).nonzero()[0])
+            raise ValueError(
+                f"mask: got no history in any domain for row {empty}, expected at least one True in each row"
+            )
+        return mask
+
+    def _check_items(self, item_features: Tensor | None, rows: int) -> None:
+        if item_features is None and self.item_dim:
+            raise ValueError(f"item_features: got None, expected a float tensor ({rows}, {self.item_dim})")
+        if item_features is None:
+            return
+        if not self.item_dim:
+            raise ValueError("item_features: got a value, expected None, because the network was made with item_dim=0")
+        check_features("item_features", item_features, self.item_dim)
+        if len(item_features) != rows:
+            raise ValueError(f"item_features: got {len(item_features)} rows, expected {rows}, one for each user's row")
+
+
+def _check_rows(expected: Mapping[str, int], domain_features: Mapping[str, Tensor]) -> int:
+    """Refuse anything but one float tensor (batch, width) a domain, all with one batch; return its size."""
+    if not isinstance(domain_features, Mapping) or set(domain_features) != set(expected):
+        came = tuple(domain_features) if isinstance(domain_features, Mapping) else type(domain_features).__name__
+        raise ValueError(f"domain_features: got {came!r}, expected a mapping with the domains {tuple(expected)}")
+    for name, width in expected.items():
+        x = domain_features[name]
+        if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != width or not x.is_floating_point():
+            came = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"domain_features[{name!r}]: got {came}, expected a float tensor (batch, {width})")
+    sizes = {name: len(domain_features[name]) for name in expected}
+    rows = next(iter(sizes.values()))
+    if rows == 0 or len(set(sizes.values())) > 1:
+        raise ValueError(
+            f"domain_features: got {sizes} rows, expected one number of at least 1, row k being one user everywhere"
+        )
+    return rows
+
+
+def _check_visible(name: str, x: Tensor, mask: Tensor, d: int) -> None:
+    """Refuse values that are not finite where the mask's column d is True."""
+    if _values_are_at_hand(x) and _values_are_at_hand(mask) and not torch.isfinite(x[mask[:, d]]).all():
+        raise ValueError(f"{name}: got NaN or infinite values where the mask is True, expected finite numbers")
+
+
+def _check_temperature(temperature: object) -> None:
+    if isinstance(temperature, Tensor) or temperature == math.inf:
+        return
+    check_number("temperature", temperature, 0.0)
+    if temperature == 0:
+        raise ValueError(f"temperature: got {temperature!r}, expected a number of more than 0")
+
+
+def _check_arguments(domain_features, embedding_dim, attention_dim, hidden_dims, dropout_rate, item_dim) -> None:
+    if not isinstance(domain_features, Mapping) or not domain_features:
+        raise ValueError(f"domain_features: got {domain_features!r}, expected {{domain name: width}}, at least one")
+    for name, width in domain_features.items():
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"domain_features: got the name {name!r}, expected a non-empty string")
+        check_count(f"domain_features[{name!r}]", width)
+    check_count("embedding_dim", embedding_dim)
+    check_count("attention_dim", attention_dim)
+    if not isinstance(hidden_dims, Sequence) or not hidden_dims:
+        raise ValueError(f"hidden_dims: got {hidden_dims!r}, expected a sequence of at least one width")
+    for width in hidden_dims:
+        check_count("hidden_dims", width)
+    check_number("dropout_rate", dropout_rate, 0.0, 1.0 - 1e-9)
+    check_count("item_dim", item_dim, least=0)
+
+
+def _check_sharing(shared_encoder: object, domain_features: Mapping[str, int]) -> None:
+    if not isinstance(shared_encoder, bool):
+        raise ValueError(f"shared_encoder: got {shared_encoder!r}, expected True or False")
+    if shared_encoder and len(set(domain_features.values())) > 1:
+        raise ValueError(
+            f"shared_encoder: got True with widths {tuple(domain_features.values())}, expected the same everywhere"
+        )
