@@ -57,8 +57,8 @@ def squared_mmd(
 
     References
     ----------
-    Gretton et al. (2012), equation 3 (unbiased) and 5 (biased). Departure: the mean over scales, which is a kernel
-    too, and still tells samples apart when one scale is badly chosen.
+    Gretton et al. (2012), equation 3 (unbiased) and 5 (biased; there its root). Departure: the mean over scales, which
+    is a kernel too, and still tells samples apart when one scale is badly chosen.
     """
     check_samples(x, y, least=2 if unbiased else 1)
     sigmas = _sigmas(median_bandwidth(x, y) if bandwidth is None else bandwidth, scales, x)

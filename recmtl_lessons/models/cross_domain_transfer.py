@@ -6,10 +6,11 @@ over them: He, Liao, Zhang, Nie, Hu, Chua, "Neural collaborative filtering", WWW
 whose outputs are made alike by a maximum mean discrepancy in the loss: Long, Cao, Wang, Jordan, "Learning transferable
 features with deep adaptation networks", ICML 2015.
 
-Departures: the network over the embeddings starts at zero, as a correction to the product. Without that head start it
-learns single ratings by heart long before it finds the product (on how hard a product is to learn: Rendle, Krichene,
-Zhang, Anderson, "Neural collaborative filtering vs. matrix factorization revisited", RecSys 2020). He et al. have a set
-of embeddings for each path; here both read the same. Long et al. compare several layers, here it is the last one alone.
+Departures: the network over the embeddings starts at zero, as a correction to the product, which is hard to learn for a
+network by itself (Rendle, Krichene, Zhang, Anderson, "Neural collaborative filtering vs. matrix factorization
+revisited", RecSys 2020). He et al. have a set of embeddings for each path; here both read the same. Long et al. compare
+several layers, and learn how to weigh their kernels; here it is the last shared layer alone, and all kernels weigh the
+same.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from recmtl_lessons.models._checks import check_choice, check_count, check_ids, check_number, check_widths
+from recmtl_lessons.models._modes import evaluating
 from recmtl_lessons.models.alignment import check_samples, coral_loss, squared_mmd
 from recmtl_lessons.models.domain_adversarial import GradientReversalLayer
 
@@ -138,17 +140,24 @@ class CrossDomainTransferNetwork(nn.Module):
     def encode_embeddings(self, domain: str, user: Tensor, item: Tensor) -> Tensor:
         """Shared representation, (batch, shared_dims[-1]), of what `embed` returned."""
         number = self._number(domain)
-        product = torch.cat([user[:, :-1] * item[:, :-1], user[:, -1:], item[:, -1:]], dim=1)  # (batch, embedding + 2)
+        parts = [user[:, :-1] * item[:, :-1], user[:, -1:], item[:, -1:]]
+        product = torch.cat(parts, dim=1)  # (batch, embedding + 2)
         tower = self.towers[number](torch.cat([user, item, product], dim=1))  # (batch, hidden)
         return self.product_layer(product) + self.shared_layers(tower)  # (batch, shared)
 
-    def predict_shared(self, domain: str, shared: Tensor) -> Tensor:
+    def read(self, domain: str, shared: Tensor) -> Tensor:
         """Predictions, (batch,), of rows of one domain from their shared representation."""
         return self.head(shared).squeeze(1) + self.intercepts[self._number(domain)]
 
+    def answer(self, domain: str, user_ids: Tensor, item_ids: Tensor) -> Tensor:
+        """Predictions like `predict`, but in the current mode and with gradients."""
+        return self.read(domain, self.encode_domain(domain, user_ids, item_ids))
+
+    @torch.no_grad()
     def predict(self, domain: str, user_ids: Tensor, item_ids: Tensor) -> Tensor:
-        """Predictions of rows of one domain, (batch,), in the current mode and with gradients; errors as `embed`."""
-        return self.predict_shared(domain, self.encode_domain(domain, user_ids, item_ids))
+        """Predictions of rows of one domain, (batch,), without dropout and without gradients; errors as `embed`."""
+        with evaluating(self):
+            return self.answer(domain, user_ids, item_ids)
 
     def forward(
         self,
@@ -193,8 +202,8 @@ class CrossDomainTransferNetwork(nn.Module):
         source = self.encode_domain(source_domain, source_user_ids, source_item_ids)
         target = self.encode_domain(target_domain, target_user_ids, target_item_ids)
         return {
-            "target_predictions": self.predict_shared(target_domain, target),
-            "source_predictions": self.predict_shared(source_domain, source),
+            "target_predictions": self.read(target_domain, target),
+            "source_predictions": self.read(source_domain, source),
             "source_shared": source,
             "target_shared": target,
             "source_domain_logits": self.domain_classifier(GradientReversalLayer.apply(source, alpha)),

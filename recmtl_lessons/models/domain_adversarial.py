@@ -24,6 +24,7 @@ from recmtl_lessons.models._checks import (
     check_number,
     check_values,
 )
+from recmtl_lessons.models._modes import evaluating
 
 TASK_TYPES = ("classification", "regression")
 
@@ -193,13 +194,8 @@ class DomainAdversarialNetwork(nn.Module):
         ValueError
             As `forward`.
         """
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
+        with evaluating(self):
             return self.answer(x, task_name)
-        finally:
-            for module, mode in modes:
-                module.training = mode
 
 
 def lambda_schedule(progress: float, gamma: float | Tensor = 10.0) -> float | Tensor:

@@ -1,4 +1,4 @@
-"""Notebooks 00 and 01 as a learner meets them: run all, move everything, answer everything."""
+"""The notebooks as a learner meets them: run all, move everything, answer everything."""
 
 import re
 
@@ -195,6 +195,32 @@ def test_domain_adversarial(ran, lab, open_notebook, expecting, take_picture):
     start_page = open_notebook(lab, "map.ipynb")
     start_page.run_all()
     assert "4 of 7 done" in str(start_page.outputs()[1])  # all but the exercises
+
+
+def test_cross_domain_transfer(ran, expecting, take_picture):
+    notebook = ran("02_cross_domain_transfer.ipynb")
+    page = notebook.page
+    assert every_control_has_a_name(notebook) >= {"slider", "spinbutton", "button", "radio"}
+    for n, explorer in enumerate(notebook.explorers):
+        speak_of(explorer)
+        for k in range(explorer.sliders.count()):
+            move_every_way(explorer, k)
+            take_picture(explorer.root, f"02_explorer{n}_after_slider{k}")
+        speak_of(explorer)
+        explorer.button("New seed").click()
+        explorer.settle(seed=1)
+    assert n == 1
+
+    predict = page.locator(".recmtl-ask").first
+    predict.get_by_role("radio", name="It rises: the films").check()
+    predict.get_by_role("button", name="Commit").click()
+    expecting(predict).to_contain_text("Your prediction: It rises")
+    cells = notebook.outputs()
+    revealed = next(k for k, outputs in enumerate(cells) if "Prediction and outcome" in str(outputs))
+    assert "As you predicted" in str(notebook.run_cell(revealed))
+    fits(notebook)
+    whole_page(notebook, take_picture, "02")
+    assert notebook.errors() == []
 
 
 def answer_the_study_question(study, expecting):

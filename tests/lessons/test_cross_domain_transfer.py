@@ -209,7 +209,7 @@ def test_errors_are_those_of_the_networks(ledgers):
         arm, seed = divmod(index, len(SMALL))
         test = {name: column[seed] for name, column in ledgers.test.items()}
         user = test["user"] if setting["overlap"] else test["user"] + 60
-        wrong_by = (models.model(index).predict("target", user, test["item"]) - test["rating"]).detach()
+        wrong_by = (models.model(index).answer("target", user, test["item"]) - test["rating"]).detach()
         for group, number in enumerate(linking.RATINGS_A_USER):
             of_group = wrong_by[test["user"] % 4 == group]
             assert len(of_group) > 0

@@ -2,6 +2,8 @@
 
 import ast
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -134,3 +136,11 @@ def test_a_number_of_threads_that_is_none_is_refused(threads, text):
     with pytest.raises(ValueError, match=f"^RECMTL_THREADS: got '{text}', expected a positive integer"):
         settle_threads()
     assert torch.get_num_threads() == before
+
+
+def test_opening_a_lesson_settles_the_number():
+    """What a lesson computes before its first stack of models must not wait for a team that is too large."""
+    script = "import torch, recmtl_lessons.lessons; print(torch.get_num_threads())"
+    environment = {**os.environ, "RECMTL_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == "1"

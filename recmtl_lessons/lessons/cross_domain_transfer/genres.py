@@ -142,7 +142,7 @@ def _loss(model, batch, setting, domains):
     for stream, domain, weight in zip(("source", "target"), domains, (setting["source"], 1.0), strict=True):
         rows = batch[stream]
         embedded = model.embed(domain, rows["user"], rows["item"])
-        answers = model.predict_shared(domain, model.encode_embeddings(domain, *embedded))
+        answers = model.read(domain, model.encode_embeddings(domain, *embedded))
         error = (answers - rows["rating"]).square().mean()
         size = sum(part.square().sum(1).mean() for part in embedded)
         loss = loss + weight * (error + PENALTY * size)
@@ -164,7 +164,7 @@ def _errors(splits: GenreSplits, training_objective: Callable, settings: dict, l
     )
 
     def error(models: ManyModels, part: dict[str, Tensor]) -> Tensor:
-        answers = models.each(lambda m, user, item: m.predict("target", user, item), part["user"], part["item"])
+        answers = models.each(lambda m, user, item: m.answer("target", user, item), part["user"], part["item"])
         return rmse(answers.cpu(), part["rating"].repeat(models.n_settings, 1))
 
     measure = lambda models: {"valid": error(models, splits.valid), "test": error(models, splits.test)}  # noqa: E731

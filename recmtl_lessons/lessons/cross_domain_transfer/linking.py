@@ -169,7 +169,7 @@ def objective_with(n_users: int, embed: Callable = plain_embed) -> Callable:
             user = rows["user"] if domain == "source" else account(rows["user"], setting["overlap"], n_users)
             embedded = embed(model, domain, user, rows["item"])
             shared[domain] = model.encode_embeddings(domain, *embedded)  # (batch, shared)
-            error = (model.predict_shared(domain, shared[domain]) - rows["rating"]).square().mean()
+            error = (model.read(domain, shared[domain]) - rows["rating"]).square().mean()
             size = sum(part.square().sum(1).mean() for part in embedded)
             loss = loss + weight * (error + setting.get("penalty", PENALTY) * size)
             logs[domain] = error
@@ -204,7 +204,7 @@ def predictions(models: ManyModels, table: dict[str, Tensor], n_users: int, embe
             model.encode_embeddings("target", *embed(model, "target", account(user, overlap, n_users), item))
             for overlap in overlaps
         )
-        return torch.stack([model.predict_shared("target", z) for z in shared])  # (overlaps, n)
+        return torch.stack([model.read("target", z) for z in shared])  # (overlaps, n)
 
     answers = models.each(under_each, table["user"], table["item"]).cpu()  # (M, overlaps, n)
     own = torch.tensor([overlaps.index(setting["overlap"]) for setting in models.settings])

@@ -34,10 +34,10 @@ from recmtl_lessons.training import ManyModels, proxy_a_distance
 
 WEIGHTS = {
     "MMD": (0.0, 0.1, 0.3, 1.0, 10.0),
-    "adversary": (0.1, 0.3, 1.0, 3.0, 10.0),
+    "adversary": (0.1, 0.3, 1.0, 10.0),
     "CORAL": (1.0, 30.0, 1000.0),
 }
-ROWS = 48  # of each shop, in which a step compares the distributions: its cost grows with the square
+ROWS = 32  # of each shop, in which a step compares the distributions: its cost grows with the square
 
 # Objectives: the clicks at home, and one way to make the shops look alike.
 

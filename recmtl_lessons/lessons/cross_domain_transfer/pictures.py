@@ -33,7 +33,7 @@ def draw_kernel(shops: Shops, figure, reaches: Sequence[float] = (0.1, 1.0, 10.0
         axis.grid(visible=False)
         axis.set_xticks([rows / 2, 1.5 * rows], ["home", "abroad"])
         axis.set_yticks([rows / 2, 1.5 * rows], ["home", "abroad"], rotation=90, va="center")
-        axis.set_title(f"σ = {reach:g} × median\nMMD² = {found[-1]:.3f}")
+        axis.set_title(f"σ = {reach:g} × median\nMMD² = {abs(found[-1]) if abs(found[-1]) < 5e-4 else found[-1]:.3f}")
     return found
 
 
@@ -159,7 +159,7 @@ def _heat_map(axis, grid: Grid) -> None:
         for o, overlap in enumerate(grid.overlaps):
             value = float(gain[r, o])
             axis.text(
-                overlap, relatedness, f"{value:+.2f}".replace("-", "−"), ha="center", va="center", fontsize=13,
+                overlap, relatedness, _signed(value), ha="center", va="center", fontsize=13,
                 color="white" if abs(value) > 0.18 else "black",
             )  # fmt: skip
     axis.set_xticks(grid.overlaps, [f"{overlap:.0%}" for overlap in grid.overlaps])
@@ -169,6 +169,11 @@ def _heat_map(axis, grid: Grid) -> None:
         xlabel="share of accounts linked", ylabel="correlation of tastes", xlim=(edges[0][0], edges[0][-1]),
         ylim=(edges[1][0], edges[1][-1]), title="Gain in RMSE (users with 2 or 4)",
     )  # fmt: skip
+
+
+def _signed(value: float) -> str:
+    """Two decimals with their sign; none for what rounds to 0."""
+    return "0.00" if abs(value) < 0.005 else f"{value:+.2f}".replace("-", "−")
 
 
 def _edges(values: Sequence[float]) -> list[float]:
@@ -183,7 +188,7 @@ def draw_live_linking(result: LiveLinking, grid: Grid, figure) -> None:
     _heat_map(place, grid)
     gain, _, _ = t_interval(result.gain)
     place.text(
-        result.overlap, result.relatedness, f"★ {gain:+.2f}".replace("-", "−"), ha="center", va="center", fontsize=15,
+        result.overlap, result.relatedness, f"★ {_signed(float(gain))}", ha="center", va="center", fontsize=15,
         fontweight="bold", bbox={"fc": style.PALETTE["yellow"], "ec": "black", "lw": 1.6, "pad": 3.5},
     )  # fmt: skip
     _over_ratings(curves, *result.error)
