@@ -26,7 +26,9 @@ __all__ = [
     "MARKERS",
     "PALETTE",
     "apply",
+    "arrow",
     "band",
+    "box",
     "card",
     "new_figure",
     "panels",
@@ -263,6 +265,33 @@ def points_with_interval(
         axis.errorbar(k, mean[k], reach, color=shade, marker=marker, markersize=11, capsize=7, lw=3, zorder=3)
     axis.set_xticks(places, labels)
     axis.set_xlim(-0.5, len(labels) - 0.5)
+
+
+def box(axis: "Axes", x: float, y: float, width: float, text: str, colour: str, height: float = 1.0) -> None:
+    """Draw a part of a diagram: a rounded box with its lower left corner at (x, y), and a text in its middle.
+
+    Parameters
+    ----------
+    axis : matplotlib.axes.Axes
+        Where to draw.
+    x, y, width, height : float
+        In the axis' own units.
+    text : str
+    colour : str
+        Of the edge, as matplotlib names colours.
+    """
+    from matplotlib.patches import FancyBboxPatch
+
+    axis.add_patch(FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.08", fc="white", ec=colour, lw=2.8))
+    axis.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=14)
+
+
+def arrow(
+    axis: "Axes", start: tuple[float, float], end: tuple[float, float], colour: str, line: str = "-", width: float = 2.4
+) -> None:
+    """Draw an arrow of a diagram from ``start`` to ``end``, in the axis' own units."""
+    look = {"arrowstyle": "-|>", "color": colour, "lw": width, "linestyle": line}
+    axis.annotate("", end, start, arrowprops=look)
 
 
 _TONES = {

@@ -196,3 +196,16 @@ def test_prose_and_cards_let_no_markup_through(text):
     for shown in (style.prose(text), style.card(text, style.prose(text))):
         tags = {part.lstrip("/").split(" ")[0].split(">")[0] for part in shown.split("<")[1:]}
         assert tags <= allowed
+
+
+def test_a_diagram_of_boxes_and_arrows():
+    figure = style.new_figure(4, 3)
+    axis = figure.subplots()
+    style.box(axis, 1.0, 2.0, 3.0, "encoder", "#0072B2", height=2.0)
+    style.arrow(axis, (4.0, 3.0), (5.0, 3.5), "#555555", "--")
+    (patch,) = [p for p in axis.patches if p.get_edgecolor()[:3] == pytest.approx((0, 0x72 / 255, 0xB2 / 255))]
+    assert (patch.get_x(), patch.get_y(), patch.get_width(), patch.get_height()) == (1.0, 2.0, 3.0, 2.0)
+    label, pointer = axis.texts
+    assert label.get_text() == "encoder"
+    assert label.get_position() == (2.5, 3.0)
+    assert (pointer.xyann, pointer.xy) == ((4.0, 3.0), (5.0, 3.5))

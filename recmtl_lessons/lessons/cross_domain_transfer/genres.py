@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from recmtl_lessons.datasets import Ratings, genre_domains
-from recmtl_lessons.lessons.cross_domain_transfer.linking import build, place_within, stacked
+from recmtl_lessons.lessons.cross_domain_transfer.linking import build, largest, place_within, stacked, together
 from recmtl_lessons.lessons.domain_adversarial.experiments import GENRE_PAIRS, SEEDS
 from recmtl_lessons.training import ManyModels, rmse
 
@@ -107,15 +107,9 @@ def _cut(user: Tensor, item: Tensor, rating: Tensor, seed: int) -> list[dict[str
 
 
 def side_by_side(splits: Sequence[GenreSplits]) -> GenreSplits:
-    """Several pairs of genres as one, along the seeds, cut to the rows that all have; vocabularies as the largest."""
-
-    def together(part: str) -> dict[str, Tensor]:
-        tables = [getattr(split, part) for split in splits]
-        rows = min(table["user"].shape[1] for table in tables)
-        return {name: torch.cat([table[name][:, :rows] for table in tables]) for name in tables[0]}
-
-    sizes = tuple(max(column) for column in zip(*(split.sizes for split in splits), strict=True))
-    return GenreSplits(*(together(part) for part in ("source", "train", "valid", "test")), sizes)
+    """Several pairs of genres as one, along the seeds; vocabularies as the largest."""
+    parts = (together([getattr(split, part) for split in splits]) for part in ("source", "train", "valid", "test"))
+    return GenreSplits(*parts, largest(split.sizes for split in splits))
 
 
 def pooled_ids(splits: GenreSplits) -> GenreSplits:

@@ -4,7 +4,7 @@ A model knows users and items by their numbers alone. What it may carry over is 
 accounts belong to one person is what `shared_users` says.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -274,15 +274,20 @@ def grid_of_gains(
 
 
 def side_by_side(many: Sequence[Ledgers]) -> Ledgers:
-    """Several kinds of ledgers as one, along the seeds, cut to the rows that all have; vocabularies as the largest."""
+    """Several kinds of ledgers as one, along the seeds; vocabularies as the largest."""
+    parts = (together([getattr(ledgers, part) for ledgers in many]) for part in ("source", "train", "test"))
+    return Ledgers(*parts, largest(ledgers.sizes for ledgers in many))
 
-    def together(part: str) -> dict[str, Tensor]:
-        tables = [getattr(ledgers, part) for ledgers in many]
-        rows = min(table["user"].shape[1] for table in tables)
-        return {name: torch.cat([table[name][:, :rows] for table in tables]) for name in tables[0]}
 
-    sizes = tuple(max(column) for column in zip(*(ledgers.sizes for ledgers in many), strict=True))
-    return Ledgers(together("source"), together("train"), together("test"), sizes)
+def together(tables: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Put tables of (S, n) columns one after another along the seeds, cut to the rows that all have."""
+    rows = min(table["user"].shape[1] for table in tables)
+    return {name: torch.cat([table[name][:, :rows] for table in tables]) for name in tables[0]}
+
+
+def largest(sizes: Iterable[tuple[int, int, int]]) -> tuple[int, int, int]:
+    """Sizes that have room for all of these."""
+    return tuple(max(column) for column in zip(*sizes, strict=True))
 
 
 @dataclass(frozen=True)

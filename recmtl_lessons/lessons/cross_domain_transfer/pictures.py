@@ -11,6 +11,7 @@ from recmtl_lessons.lessons.cross_domain_transfer.linking import RATINGS_A_USER,
 from recmtl_lessons.lessons.cross_domain_transfer.linking import STEPS as LINKING_STEPS
 from recmtl_lessons.lessons.cross_domain_transfer.matching import LiveMatching, Matched, RejectionRates
 from recmtl_lessons.lessons.domain_adversarial.experiments import STEPS, Shops
+from recmtl_lessons.lessons.domain_adversarial.pictures import draw_clouds
 from recmtl_lessons.models import median_bandwidth, squared_mmd
 from recmtl_lessons.teaching import style
 from recmtl_lessons.teaching.claim import t_interval
@@ -107,24 +108,17 @@ def draw_network(figure) -> None:
         (8.0, 2.2, 2.0, "shared\nlayers", green), (11.3, 2.2, 1.7, "head", green),
     )  # fmt: skip
     for box in boxes:
-        _box(axis, *box)
+        style.box(axis, *box)
     for start, end, colour in (
         ((2.6, 4.4), (4.2, 3.9), blue), ((2.6, 2.9), (4.2, 3.4), blue), ((2.6, 2.5), (4.2, 2.0), red),
         ((2.6, 1.0), (4.2, 1.5), red), ((6.6, 3.6), (7.9, 3.0), blue), ((6.6, 1.8), (7.9, 2.4), red),
         ((10.1, 2.7), (11.2, 2.7), green),
     ):  # fmt: skip
-        axis.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 2.4})
+        style.arrow(axis, start, end, colour)
     axis.text(1.35, 3.45, "one row a person", color=green, fontsize=12, ha="center")
     axis.text(10.65, 3.0, "z", color=green, fontsize=16, ha="center")
     axis.text(10.65, 1.5, "MMD compares\nthe z of both shops", color=green, fontsize=12, ha="center")
     axis.text(5.4, 0.5, "a product of the embeddings\nruns beside each tower", color=_GREY, fontsize=12, ha="center")
-
-
-def _box(axis, x: float, y: float, width: float, text: str, colour: str) -> None:
-    from matplotlib.patches import FancyBboxPatch
-
-    axis.add_patch(FancyBboxPatch((x, y), width, 1.0, boxstyle="round,pad=0.08", fc="white", ec=colour, lw=2.8))
-    axis.text(x + width / 2, y + 0.5, text, ha="center", va="center", fontsize=14)
 
 
 def draw_ratings(alone: Tensor, linked: Tensor, figure, one_table: Tensor | None = None) -> None:
@@ -212,24 +206,13 @@ def draw_live_matching(result: LiveMatching, band: Matched, figure) -> None:
     from matplotlib.patches import Circle
 
     clouds, curves, place = style.panels(figure, 3, (1.0, 1.0, 1.0))
-    for abroad, name, colour, marker in ((False, "home", "blue", "o"), (True, "abroad", "vermillion", "^")):
-        for clicked in (False, True):
-            x, y = result.points[(result.abroad == abroad) & (result.clicked == clicked)].T
-            shade = style.PALETTE[colour]
-            clouds.scatter(
-                x, y, s=24, marker=marker, edgecolors=shade, linewidths=1.0, alpha=0.7,
-                facecolors=shade if clicked else "none", label=f"{name}, {'clicked' if clicked else 'not'}",
-            )  # fmt: skip
+    draw_clouds(clouds, result.points, result.abroad, result.clicked)
     clouds.add_patch(Circle((0, 0), result.radius, fc="none", ec="black", lw=2.2))
-    if result.radius > 3.2:
-        clouds.text(0, 1.95, "the kernel reaches beyond the picture", ha="center", fontsize=11)
+    if result.radius > 3.0:
+        clouds.text(0, 1.9, "σ reaches beyond the picture", ha="center", fontsize=12)
     else:
-        clouds.text(0, min(result.radius + 0.1, 1.95), "σ", ha="center", fontsize=14)
-    clouds.set(
-        xlim=(-2.3, 2.3), ylim=(-2.6, 2.3), aspect="equal", xlabel="where the shops lie apart",
-        ylabel="where the rest spreads", title="One network's features",
-    )  # fmt: skip
-    clouds.legend(loc="lower center", ncols=2, fontsize=10, columnspacing=0.8, handletextpad=0.1)
+        clouds.text(0, min(result.radius + 0.1, 1.85), "σ", ha="center", fontsize=14)
+    clouds.set_aspect("equal")
     style.band(curves, result.steps, result.abroad_auc, "AUC abroad", "vermillion", None, "--")
     style.band(curves, result.steps, result.mmd, "MMD² (median σ)", "black", None, "-")
     curves.set(xlim=(0, STEPS), ylim=(-0.05, 1.02), xlabel="training step", title="Eight networks, live")

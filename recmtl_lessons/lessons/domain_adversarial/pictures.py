@@ -27,24 +27,24 @@ def draw_idea(figure) -> None:
     axis.set(xlim=(0, 13.2), ylim=(-0.1, 5.0))
     axis.axis("off")
     grey, blue, red, green = "#555555", *(style.PALETTE[c] for c in ("blue", "vermillion", "green"))
-    _box(axis, 0.2, 1.9, 2.2, "features x\nhome, abroad", grey)
-    _box(axis, 3.7, 1.9, 1.9, "encoder f", blue)
-    _box(axis, 7.3, 3.6, 2.1, "task head g", green)
-    _box(axis, 6.4, 0.3, 1.7, "reversal", red)
-    _box(axis, 9.5, 0.3, 2.1, "domain\nclassifier h", red)
+    style.box(axis, 0.2, 1.9, 2.2, "features x\nhome, abroad", grey)
+    style.box(axis, 3.7, 1.9, 1.9, "encoder f", blue)
+    style.box(axis, 7.3, 3.6, 2.1, "task head g", green)
+    style.box(axis, 6.4, 0.3, 1.7, "reversal", red)
+    style.box(axis, 9.5, 0.3, 2.1, "domain\nclassifier h", red)
     for start, end in (
         ((2.5, 2.4), (3.6, 2.4)),
         ((5.7, 2.8), (7.2, 4.0)),
         ((5.7, 2.0), (6.5, 1.5)),
         ((8.2, 1.0), (9.4, 1.0)),
     ):
-        _arrow(axis, start, end, grey, "-")
+        style.arrow(axis, start, end, grey, "-")
     for start, end, colour in (
         ((7.2, 3.6), (5.7, 2.4), green),
         ((9.4, 0.6), (8.2, 0.6), red),
         ((6.3, 0.8), (4.7, 1.8), red),
     ):
-        _arrow(axis, start, end, colour, "--")
+        style.arrow(axis, start, end, colour, "--")
     words = (
         (9.7, 4.1, "click?  labels at home only", green, "left"),
         (11.8, 0.8, "home or\nabroad?", red, "left"),
@@ -54,17 +54,6 @@ def draw_idea(figure) -> None:
     )
     for x, y, text, colour, align in words:
         axis.text(x, y, text, color=colour, fontsize=14, ha=align, va="center")
-
-
-def _box(axis, x: float, y: float, width: float, text: str, colour: str) -> None:
-    from matplotlib.patches import FancyBboxPatch
-
-    axis.add_patch(FancyBboxPatch((x, y), width, 1.0, boxstyle="round,pad=0.08", fc="white", ec=colour, lw=2.8))
-    axis.text(x + width / 2, y + 0.5, text, ha="center", va="center", fontsize=14)
-
-
-def _arrow(axis, start: tuple, end: tuple, colour: str, line: str) -> None:
-    axis.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 2.4, "linestyle": line})
 
 
 def draw_banner(shops: Shops, figure) -> None:
@@ -200,19 +189,7 @@ def _coin_flip(axis) -> None:
 def draw_live(result: LiveTraining, band: Sweep, figure) -> None:
     """Draw the two clouds, the two curves, and the place in the band."""
     clouds, curves, place = style.panels(figure, 3, (1.0, 1.0, 1.15))
-    for abroad, name, colour, marker in ((False, "home", "blue", "o"), (True, "abroad", "vermillion", "^")):
-        for clicked in (False, True):
-            x, y = result.points[(result.abroad == abroad) & (result.clicked == clicked)].T
-            shade = style.PALETTE[colour]
-            clouds.scatter(
-                x, y, s=26, marker=marker, edgecolors=shade, linewidths=1.1, alpha=0.75,
-                facecolors=shade if clicked else "none", label=name if clicked else None,
-            )  # fmt: skip
-    clouds.set(
-        xlim=(-2.2, 2.2), ylim=(-3.3, 2.2), xlabel="where the domains lie apart", ylabel="where the rest spreads",
-        title="One network's features",
-    )  # fmt: skip
-    clouds.legend(loc="lower center", ncols=2, columnspacing=0.8, handletextpad=0.1, title="filled: clicked, open: not")
+    draw_clouds(clouds, result.points, result.abroad, result.clicked)
     style.band(curves, result.steps, result.target_auc, "AUC abroad", "vermillion", None, "--")
     style.band(curves, result.steps, result.domain_accuracy, "domain accuracy", "purple", None, "-.")
     _coin_flip(curves)
@@ -231,6 +208,23 @@ def draw_live(result: LiveTraining, band: Sweep, figure) -> None:
     _coin_flip(place)
     place.set(ylim=(0.15, 1.02), ylabel="AUC of clicks", title="You in the whole picture")
     place.legend(loc="lower right")
+
+
+def draw_clouds(axis, points: Tensor, abroad: Tensor, clicked: Tensor) -> None:
+    """Draw one network's features in their plane, (P, 2): the shop by colour and marker, a click by a filled one."""
+    for away, name, colour, marker in ((False, "home", "blue", "o"), (True, "abroad", "vermillion", "^")):
+        for filled in (False, True):
+            x, y = points[(abroad == away) & (clicked == filled)].T
+            shade = style.PALETTE[colour]
+            axis.scatter(
+                x, y, s=26, marker=marker, edgecolors=shade, linewidths=1.1, alpha=0.75,
+                facecolors=shade if filled else "none", label=name if filled else None,
+            )  # fmt: skip
+    axis.set(
+        xlim=(-2.2, 2.2), ylim=(-3.3, 2.2), xlabel="where the domains lie apart", ylabel="where the rest spreads",
+        title="One network's features",
+    )  # fmt: skip
+    axis.legend(loc="lower center", ncols=2, columnspacing=0.8, handletextpad=0.1, title="filled: clicked, open: not")
 
 
 def describe_live(result: LiveTraining) -> str:
