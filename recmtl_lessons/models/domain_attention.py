@@ -22,6 +22,7 @@ from recmtl_lessons.models._checks import (
     check_labels,
     check_number,
 )
+from recmtl_lessons.models._modes import evaluating
 
 
 def masked_attention(
@@ -229,13 +230,8 @@ class MultiDomainAttentionNetwork(nn.Module):
         temperature: float | Tensor = 1.0,
     ) -> Tensor:
         """Probability of a 1 for each row, (batch,), without dropout and without gradients; arguments as `forward`."""
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
+        with evaluating(self):
             return self(query_domain, domain_features, mask, item_features, temperature)["predictions"].sigmoid()
-        finally:
-            for module, mode in modes:
-                module.training = mode
 
     def project(
         self, query_domain: str | Tensor, domain_features: Mapping[str, Tensor], mask: Tensor | None = None

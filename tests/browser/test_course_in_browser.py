@@ -11,11 +11,14 @@ def number(text):
     return float(text)
 
 
-def move_every_way(explorer, k):
-    """Move one slider by key, by typed number and by mouse; each time the picture must follow."""
+def move_every_way(explorer, k, name=None):
+    """Move one slider by key, by typed number and by mouse; each time the picture must follow.
+
+    ``name`` is the slider's; where there are only sliders, it need not be said.
+    """
     slider, field = explorer.sliders.nth(k), explorer.fields.nth(k)
     low, high = (number(field.get_attribute(side)) for side in ("min", "max"))
-    name = list(explorer.picture)[k]
+    name = name or list(explorer.picture)[k]
     last = explorer.stops(k)
     slider.scroll_into_view_if_needed()
 
@@ -185,7 +188,13 @@ def test_domain_adversarial(ran, lab, open_notebook, expecting, take_picture):
     predict.get_by_role("button", name="Commit").click()
     expecting(predict).to_contain_text("Your prediction: Below 0.50")
 
-    answer_the_study_question(page.locator(".recmtl-ask").nth(1), expecting)
+    answer_the_study_question(
+        page.locator(".recmtl-ask").nth(1), expecting, "lam",
+        ("Those of the encoder, and of no other", "This one classifier cannot", "It stays"),
+        "this lesson's negative control",
+        "One encoder is shared. A domain classifier tries to tell the domains apart; its gradient is reversed on the "
+        "way back, times lambda. Labels come from the source only. It fails where nothing common remains.",
+    )  # fmt: skip
     assert every_control_has_a_name(notebook) >= {"radio", "textbox"}  # those that opened on the way
     fits(notebook)
     whole_page(notebook, take_picture, "01")
@@ -223,28 +232,67 @@ def test_cross_domain_transfer(ran, expecting, take_picture):
     assert notebook.errors() == []
 
 
-def answer_the_study_question(study, expecting):
-    """All five steps, with the evidence that the explorer above kept."""
+def test_domain_attention(ran, expecting, take_picture):
+    notebook = ran("03_domain_attention.ipynb")
+    page = notebook.page
+    look, training = notebook.explorers
+    assert every_control_has_a_name(notebook) >= {"slider", "spinbutton", "combobox", "button", "radio", "textbox"}
+    for n, (explorer, names) in enumerate(((look, ("user", "length")), (training, ("temperature", "attention_dim")))):
+        speak_of(explorer)
+        for k, name in enumerate(names):
+            move_every_way(explorer, k, name)
+            take_picture(explorer.root, f"03_explorer{n}_after_slider{k}")
+        speak_of(explorer)
+    look.root.get_by_label("Shop asked about").select_option("games")
+    look.settle(asked="games")
+    for shop in ("films", "books", "none"):
+        look.root.get_by_label("Take out").select_option(shop)
+        look.settle(out=shop)
+        take_picture(look.root, f"03_without_{shop}")
+
+    predict = page.locator(".recmtl-ask").first
+    predict.get_by_role("radio").nth(1).check()
+    predict.get_by_role("button", name="Commit").click()
+    expecting(predict).to_contain_text("Your prediction:")
+    asked = page.locator(".recmtl-ask:not(.recmtl-ask .recmtl-ask)")
+    answer_the_study_question(
+        asked.nth(1), expecting, "asked",
+        ("The other shops share it", "Yes, by weighing long histories", "The score can do without it"),
+        "Yes, and no more than that",
+        "The shop asked about makes a query, each history a key and a value. The weights sum to 1. They are learned "
+        "from the clicks and follow how related the shops are. A long history gets more. Missing ones are masked.",
+    )  # fmt: skip
+    answer_the_study_question(
+        asked.nth(2), expecting, "temperature",
+        ("Features that are made to hide the shop", "Aligning features, by an opponent", "It weighs the sources"),
+        "copes with those that are missing",
+        "Adversarial training hides the domain in the features. MMD is a distance between distributions. Shared users "
+        "need overlap. Attention weighs several sources for each user. It fails where alike means something else.",
+    )  # fmt: skip
+    fits(notebook)
+    whole_page(notebook, take_picture, "03")
+    assert notebook.errors() == []
+
+
+def answer_the_study_question(study, expecting, control, choices, explanation, answer):
+    """All five steps, with the evidence that the explorer above kept, in which ``control`` occurs."""
     press = lambda name: study.get_by_role("button", name=name, exact=True).click()  # noqa: E731
-    study.get_by_label("Your answer").first.fill("The model hides which shop a row comes from.")
+    study.get_by_label("Your answer").first.fill("It learns what both shops have in common.")
     press("Commit")
     expecting(study).to_contain_text("Your first answer is kept")
     press("Record what I tried in the explorer")
     expecting(study).to_contain_text("Recorded so far")
-    expecting(study).to_contain_text("lam")
-    study.get_by_label("What I tried").fill("λ = 0.3 by hand")
-    study.get_by_label("What came out").fill("the AUC abroad rose")
+    expecting(study).to_contain_text(control)
+    study.get_by_label("What I tried").fill("0.3 by hand")
+    study.get_by_label("What came out").fill("the AUC rose")
     press("Record")
-    expecting(study).to_contain_text("the AUC abroad rose")
-    for k, choice in enumerate(("Those of the encoder, and of no other", "This one classifier cannot", "It stays")):
+    expecting(study).to_contain_text("the AUC rose")
+    for k, choice in enumerate(choices):
         check = study.locator(".recmtl-ask").nth(k)
         check.get_by_role("radio", name=choice).check()
         check.get_by_role("button", name="Check", exact=True).click()
-    expecting(study).to_contain_text("this lesson's negative control")
-    study.get_by_label("Your answer").nth(1).fill(
-        "One encoder is shared. A domain classifier tries to tell the domains apart; its gradient is reversed on the "
-        "way back, times lambda. Labels come from the source only. It fails where nothing common remains."
-    )
+    expecting(study).to_contain_text(explanation)
+    study.get_by_label("Your answer").nth(1).fill(answer)
     press("Commit and weigh")
     expecting(study).to_contain_text("Your answer touches")
     press("Show the worked answer")

@@ -215,8 +215,9 @@ def draw_live_matching(result: LiveMatching, band: Matched, figure) -> None:
     clouds.set_aspect("equal")
     style.band(curves, result.steps, result.abroad_auc, "AUC abroad", "vermillion", None, "--")
     style.band(curves, result.steps, result.mmd, "MMD² (median σ)", "black", None, "-")
-    curves.set(xlim=(0, STEPS), ylim=(-0.05, 1.02), xlabel="training step", title="Eight networks, live")
-    curves.legend(loc="center right")
+    curves.set(xlim=(0, STEPS), ylim=(-0.05, 1.3), xlabel="training step", title="Eight networks, live")
+    curves.set_yticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    curves.legend(loc="upper left")
     grid = [_place(setting["weight"]) for setting in band.settings]
     style.band(place, grid, band.home_auc.T, "home", "blue", "o", "-")
     style.band(place, grid, band.abroad_auc.T, "abroad", "vermillion", "^", "--")
@@ -229,7 +230,7 @@ def draw_live_matching(result: LiveMatching, band: Matched, figure) -> None:
     shown = _SHOWN[:4]
     place.set_xticks([_place(w) for w in shown], [f"{w:g}" for w in shown])
     place.set(
-        xlim=(-0.4, _place(30.0) + 0.2), ylim=(0.3, 1.02), xlabel="weight of the MMD", title="You beside the sweep",
+        xlim=(-0.4, _place(30.0) + 0.2), ylim=(0.05, 1.02), xlabel="weight of the MMD", title="You beside the sweep",
     )  # fmt: skip
     place.legend(loc="lower right")
 

@@ -1,0 +1,44 @@
+"""The lesson's explorers: attention itself, and its temperature and width."""
+
+from recmtl_lessons.lessons.domain_attention.activities import LESSON
+from recmtl_lessons.lessons.domain_attention.experiments import DOMAINS, Comparison, train_live
+from recmtl_lessons.lessons.domain_attention.looking import LOOKED_AT, look
+from recmtl_lessons.lessons.domain_attention.pictures import describe_live, describe_look, draw_live, draw_look
+from recmtl_lessons.teaching import Choice, Explorer, Slider, log_stops
+
+
+def explore_users() -> Explorer:
+    """The explorer of attention: a user, a shop to ask about, a history to shorten, a shop to take out."""
+    return Explorer(
+        lesson=LESSON,
+        key="explorer-look",
+        title="Whom does the prediction listen to?",
+        controls=[
+            Slider("user", "User", tuple(range(1, LOOKED_AT + 1)), 1),
+            Choice("asked", "Shop asked about", DOMAINS, "films"),
+            Slider("length", "Interactions known in the closest shop", (0, 1, 2, 4, 8, 16, 32), 16),
+            Choice("out", "Take out", ("none", *DOMAINS), "none"),
+        ],
+        compute=look,
+        draw=draw_look,
+        describe=describe_look,
+        size=(11.0, 4.3),
+    )
+
+
+def explore_training(reference: Comparison) -> Explorer:
+    """The explorer of temperature and width: eight networks train at each move."""
+    return Explorer(
+        lesson=LESSON,
+        key="explorer-train",
+        title="How sharp, and how wide?",
+        controls=[
+            Slider("temperature", "Temperature of the softmax", log_stops(0.1, 100.0, 4), 1.0),
+            Slider("attention_dim", "Width of queries and keys", (1, 2, 4, 8, 16, 32), 8),
+        ],
+        compute=train_live,
+        draw=lambda result, figure: draw_live(result, reference, figure),
+        describe=describe_live,
+        seeded=True,
+        size=(10.0, 4.2),
+    )

@@ -1,0 +1,178 @@
+"""Real ratings: genres as domains, and who is new to one of them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from recmtl_lessons.datasets import Ratings, genre_domains
+from recmtl_lessons.lessons.domain_attention.experiments import SEEDS, by_domain, draw_rows, mean_weights
+from recmtl_lessons.models import MultiDomainAttentionNetwork
+from recmtl_lessons.training import ManyModels, auc
+
+GENRES = ("Action", "Children", "Comedy", "Horror", "Romance")  # fixed before the first run
+GENRE_STEPS = 150
+GENRE_RATE = 0.003  # the best of 0.003 and 0.01 on other splits, for all arms
+_GENRE_ROWS = 500  # of each genre, in each half of the users
+
+
+@dataclass(frozen=True)
+class GenreAttention:
+    """Likes in one genre from the history in all; S splits of the users, G genres.
+
+    Attributes
+    ----------
+    genres : tuple of str
+    known : dict {arm: Tensor (S, G)}
+        AUC in each genre where the user's own history in it is seen: "attention", "uniform", "own genre only".
+    new : dict {arm: Tensor (S, G)}
+        Where it is hidden, as for a user who is new to the genre: "attention", "uniform".
+    weights : Tensor, (S, G, G)
+        Mean weights of attention (last dimension) for users new to a genre.
+    damage : Tensor, (S, G, G)
+        AUC lost, for users new to a genre, when one more genre is taken out.
+    """
+
+    genres: tuple[str, ...]
+    known: dict[str, Tensor]
+    new: dict[str, Tensor]
+    weights: Tensor
+    damage: Tensor
+
+
+def attend_to_genres(
+    ratings: Ratings, genres: Sequence[str] = GENRES, steps: int = GENRE_STEPS, seeds: tuple[int, ...] = SEEDS
+) -> GenreAttention:
+    """Train attention, uniform averaging and the own genre alone on half of the users, and score them on the others."""
+    films = film_rows(ratings, genres, seeds)
+    width, item_dim = films["train"]["features"].shape[-1], films["train"]["item"].shape[-1]
+
+    def build() -> MultiDomainAttentionNetwork:
+        widths = dict.fromkeys(genres, width)
+        return MultiDomainAttentionNetwork(widths, 16, 8, (16,), item_dim=item_dim, shared_encoder=True)
+
+    def of_genres(model, batch, setting, progress):
+        rows = batch["rows"]
+        mask = torch.where(setting["alone"] > 0, rows["own"], rows["mask"])
+        temperature = 1 / setting["focus"]
+        answer = model(rows["query"], by_domain(rows["features"], genres), mask, rows["item"], temperature)
+        return F.binary_cross_entropy_with_logits(answer["predictions"], rows["click"]), {}
+
+    arms = [{"focus": 1.0, "alone": 0.0}, {"focus": 0.0, "alone": 0.0}, {"focus": 1.0, "alone": 1.0}]
+    models = ManyModels(build, of_genres, {"rows": films["train"]}, arms, seeds, learning_rate=GENRE_RATE)
+    models.fit(steps, label="genres")
+    return _measured_on_films(models, films["test"], tuple(genres))
+
+
+def _measured_on_films(models: ManyModels, test: dict[str, Tensor], genres: tuple[str, ...]) -> GenreAttention:
+    @torch.no_grad()
+    def scored(arm: int, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """AUC in each genre, (S, G), and weights, (S, G * n, G); the rows stand genre after genre."""
+        logits, weights = [], []
+        for s in range(models.n_seeds):
+            network, features = models.model(arm * models.n_seeds + s), by_domain(test["features"][s], genres)
+            temperature = math.inf if arm == 1 else 1.0
+            answer = network(test["query"][s], features, mask[s], test["item"][s], temperature)
+            logits.append(answer["predictions"])
+            weights.append(answer["attention_weights"])
+        shape = (len(genres), -1)
+        return auc(torch.stack(logits).unflatten(1, shape), test["click"].unflatten(1, shape)), torch.stack(weights)
+
+    seen, hidden = test["seen"], test["new"]
+    known = {
+        "attention": scored(0, seen)[0],
+        "uniform": scored(1, seen)[0],
+        "own genre only": scored(2, test["own"])[0],
+    }
+    attended, weights = scored(0, hidden)
+    damage = torch.zeros(models.n_seeds, len(genres), len(genres))
+    for out in range(len(genres)):
+        mask = hidden.clone()
+        mask[..., out] = False
+        damage[..., out] = attended - scored(0, mask)[0]
+    new = {"attention": attended, "uniform": scored(1, hidden)[0]}
+    return GenreAttention(genres, known, new, mean_weights(weights, test["query"]), damage)
+
+
+def film_rows(ratings: Ratings, genres: Sequence[str], seeds: Sequence[int] = SEEDS) -> dict[str, dict[str, Tensor]]:
+    """Rows of two halves of the users for each seed, as {"train", "test"} of {field: Tensor (S, G * n, ...)}.
+
+    A user is known in a genre by one half of their ratings of it, drawn once; the rows are drawn from the other half. A
+    row's user has a history in its genre and in at least two others. A film is known by its year, its number of ratings
+    and its other genres; films of two of the named genres are left out.
+    """
+    films = genre_domains(ratings, genres, min_user_ratings=0)
+    liked = (films.rating >= 4).float()
+    history = torch.rand(len(films), generator=torch.Generator().manual_seed(0)) < 0.5
+    items = _film_features(films, genres)
+    features, n = _genre_profiles(films, liked, history, items)
+    has = n > 0  # (n_users, G)
+    fit = ~history & has[films.user, films.domain] & (has[films.user].sum(1) >= 3)
+    parts: dict[str, list] = {"train": [], "test": []}
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        users = films.user.unique()
+        half = users[torch.randperm(len(users), generator=generator)[: len(users) // 2]]
+        in_half = torch.isin(films.user, half)
+        for name, mine in (("train", in_half), ("test", ~in_half)):
+            rows = [(fit & mine & (films.domain == g)).nonzero().squeeze(1) for g in range(len(genres))]
+            rows = torch.cat([draw_rows(r, _GENRE_ROWS, generator) for r in rows])
+            parts[name].append(_film_fields(films, rows, features, has, items, liked, generator))
+    return {name: {f: torch.stack([p[f] for p in many]) for f in many[0]} for name, many in parts.items()}
+
+
+def _film_fields(films, rows, features, has, items, liked, generator) -> dict[str, Tensor]:
+    user, query = films.user[rows], films.domain[rows]
+    own = F.one_hot(query, has.shape[1]).bool()
+    seen, new = has[user], has[user] & ~own
+    hide = torch.rand(len(rows), generator=generator) < 0.5  # in training, half the rows hide the own genre
+    return {
+        "features": features[user],
+        "seen": seen,
+        "new": new,
+        "own": own,
+        "mask": torch.where(hide[:, None], new, seen),
+        "query": query,
+        "item": items[films.item[rows]],
+        "click": liked[rows],
+    }
+
+
+def _film_features(films: Ratings, genres: Sequence[str]) -> Tensor:
+    """Year, log number of ratings, and the genres that are no domains: (n_items, 2 + others)."""
+    known = films.years > 0
+    years = torch.where(known, films.years, films.years[known].median()).float()
+    counts = torch.bincount(films.item, minlength=films.n_items).float()
+    others = [k for k, genre in enumerate(films.genre_names) if genre not in (*genres, "IMAX")]
+    return torch.cat(
+        [((years - 1990) / 15)[:, None], ((counts + 1).log() - 3)[:, None], films.genres[:, others].float()], dim=1
+    )
+
+
+def _genre_profiles(films: Ratings, liked: Tensor, history: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+    """What is known of each user in each genre, (n_users, G, 3 + item features), and from how many ratings.
+
+    Mean rating and share of likes, both shrunk towards everybody's; the logarithm of their number; and what the liked
+    films have more of than the others.
+    """
+    n_genres, shrunk = len(films.domain_names), 5.0
+    cell = (films.user * n_genres + films.domain)[history]
+    cells = films.n_users * n_genres
+
+    def total(values: Tensor) -> Tensor:
+        return torch.zeros(cells, *values.shape[1:]).index_add_(0, cell, values)
+
+    rating, like, item = films.rating[history], liked[history], items[films.item[history]]
+    n = torch.bincount(cell, minlength=cells).float()
+    ratings, likes = total(rating), total(like)
+    taste = total((like - (likes / n.clamp(min=1))[cell])[:, None] * item) / (n + shrunk)[:, None]
+    features = [
+        2 * ((ratings + shrunk * rating.mean()) / (n + shrunk) - rating.mean()),
+        4 * ((likes + shrunk * like.mean()) / (n + shrunk) - like.mean()),
+        (n + 1).log() - 2,
+    ]
+    profile = torch.cat([torch.stack(features, dim=1), 6 * taste], dim=1)
+    return profile.view(films.n_users, n_genres, -1), n.view(-1, n_genres)

@@ -1,0 +1,280 @@
+"""What the lesson draws: plain functions of a result and a figure."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from recmtl_lessons.lessons.domain_attention.experiments import (
+    DOMAINS,
+    STEPS,
+    Comparison,
+    Gains,
+    LiveTraining,
+    Removal,
+    Turning,
+    TwinTown,
+)
+from recmtl_lessons.lessons.domain_attention.films import GenreAttention
+from recmtl_lessons.lessons.domain_attention.looking import Look
+from recmtl_lessons.teaching import style
+from recmtl_lessons.teaching.claim import t_interval
+
+_GREY = "#555555"
+
+
+def draw_idea(figure) -> None:
+    """Draw where a prediction for a new shop comes from: profiles, weights, one summary, an item."""
+    axis = figure.subplots()
+    axis.set(xlim=(0, 13.4), ylim=(-0.3, 5.5))
+    axis.axis("off")
+    blue, green, red = (style.PALETTE[c] for c in ("blue", "green", "vermillion"))
+    weights = {"films": 0.5, "games": 0.08, "music": 0.3, "news": 0.12}
+    for k, (name, weight) in enumerate(weights.items()):
+        y = 3.9 - 1.3 * k
+        style.box(axis, 0.2, y, 2.3, f"history in {name}", _GREY, height=0.85)
+        axis.plot([2.6, 5.6], [y + 0.4, 2.5], "-", color=blue, lw=1 + 16 * weight, solid_capstyle="butt", alpha=0.65)
+        axis.text(
+            3.35, y + 0.4 + 0.25 * (2.1 - y), f"{weight:.2f}", fontsize=13, color=blue, ha="center", va="center",
+            bbox={"fc": "white", "ec": "none", "pad": 1.5},
+        )  # fmt: skip
+    style.box(axis, 5.7, 2.1, 2.1, "what is known\nof the user", blue, height=0.85)
+    style.box(axis, 5.7, 4.45, 2.1, "query: books", green, height=0.85)
+    style.box(axis, 9.0, 0.4, 2.0, "a book", red, height=0.85)
+    style.box(axis, 9.0, 2.1, 2.0, "small network", _GREY, height=0.85)
+    for start, end, colour in (
+        ((6.75, 4.35), (5.0, 3.3), green),
+        ((7.9, 2.55), (8.9, 2.55), _GREY),
+        ((10.0, 1.4), (10.0, 2.0), red),
+        ((11.1, 2.55), (12.0, 2.55), _GREY),
+    ):
+        style.arrow(axis, start, end, colour)
+    axis.text(7.0, 3.7, "asks each history: how\nmuch do you tell about me?", fontsize=13, color=green, va="center")
+    axis.text(12.1, 2.55, "click?", fontsize=14, va="center")
+    axis.text(4.6, 0.1, "weights sum to 1", fontsize=13, color=blue, ha="center")
+
+
+def draw_comparison(result: Comparison, figure) -> None:
+    """AUC of the five ways to use the other shops, the same seeds joined."""
+    (axis,) = style.panels(figure, 1)
+    names = {
+        "uniform": "all alike",
+        "closest": "closest shop\nonly",
+        "concatenation": "all in one row,\none map a shop",
+        "attention": "attention",
+        "truth": "best weights,\nby the truth",
+    }
+    values = torch.stack([result.auc[arm] for arm in names], dim=1)
+    style.points_with_interval(axis, list(names.values()), values, ("orange", "green", "purple", "blue", "black"))
+    axis.set(ylabel="AUC of clicks, users new to the shop", title="Five ways to use the other shops")
+
+
+def draw_weights(result: Comparison, figure) -> None:
+    """One seed's relatedness and learned weights as matrices; then every pair of every seed as a point."""
+    truth, learned, points = style.panels(figure, 3, (1.0, 1.0, 1.15))
+    heat_map(truth, result.shops.relatedness[0], DOMAINS, "Relatedness, one seed", signed=True)
+    heat_map(learned, result.weights[0], DOMAINS, "Learned weights")
+    truth.set(ylabel="shop asked about")
+    pairs = ~torch.eye(len(DOMAINS), dtype=torch.bool)
+    for s, (marker, colour) in enumerate(zip("os^DvPX*", _EIGHT, strict=True)):
+        points.plot(
+            result.shops.relatedness[s][pairs], result.weights[s][pairs], marker, ms=6,
+            color=style.PALETTE[colour], alpha=0.75,
+        )  # fmt: skip
+    points.axhline(0.25, color=_GREY, lw=1.4, ls=":")
+    points.text(-0.7, 0.26, "all alike", fontsize=11, color=_GREY)
+    points.set(xlabel="true relatedness", ylabel="mean weight", title="All eight seeds", xlim=(-0.75, 1.02))
+
+
+_EIGHT = ("blue", "vermillion", "green", "purple", "orange", "sky", "black", "yellow")
+
+
+def heat_map(
+    axis, values: Tensor, names: Sequence[str], title: str, signed: bool = False, spread: Tensor | None = None
+) -> None:
+    """A matrix of shops by shops, its diagonal left out, numbers in its cells and, if given, their half-intervals."""
+    n = len(names)
+    own = torch.eye(n, dtype=torch.bool)
+    shown = values.masked_fill(own, math.nan)
+    top = float(values[~own].abs().max().clamp(min=1e-9))
+    low = -top if signed else 0.0
+    axis.imshow(shown.numpy(), cmap="PuOr_r" if signed else "Blues", vmin=low, vmax=top * 1.15, aspect="auto")
+    for row in range(n):
+        for column in range(n):
+            if row == column:
+                continue
+            value = float(values[row, column])
+            dark = value > 0.7 * top or (signed and value < -0.7 * top)
+            digits = 3 if top < 0.1 else 2
+            text = f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+            if spread is not None:
+                text += f"\n±{float(spread[row, column]):.{digits}f}"
+            axis.text(
+                column, row, text, ha="center", va="center", fontsize=11 if spread is None else 9.5,
+                color="white" if dark else "black",
+            )  # fmt: skip
+    axis.grid(False)
+    axis.set_xticks(range(n), names, rotation=30, ha="right", rotation_mode="anchor")
+    axis.set_yticks(range(n), names)
+    axis.set(title=title, xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5))
+
+
+def draw_turning(turning: Turning, uneven: Gains, figure) -> None:
+    """Left: the weight of a shop as it turns around. Right: weights by the length of the history."""
+    left, right = style.panels(figure, 2)
+    style.band(left, turning.levels, turning.weight.T, "weight of games", "vermillion", "^", "-")
+    left.axhline(0.25, color=_GREY, lw=1.4, ls=":")
+    left.text(-0.8, 0.26, "all alike", fontsize=11, color=_GREY)
+    left.set(xlabel="relatedness of games to the others", ylabel="mean weight", ylim=(0, None))
+    left.set_title("A shop turns around")
+    lengths = (2, 8, 32)
+    values = torch.stack([uneven.weight_at(n) for n in lengths], dim=1)
+    style.band(right, range(len(lengths)), values, "weight", "blue", "o", "-")
+    right.axhline(0.25, color=_GREY, lw=1.4, ls=":")
+    right.set_xticks(range(len(lengths)), [str(n) for n in lengths])
+    right.set(xlabel="interactions in the history", ylim=(0, None), title="Equally related shops")
+
+
+def draw_removal(removal: Removal, twins: TwinTown, figure) -> None:
+    """Left: what is lost with the most attended shop, the second, and so on. Right: a town with twins."""
+    left, right = style.panels(figure, 2, (1.0, 1.1))
+    _bars(
+        left, ("most\nattended", "second", "third", "least", "any of\nthe four"),
+        (*removal.by_rank, removal.at_random), ("blue", "blue", "blue", "blue", "orange"),
+    )  # fmt: skip
+    left.set(ylabel="AUC lost", title="Take one shop out")
+    names = {"films": "films\n(a twin)", "games": "games\n(its twin)", "music": "music", "films + games": "both\ntwins"}
+    _bars(right, tuple(names.values()), [twins.damage[n] for n in names], ("purple", "purple", "green", "vermillion"))
+    weights = {name: float(twins.weight[name].mean()) for name in ("films", "games", "music")}
+    for k, out in enumerate(names):
+        weight = sum(weights[name] for name in out.split(" + "))
+        high = float(t_interval(twins.damage[out])[2])
+        right.text(k, high + 0.006, f"weight {weight:.2f}", ha="center", fontsize=12)
+    right.set(title="Books, asked in a town with twins")
+    right.set_ylim(0, right.get_ylim()[1] * 1.08)
+
+
+def _bars(axis, names: Sequence[str], values: Sequence[Tensor], colours: Sequence[str]) -> None:
+    hatches = ("", "//", "..", "xx", "\\\\")
+    for k, (value, colour) in enumerate(zip(values, colours, strict=True)):
+        mean, low, high = t_interval(value)
+        axis.bar(
+            k, mean, 0.7, yerr=[[mean - low], [high - mean]], capsize=6, color=style.PALETTE[colour], alpha=0.75,
+            hatch=hatches[k % len(hatches)], edgecolor="white", ecolor="black",
+        )  # fmt: skip
+    axis.axhline(0, color=_GREY, lw=1)
+    axis.set_xticks(range(len(names)), names)
+
+
+def draw_genres(result: GenreAttention, figure) -> None:
+    """Who attends to whom among users new to a genre, and what is lost without."""
+    left, right = style.panels(figure, 2)
+    for axis, values, title in (
+        (left, result.weights, "Weights"),
+        (right, result.damage, "AUC lost without"),
+    ):
+        mean, low, high = (torch.as_tensor(x) for x in t_interval(values))
+        heat_map(axis, mean, result.genres, title, signed=values is result.damage, spread=(high - low) / 2)
+    left.set(ylabel="genre asked about", xlabel="genre attended to")
+    right.set(xlabel="genre taken out")
+
+
+# The explorers' pictures.
+
+
+def draw_look(result: Look, figure) -> None:
+    """One user: weights for each shop asked about, flows to the one that is, and predictions beside the truth."""
+    heat, flows, items = style.panels(figure, 3, (1.0, 1.05, 1.0))
+    heat_map(heat, result.weights, DOMAINS, f"User {result.user}: weights")
+    row = DOMAINS.index(result.asked)
+    heat.plot(
+        [-0.5, 4.5, 4.5, -0.5, -0.5], [row - 0.5, row - 0.5, row + 0.5, row + 0.5, row - 0.5],
+        color=style.PALETTE["vermillion"], lw=3, clip_on=False,
+    )  # fmt: skip
+    heat.set(ylabel="shop asked about")
+    _draw_flows(result, flows)
+    place = range(len(result.truth))
+    items.hlines(place, result.truth, result.probability, color="#BBBBBB", lw=2)
+    items.plot(result.truth, place, "D", ms=8, color=style.PALETTE["black"], label="truth")
+    items.plot(result.probability, place, "o", ms=8, color=style.PALETTE["blue"], label="predicted")
+    items.set_yticks([])
+    items.set(xlim=(-0.03, 1.03), ylim=(-0.7, 12.2), xlabel="probability of a click")
+    items.set_title(f"Ten items of {result.asked}")
+    items.legend(loc="upper left", ncols=2, columnspacing=1.0, handletextpad=0.2)
+
+
+def _draw_flows(result: Look, axis) -> None:
+    axis.set(xlim=(0, 10), ylim=(-0.6, 4.4))
+    axis.axis("off")
+    asked = DOMAINS.index(result.asked)
+    others = [d for d in range(len(DOMAINS)) if d != asked]
+    axis.set_title(f"What flows to {result.asked}")
+    for k, d in enumerate(others):
+        y, weight = 3.6 - 1.15 * k, float(result.weights[asked, d])
+        empty = int(result.history[d]) == 0
+        if not empty:
+            axis.plot(
+                [5.6, 8.1], [y, 1.9], "-", color=style.PALETTE["blue"], lw=0.6 + 22 * weight, alpha=0.55,
+                solid_capstyle="butt",
+            )  # fmt: skip
+        close = " (closest)" if DOMAINS[d] == result.closest else ""
+        axis.text(0.0, y + 0.14, DOMAINS[d] + close, fontsize=13, weight="bold", va="bottom")
+        known = "no history" if empty else f"{int(result.history[d])} known"
+        related = f"{float(result.relatedness[d]):.2f}".replace("-", "−")
+        axis.text(0.0, y + 0.06, f"related {related}, {known}", fontsize=11, color=_GREY, va="top")
+    axis.text(8.5, 1.9, result.asked, fontsize=14, weight="bold", va="center", color=style.PALETTE["vermillion"])
+
+
+def describe_look(result: Look) -> str:
+    """The picture of one user in words."""
+    row = result.weights[DOMAINS.index(result.asked)]
+    shares = ", ".join(f"{name} {float(w):.2f}" for name, w in zip(DOMAINS, row, strict=True) if name != result.asked)
+    known = int(result.history[DOMAINS.index(result.closest)])
+    gone = "" if result.out == "none" else f", {result.out} taken out"
+    if result.probability.isnan().any():
+        return f"User {result.user}, asked about {result.asked}{gone}: nothing is left to attend to."
+    error = float((result.probability - result.truth).abs().mean())
+    return (
+        f"User {result.user}, new to {result.asked}{gone}; {known} interactions known in {result.closest}, the closest "
+        f"shop. Weights: {shares}. Predictions are {error:.2f} from the truth on average."
+    )
+
+
+def draw_live(result: LiveTraining, reference: Comparison, figure) -> None:
+    """Left: the AUC while eight networks train. Right: their weights over the true relatedness, now."""
+    curves, points = style.panels(figure, 2)
+    for arm, label, colour, line in (
+        ("attention", "attention, above", "black", ":"),
+        ("uniform", "all alike", "orange", "--"),
+    ):
+        level = float(reference.auc[arm].mean())
+        curves.axhline(level, color=style.PALETTE[colour], lw=1.6, ls=line, label=label)
+    style.band(curves, result.steps, result.auc, "yours", "blue", "o", "-")
+    curves.set(xlim=(0, STEPS), ylim=(0.48, 0.76), xlabel="training step", ylabel="AUC of clicks")
+    curves.set_title("Eight networks, live")
+    curves.legend(loc="lower right")
+    pairs = ~torch.eye(len(DOMAINS), dtype=torch.bool)
+    for s, (marker, colour) in enumerate(zip("os^DvPX*", _EIGHT, strict=True)):
+        points.plot(
+            result.relatedness[s][pairs],
+            result.weights[s][pairs],
+            marker,
+            ms=6,
+            color=style.PALETTE[colour],
+            alpha=0.75,
+        )
+    points.axhline(0.25, color=_GREY, lw=1.4, ls=":")
+    points.set(xlabel="true relatedness", ylabel="mean weight", xlim=(-0.75, 1.02), ylim=(-0.03, 1.03))
+    points.set_title(f"Rank correlation {float(result.agreement.mean()):.2f}")
+
+
+def describe_live(result: LiveTraining) -> str:
+    """The live picture in words."""
+    mean, low, high = t_interval(result.auc[:, -1])
+    rank = t_interval(result.agreement)
+    return (
+        f"Temperature {result.temperature:g}, width {result.attention_dim}, step {result.steps[-1]} of {STEPS}, "
+        f"8 networks: AUC {mean:.3f} (95 % interval {low:.3f} to {high:.3f}); rank correlation of weights and "
+        f"relatedness {rank[0]:.2f} ({rank[1]:.2f} to {rank[2]:.2f})."
+    )

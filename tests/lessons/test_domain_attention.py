@@ -1,0 +1,418 @@
+"""Lesson 03: its exercises refuse what they say they refuse, and its experiments measure what they say."""
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from scipy.optimize import nnls
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+from torch.nn import functional as F
+
+from recmtl_lessons.datasets import Ratings
+from recmtl_lessons.lessons import domain_attention as lesson
+from recmtl_lessons.lessons.domain_attention import experiments, explorers, films, looking, pictures, questions
+from recmtl_lessons.teaching.style import new_figure
+
+SMALL = tuple(range(2))
+TOWN = replace(lesson.TOWN, n_users=150, train_rows=1_500, test_rows=1_200)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_validation_users():
+    """A small town has fewer rows to validate on than the lesson's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiments, "_VALID_ROWS", 300)
+        patch.setattr(experiments, "STEPS", 10)
+        yield
+
+
+@pytest.fixture(scope="module")
+def shops():
+    return lesson.open_shops(TOWN, SMALL)
+
+
+@pytest.fixture(scope="module")
+def compared():
+    return lesson.compare(TOWN, SMALL)
+
+
+def test_other_right_ways_are_accepted(verdict):
+    def late_but_renormalised(scores, mask):
+        weights = scores.softmax(1) * mask
+        return weights / weights.sum(1, keepdim=True)
+
+    def by_loop(users, ids, features):
+        place = {int(user): k for k, user in enumerate(ids)}
+        rows = [features[place[int(u)]] if int(u) in place else torch.zeros(features.shape[1]) for u in users]
+        return torch.stack(rows), torch.tensor([int(u) in place for u in users])
+
+    assert verdict(lesson.exercise_softmax, late_but_renormalised).kind == "right"
+    assert verdict(lesson.exercise_align, by_loop).kind == "right"
+
+
+def test_the_notebook_with_solutions_in_it_passes_its_checks(solved):
+    answers = {
+        "my_weights": "return scores.masked_fill(~mask, -torch.inf).softmax(dim=1)",
+        "my_rows": "same = users[:, None] == ids\nreturn same.float() @ features, same.any(1)",
+        "my_contributions": "length = weights * values.norm(dim=2)\nreturn length / length.sum(1, keepdim=True)",
+    }
+    kinds = solved("03_domain_attention.ipynb", {"torch": torch, "F": F, "lesson": lesson}, answers)
+    assert kinds == dict.fromkeys(answers, "right")
+
+
+# The data.
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_relatedness_on_an_arc_is_a_correlation_matrix(seed):
+    matrix = lesson.TOWN.relatedness(seed)
+    assert torch.equal(matrix, matrix.T)
+    assert torch.equal(matrix.diagonal(), torch.ones(5))
+    assert float(torch.linalg.eigvalsh(matrix.double()).min()) > 0
+    assert not torch.equal(matrix, lesson.TOWN.relatedness(seed + 1))
+
+
+def test_the_other_towns_are_related_as_they_say():
+    odd = experiments.odd_town(-0.8).relatedness(0)
+    assert torch.equal(odd[2], torch.tensor([-0.8, -0.8, 1.0, -0.8, -0.8]))
+    assert float(odd[0, 1]) == pytest.approx(0.6)
+    twins = experiments.TWINS.relatedness(0)
+    assert twins[0].tolist() == pytest.approx([1.0, 0.8, 0.8, 0.5, 0.0])
+    assert float(twins[1, 2]) == pytest.approx(0.99)
+
+
+def test_no_user_is_in_two_parts_and_no_row_is_in_a_profile(shops):
+    world = shops.worlds[0]
+    place = experiments.place_in_history(world)
+    later = place >= 32
+    for s in SMALL:
+        parts = [set(part["user"][s].tolist()) for part in (shops.train, shops.valid, shops.test)]
+        assert not parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2]
+        assert min(map(len, parts)) > 0
+    rows = {(int(u), int(d), c) for u, d, c in zip(*_of(shops.worlds[0], later), strict=True)}
+    test = shops.test
+    seen = {
+        (int(u), int(q), i.numpy().tobytes())
+        for u, q, i in zip(test["user"][0], test["query"][0], test["item"][0], strict=True)
+    }
+    assert seen <= rows
+
+
+def _of(world, chosen):
+    items = world.item_factors[world.domain, world.item][chosen]
+    return world.user[chosen], world.domain[chosen], [item.numpy().tobytes() for item in items]
+
+
+def test_a_profile_is_what_it_says(shops):
+    world = shops.worlds[0]
+    test = shops.test
+    for row in range(0, 40, 7):
+        user = int(test["user"][0, row])
+        for d in range(5):
+            mine = ((world.user == user) & (world.domain == d)).nonzero().squeeze(1)[: int(test["history"][0, row, d])]
+            turned = (world.click[mine] - 0.5)[:, None] * world.item_factors[d, world.item[mine]]
+            expected = 4 * turned.mean(0)
+            torch.testing.assert_close(test["features"][0, row, d, :8], expected, rtol=1e-4, atol=1e-5)
+            length = math.log((len(mine) + 1) / 9)
+            assert float(test["features"][0, row, d, 8]) == pytest.approx(length, abs=1e-5)
+
+
+def test_profiles_do_not_hold_the_clicks_that_are_predicted(shops):
+    world = shops.worlds[0]
+    later = experiments.place_in_history(world) >= 32
+    turned = replace(world, click=torch.where(later, 1 - world.click, world.click))
+    known = ~later
+    assert torch.equal(experiments.profiles(world, known)[0], experiments.profiles(turned, known)[0])
+
+
+def test_the_shop_asked_about_is_hidden_and_the_closest_is_the_closest(shops):
+    rows = torch.arange(len(shops.test["query"][0]))
+    for s in SMALL:
+        query = shops.test["query"][s]
+        assert not shops.test["mask"][s][rows, query].any()
+        assert bool(shops.test["mask"][s].any(1).all())
+        for k in range(20):
+            related = shops.relatedness[s][query[k]].clone()
+            related[query[k]] = -2
+            assert shops.test["closest"][s][k].nonzero().item() == int(related.argmax())
+
+
+def test_training_sees_no_truth(shops):
+    assert set(shops.stream()["rows"]) == {"features", "mask", "closest", "query", "item", "click"}
+
+
+def test_too_few_rows_are_refused():
+    with pytest.raises(ValueError, match=r"rows: got \d+, expected at least 5000"):
+        lesson.open_shops(replace(TOWN, test_rows=5_000), SMALL)
+
+
+# What is measured.
+
+
+def test_the_scores_are_those_of_the_networks(compared):
+    rows = compared.shops.test
+    for s, network in enumerate(compared.networks):
+        x = lesson.by_domain(rows["features"][s])
+        answer = network(rows["query"][s], x, rows["mask"][s], rows["item"][s])
+        expected = roc_auc_score(rows["click"][s], answer["predictions"].detach())
+        assert float(compared.auc["attention"][s]) == pytest.approx(expected, abs=1e-6)
+        for asked in range(5):
+            here = rows["query"][s] == asked
+            mean = answer["attention_weights"][here].mean(0).detach()
+            torch.testing.assert_close(compared.weights[s, asked], mean, rtol=1e-4, atol=1e-5)
+    assert set(compared.auc) == {"attention", "uniform", "closest", "concatenation", "truth"}
+    assert all(scores.shape == (2,) for scores in compared.auc.values())
+
+
+def test_uniform_is_uniform_and_closest_sees_the_closest(shops):
+    arms = (experiments.UNIFORM, experiments.CLOSEST)
+    models = experiments.many_networks(shops, SMALL, arms)
+    list(models.train(3))
+    _, (uniform, closest) = experiments.answers(models, shops.test)
+    torch.testing.assert_close(uniform, shops.test["mask"] / shops.test["mask"].sum(-1, keepdim=True))
+    assert torch.equal(closest, shops.test["closest"].float())
+
+
+def test_agreement_is_spearmans_over_different_shops():
+    generator = torch.Generator().manual_seed(0)
+    one, other = torch.rand(2, 3, 5, 5, generator=generator)
+    pairs = ~torch.eye(5, dtype=torch.bool)
+    expected = [spearmanr(a[pairs], b[pairs]).statistic for a, b in zip(one, other, strict=True)]
+    torch.testing.assert_close(lesson.agreement(one, other), torch.tensor(expected, dtype=torch.float32))
+
+
+def test_the_best_weights_are_scipys_non_negative_least_squares(shops):
+    weights, _ = experiments.best_weights(shops)
+    world, test = shops.worlds[0], shops.test
+    noise = experiments._profile_noise(world)
+    for row in range(0, 60, 5):
+        seen = test["mask"][0, row]
+        among = shops.relatedness[0][seen][:, seen] + torch.diag(noise / test["history"][0, row][seen])
+        towards = shops.relatedness[0][test["query"][0, row]][seen]
+        root = torch.linalg.cholesky(among.double())  # |L' b - L^-1 r|^2 = b' A b - 2 b' r + a constant
+        beta, _ = nnls(root.T.numpy(), torch.linalg.solve(root, towards.double()).numpy())
+        expected = torch.zeros(5)
+        expected[seen] = torch.tensor(beta / beta.sum(), dtype=torch.float32)
+        torch.testing.assert_close(weights[0, row], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_noise_of_a_profile_is_measured_rightly(shops):
+    world = shops.worlds[0]
+    turned = (world.click - 0.5)[:, None] * world.item_factors[world.domain, world.item]
+    taste = world.tastes[world.user, world.domain]
+    slope = float((turned * taste).sum() / taste.square().sum())
+    many, length = torch.randperm(len(turned), generator=torch.Generator().manual_seed(0)), 10
+    rest = (turned / slope - taste)[many[: len(many) // length * length]].view(-1, length, 8).mean(1)
+    assert float(rest.square().mean()) * length == pytest.approx(experiments._profile_noise(world), rel=0.05)
+
+
+def test_removal_takes_out_what_it_says(compared):
+    removal = lesson.remove_shops(compared)
+    assert removal.by_rank.shape == (4, 2)
+    assert removal.at_random.shape == (2,)
+    rows, network = compared.shops.test, compared.networks[1]
+    x = lesson.by_domain(rows["features"][1])
+    whole = network(rows["query"][1], x, rows["mask"][1], rows["item"][1])
+    without_best = rows["mask"][1].clone()
+    without_best[torch.arange(len(without_best)), whole["attention_weights"].argmax(1)] = False
+    less = network(rows["query"][1], x, without_best, rows["item"][1])
+    click = rows["click"][1]
+    expected = [roc_auc_score(click, a["predictions"].detach()) for a in (whole, less)]
+    assert float(removal.by_rank[0, 1]) == pytest.approx(expected[0] - expected[1], abs=1e-6)
+    here = rows["query"][1] == 3
+    mask = rows["mask"][1].clone()
+    mask[:, 0] = False
+    less = network(rows["query"][1], x, mask, rows["item"][1])
+    both = [roc_auc_score(click[here], a["predictions"].detach()[here]) for a in (whole, less)]
+    assert float(removal.by_pair[1, 3, 0]) == pytest.approx(both[0] - both[1], abs=1e-6)
+
+
+def test_rows_of_different_users_are_different_users(shops):
+    models = experiments.many_networks(shops, SMALL)
+    batch = next(models.draw_batches(0, 1))
+    seen = {}
+
+    def spy(query, features, mask, item, temperature):
+        seen.update(features)
+        return {"predictions": torch.zeros(len(query))}
+
+    setting = {name: torch.tensor(value) for name, value in experiments.ATTENTION.items()}
+    lesson.objective_with_rows_of_different_users(spy, batch, setting, 0.0)
+    for d, table in enumerate(batch["rows"]["features"].unbind(1)):
+        mixed = seen[lesson.DOMAINS[d]]
+        assert torch.equal(mixed, table.roll(7 * (d + 1), 0))
+        assert float((mixed == table).all(1).float().mean()) < 0.1
+    first = seen["books"].roll(-7, 0)
+    assert torch.equal(first, batch["rows"]["features"][:, 0])
+
+
+def test_gains_and_turning_have_the_shapes_they_say(monkeypatch):
+    small = replace(lesson.UNEVEN_HISTORIES, n_users=150, train_rows=1_500, test_rows=1_200)
+    monkeypatch.setattr(
+        experiments, "odd_town", lambda level: replace(small, kind="odd", level=level, asked=("books", "films", "news"))
+    )
+    (gain,) = lesson.gains([small], SMALL)
+    assert gain.attention.shape == gain.uniform.shape == (2,)
+    by_hand = gain.row_weights[0][gain.mask[0] & (gain.history[0] == 8)].mean()
+    assert float(gain.weight_at(8)[0]) == pytest.approx(float(by_hand), abs=1e-5)
+    turning = lesson.turn_a_shop((0.4, -0.4), seeds=SMALL)
+    assert turning.weight.shape == turning.auc.shape == (2, 2)
+    assert turning.at(-0.4) == 1
+
+
+# The explorers.
+
+
+@pytest.fixture
+def desk(compared, monkeypatch):
+    monkeypatch.setattr(looking, "compare", lambda: compared)
+    looking._desk.cache_clear()
+    yield
+    looking._desk.cache_clear()
+
+
+def test_looking_at_a_user_is_asking_the_network(compared, desk):
+    test = compared.shops.test
+    users = test["user"][0].unique()
+    row = int((test["user"][0] == users[4]).nonzero()[0])
+    history = test["history"][0, row]
+    closest = int(compared.shops.relatedness[0, 1].masked_fill(torch.arange(5) == 1, -2).argmax())
+    shown = lesson_look(5, "films", int(history[closest]), "none")
+    assert torch.equal(shown.history, history)
+    mask = (history > 0) & (torch.arange(5) != 1)
+    x = lesson.by_domain(test["features"][0, row][None])
+    _, expected = compared.networks[0].compute_cross_domain_attention("films", x, mask[None])
+    torch.testing.assert_close(shown.weights[1], expected[0].detach(), rtol=1e-4, atol=1e-5)
+    assert bool((shown.truth.diff() >= 0).all())
+    assert bool(((shown.probability > 0) & (shown.probability < 1)).all())
+
+
+def lesson_look(*arguments):
+    return looking.look(*arguments)
+
+
+def test_the_controls_of_the_first_explorer_do_what_they_say(desk):
+    plain = lesson_look(1, "books", 32, "none")
+    closest = lesson.DOMAINS.index(plain.closest)
+    short = lesson_look(1, "books", 1, "none")
+    assert short.history[closest] == 1
+    assert not torch.equal(short.probability, plain.probability)
+    nothing = lesson_look(1, "books", 0, "none")
+    assert float(nothing.weights[0, closest]) == 0
+    assert torch.equal(lesson_look(1, "books", 16, plain.closest).weights, nothing.weights)
+    out = next(name for name in lesson.DOMAINS[1:] if name != plain.closest)
+    without = lesson_look(1, "books", 32, out)
+    assert float(without.weights[:, lesson.DOMAINS.index(out)].abs().max()) == 0
+    torch.testing.assert_close(without.weights.sum(1), torch.ones(5))
+
+
+def test_the_first_explorer_runs_at_every_end_of_its_controls(desk):
+    explorer = explorers.explore_users()
+    for user in (1, 30):
+        for asked in lesson.DOMAINS:
+            for length in (0, 32):
+                for out in ("none", "books", "news"):
+                    explorer.run(user=user, asked=asked, length=length, out=out)
+    explorer.close()
+
+
+def test_live_training_reports_and_can_be_left(compared, monkeypatch):
+    monkeypatch.setattr(experiments, "TOWN", TOWN)
+    steps = experiments.train_live(2.0, 1, 0)
+    first = next(steps)
+    result = first.snapshot()
+    assert (first.done, first.total) == (10, 10)
+    assert result.auc.shape == (8, 1)
+    assert result.weights.shape == (8, 5, 5)
+    figure = new_figure(10, 4)
+    pictures.draw_live(result, compared, figure)
+    assert "Temperature 2, width 1, step 10" in pictures.describe_live(result)
+    steps.close()
+
+
+# Films.
+
+
+@pytest.fixture(scope="module")
+def ratings():
+    generator = torch.Generator().manual_seed(0)
+    n, users, items = 30_000, 60, 90
+    genres = torch.zeros(items, 4, dtype=torch.bool)
+    genres[torch.arange(items), torch.arange(items) % 3] = True
+    genres[::4, 3] = True
+    return Ratings(
+        user=torch.randint(users, (n,), generator=generator),
+        item=torch.randint(items, (n,), generator=generator),
+        rating=torch.randint(1, 6, (n,), generator=generator).float(),
+        user_ids=tuple(range(users)),
+        item_ids=tuple(range(items)),
+        years=torch.randint(1950, 2010, (items,), generator=generator),
+        genres=genres,
+        genre_names=("A", "B", "C", "D"),
+    )
+
+
+def test_film_rows_hide_what_they_say_and_share_no_user(ratings):
+    halves = films.film_rows(ratings, ("A", "B", "C"), SMALL)
+    for part in halves.values():
+        rows = torch.arange(part["query"].shape[1])
+        for s in SMALL:
+            query = part["query"][s]
+            assert torch.bincount(query).tolist() == [500] * 3
+            assert not part["new"][s][rows, query].any()
+            assert bool(part["seen"][s][rows, query].all())
+            assert torch.equal(part["own"][s], F.one_hot(query, 3).bool())
+    hidden = (halves["train"]["mask"] == halves["train"]["new"]).all(-1).float().mean()
+    assert float(hidden) == pytest.approx(0.5, abs=0.05)
+    for s in SMALL:
+        profiles = [{row.numpy().tobytes() for row in part["features"][s]} for part in halves.values()]
+        assert not profiles[0] & profiles[1]
+
+
+def test_profiles_of_films_do_not_hold_the_labels_that_are_predicted(ratings):
+    before = films.film_rows(ratings, ("A", "B", "C"), SMALL)
+    domains = films.genre_domains(ratings, ("A", "B", "C"), min_user_ratings=0)
+    history = torch.rand(len(domains), generator=torch.Generator().manual_seed(0)) < 0.5
+    turned = replace(
+        domains, rating=torch.where(history, domains.rating, 6 - domains.rating), domain=None, domain_names=()
+    )
+    after = films.film_rows(turned, ("A", "B", "C"), SMALL)
+    for part in ("train", "test"):
+        assert torch.equal(before[part]["features"], after[part]["features"])
+        assert not torch.equal(before[part]["click"], after[part]["click"])
+
+
+def test_attention_to_genres_is_measured_as_it_says(ratings):
+    result = lesson.attend_to_genres(ratings, ("A", "B", "C"), steps=5, seeds=SMALL)
+    assert all(scores.shape == (2, 3) for scores in (*result.known.values(), *result.new.values()))
+    torch.testing.assert_close(result.weights.sum(-1), torch.ones(2, 3))
+    assert torch.equal(result.weights.diagonal(dim1=1, dim2=2), torch.zeros(2, 3))
+    assert torch.equal(result.damage.diagonal(dim1=1, dim2=2).float(), torch.zeros(2, 3))
+    assert float(result.damage.abs().max()) > 0
+
+
+# The study questions.
+
+
+@pytest.mark.parametrize(
+    ("ask", "worked"),
+    [
+        (lesson.study_attention, questions._ATTENTION_WORKED),
+        (lesson.study_mechanisms, questions._MECHANISMS_WORKED),
+    ],
+    ids=["attention", "mechanisms"],
+)
+def test_the_key_points_know_a_good_answer_from_empty_words(ask, worked):
+    points = ask(SimpleNamespace(history=[])).points
+    worked = " ".join(worked.split())
+    assert [point.name for point in points if not point.found_in(worked)] == []
+    for text in (
+        "I have not done this, nothing to note.",
+        "attention",
+        "It works well with neural networks.",
+        "Attention is all you need, and it helps a lot.",
+    ):
+        assert [point.name for point in points if point.found_in(text)] == []
