@@ -56,7 +56,7 @@ class Entry:
 COURSE = (
     Entry(0, "start_here", "Start here", "The map", 20),
     Entry(1, "domain_adversarial", "Domain-adversarial training", "Cross-domain transfer", 60),
-    Entry(2, "cross_domain_transfer", "Transfer by matching distributions", "Cross-domain transfer", 60),
+    Entry(2, "cross_domain_transfer", "Matching distributions, linking people", "Cross-domain transfer", 60),
     Entry(3, "domain_attention", "Attention across domains", "Cross-domain transfer", 60),
     Entry(4, "maml", "MAML: learning to adapt", "Meta-learning", 75),
     Entry(5, "reptile", "Reptile", "Meta-learning", 45),

@@ -93,7 +93,7 @@ def test_the_pull_is_the_gradient_of_the_mmd(shops):
 
 def test_rejection_rates_count_tests():
     rates = matching.rejection_rates(shifts=(0.0, 1.0), seeds=(0,))
-    assert rates.tests == (100, 25)
+    assert rates.tests == (300, 25)
     assert rates.rejected[0, 0] < 0.2
     assert rates.rejected[0, 1] == 1.0
 
@@ -198,11 +198,14 @@ def test_errors_are_those_of_the_networks(ledgers):
             assert error[arm, seed, group].item() == pytest.approx(of_group.square().mean().sqrt().item(), rel=1e-4)
 
 
-def test_the_broken_lookup_ties_users_to_items(ledgers):
+def test_the_broken_lookup_ties_users_to_items_and_nothing_else(ledgers):
     network = linking.build(ledgers.sizes)()
     user, item = torch.tensor([5]), torch.tensor([5])
     a, b = linking.one_table_embed(network, "source", user, item)
     assert torch.equal(a, b)
+    film = linking.one_table_embed(network, "target", user, item)[1]
+    assert not torch.equal(film, b)  # book 5 and film 5 are not tied to each other
+    assert torch.equal(film, network.embed("source", item + TOWN.n_items, item)[0])
     a, b = linking.plain_embed(network, "source", user, item)
     assert not torch.equal(a, b)
 
@@ -211,44 +214,53 @@ def test_a_grid_lays_its_gains_where_they_belong(monkeypatch):
     monkeypatch.setattr(linking, "ACCOUNTS", TOWN)
     monkeypatch.setattr(linking, "STEPS", 5)
     grid = linking.grid_of_gains((0.0, 0.9), (0.0, 1.0), SMALL)
-    assert grid.alone.shape == (2, 2, 4)
     assert grid.linked.shape == (2, 2, 2, 4)
     worlds = [linking.open_ledgers(replace(TOWN, relatedness=r), SMALL) for r in (0.0, 0.9)]
     ledgers = linking.side_by_side(worlds)
-    models = linking.many_networks(ledgers, [{"source": 1.0, "overlap": 1.0}]).fit(5)
-    again = linking.error_by_ratings(models, ledgers)[0].view(2, 2, 4)
-    torch.testing.assert_close(grid.linked[:, 1], again, rtol=1e-4, atol=1e-5)
-    few = grid.alone[..., :2].square().mean(-1).sqrt() - again[..., :2].square().mean(-1).sqrt()
-    torch.testing.assert_close(grid.gain[:, 1], few, rtol=1e-3, atol=1e-5)
+    models = linking.many_networks(ledgers, [{"source": 1.0, "overlap": o} for o in (1.0, 0.0)]).fit(5)
+    linked, nobody = linking.error_by_ratings(models, ledgers).view(2, 2, 2, 4)  # settings first
+    torch.testing.assert_close(grid.linked[:, 1], linked, rtol=1e-4, atol=1e-5)
+    few = [error[..., :2].square().mean(-1).sqrt() for error in (nobody, linked)]
+    torch.testing.assert_close(grid.gain[:, 1], few[0] - few[1], rtol=1e-3, atol=1e-5)
+    assert not grid.gain[:, 0].any()
+
+
+def test_the_constant_is_the_mean_of_what_may_be_learned_from(monkeypatch):
+    monkeypatch.setattr(linking, "ACCOUNTS", TOWN)
+    found = linking.constant_error(0.9, SMALL)
+    ledgers = linking.open_ledgers(replace(TOWN, relatedness=0.9), SMALL)
+    test = {name: column[1] for name, column in ledgers.test.items()}
+    rest = test["rating"][test["user"] % 4 == 2] - ledgers.train["rating"][1].mean()
+    assert found[1, 2].item() == pytest.approx(rest.square().mean().sqrt().item(), rel=1e-5)
 
 
 def test_matched_accounts_lie_in_the_order_they_say(monkeypatch):
     monkeypatch.setattr(linking, "ACCOUNTS", TOWN)
     monkeypatch.setattr(linking, "STEPS", 5)
-    result = linking.match_accounts((0.0, 1.0), SMALL)
+    result = linking.match_accounts((0.0, 3.0), SMALL)
     ledgers = linking.open_ledgers(TOWN, SMALL)
-    models = linking.many_networks(ledgers, [{"source": 1.0, "overlap": 1.0, "mmd": 0.0}]).fit(5)
-    torch.testing.assert_close(
-        result.error[1, 0], linking.for_few(linking.error_by_ratings(models, ledgers))[0], rtol=1e-4, atol=1e-5
-    )
+    models = linking.many_networks(ledgers, [{"source": 1.0, "overlap": 0.0, "mmd": 3.0}]).fit(5)
+    again = linking.for_few(linking.error_by_ratings(models, ledgers))[0]
+    torch.testing.assert_close(result.error[1], again, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(result.error[0], result.error[1])
     network = models.model(1)
     books = network.encode_domain("source", ledgers.source["user"][1, :200], ledgers.source["item"][1, :200])
-    films = network.encode_domain("target", ledgers.test["user"][1, :200], ledgers.test["item"][1, :200])
-    assert result.mmd[1, 0, 1].item() == pytest.approx(squared_mmd(books, films).item(), abs=1e-5)
+    films = network.encode_domain("target", ledgers.test["user"][1, :200] + 60, ledgers.test["item"][1, :200])
+    assert result.mmd[1, 1].item() == pytest.approx(squared_mmd(books, films).item(), abs=1e-5)
 
 
 def test_live_linking_reports_and_can_be_left():
-    steps = linking.train_live(0.5, 0.9, 0)
+    steps = linking.train_live(0.5, 0.9, 0.1, 0)
     first = next(steps)
     result = first.snapshot()
     assert (first.done, first.total) == (20, linking.STEPS)
     assert result.error.shape == (2, 8, 4)
     torch.testing.assert_close(result.gain, linking.for_few(result.error[0]) - linking.for_few(result.error[1]))
     figure = new_figure(10, 4)
-    grid = linking.Grid((0.0, 0.9), (0.0, 1.0), torch.rand(2, 8, 4), torch.rand(2, 2, 8, 4))
+    grid = linking.Grid((0.0, 0.9), (0.0, 1.0), torch.rand(2, 2, 8, 4))
     pictures.draw_live_linking(result, grid, figure)
     words = pictures.describe_live_linking(result)
-    assert words.startswith("50% of the accounts linked, tastes correlated at 0.9, step 20 of")
+    assert words.startswith("50% of the accounts linked, tastes correlated at 0.9, books weighed 0.1, step 20 of")
     steps.close()
 
 
@@ -292,18 +304,30 @@ def test_genre_splits_share_no_rating(films):
     assert not torch.equal(splits.train["item"][0].sort().values, splits.train["item"][1].sort().values)
 
 
-def test_the_user_mean_is_the_one_it_says(films):
+def test_the_rule_is_ridge_regression(films):
+    """One number a user and one a film, against the normal equations of the same problem."""
     splits = genres.genre_splits(films, "A", "B", SMALL)
-    constant, user_mean = genres._baselines(splits, (1, len(SMALL)))
+    weight, ridge = 0.3, 5.0
+    of_user, of_item = genres.means_of_users_and_items(splits, weight, ridge)
+    n_users, source_items, target_items = splits.sizes
+    pooled = genres.pooled_ids(splits)
     for seed in range(len(SMALL)):
-        known = {u: [] for u in range(splits.sizes[0])}
-        for table in (splits.source, splits.train):
-            for u, r in zip(table["user"][seed].tolist(), table["rating"][seed].tolist(), strict=True):
-                known[u].append(r)
-        guess = np.array([sum(known[u]) / (len(known[u]) + 5) for u in splits.test["user"][seed].tolist()])
-        truth = splits.test["rating"][seed].numpy()
-        assert user_mean[0, seed].item() == pytest.approx(np.sqrt(np.mean((guess - truth) ** 2)), rel=1e-4)
-        assert constant[0, seed].item() == pytest.approx(np.sqrt(np.mean(truth**2)), rel=1e-4)
+        rows = [
+            (table["user"][seed], table["item"][seed], table["rating"][seed]) for table in (pooled.source, pooled.train)
+        ]
+        design, rating, weights = [], [], []
+        for (user, item, y), w in zip(rows, (weight, 1.0), strict=True):
+            block = torch.zeros(len(y), n_users + target_items + source_items, dtype=torch.float64)
+            block[torch.arange(len(y)), user] = 1
+            block[torch.arange(len(y)), n_users + item] = 1
+            design.append(block)
+            rating.append(y.double())
+            weights.append(torch.full((len(y),), w, dtype=torch.float64))
+        x, y, w = torch.cat(design), torch.cat(rating), torch.cat(weights)
+        normal = x.T @ (w[:, None] * x) + ridge * torch.eye(x.shape[1], dtype=torch.float64)
+        exact = torch.linalg.solve(normal, x.T @ (w * y))
+        torch.testing.assert_close(of_user[seed].double(), exact[:n_users], rtol=0, atol=2e-3)
+        torch.testing.assert_close(of_item[seed].double(), exact[n_users : n_users + target_items], rtol=0, atol=2e-3)
 
 
 def test_pooled_films_keep_apart(films):
@@ -317,14 +341,13 @@ def test_pooled_films_keep_apart(films):
 
 
 def test_stopping_is_chosen_on_validation_ratings(films, monkeypatch):
-    """What the test ratings say must not move the moment at which an arm stops."""
+    """What the test ratings say must not move the moment at which an arm stops, nor the rule's settings."""
     valid = torch.tensor([3.0, 1.0, 2.0]).expand(2, 2, 3)  # (arms, splits, moments)
     test = torch.tensor([10.0, 30.0, 0.0]).expand(2, 2, 3)
-    monkeypatch.setattr(
-        genres,
-        "_errors",
-        lambda splits, objective, settings, label: torch.stack([valid, test], -1)[: len(settings["source"])],
-    )
+    both = torch.stack([valid, test], -1)
+    monkeypatch.setattr(genres, "_errors", lambda splits, objective, settings, label: both[: len(settings["source"])])
+    monkeypatch.setattr(genres, "_rules", lambda splits: both[0])
     result = genres.transfer_between_genres(films, (("A", "B"),), SMALL)
     assert result.steps == dict.fromkeys(("alone", "linked", "pooled"), (2 * genres.EVERY,))
+    assert (result.rule == 30.0).all()
     assert (result.linked == 30.0).all()

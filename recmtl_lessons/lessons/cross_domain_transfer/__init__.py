@@ -4,8 +4,13 @@ from recmtl_lessons.lessons.cross_domain_transfer.activities import LESSON
 from recmtl_lessons.lessons.cross_domain_transfer.explorers import explore_linking, explore_matching
 from recmtl_lessons.lessons.cross_domain_transfer.genres import transfer_between_genres
 from recmtl_lessons.lessons.cross_domain_transfer.linking import (
+    ALONE,
+    GENTLY,
+    account,
+    constant_error,
     for_few,
     grid_of_gains,
+    in_worlds,
     linked_in_one_table,
     match_accounts,
     objective_with,
@@ -15,6 +20,7 @@ from recmtl_lessons.lessons.cross_domain_transfer.matching import (
     match,
     mmd_at_a_fixed_bandwidth,
     mmd_of,
+    mmd_of_mixed_halves,
     pull_over_bandwidth,
     rejection_rates,
 )

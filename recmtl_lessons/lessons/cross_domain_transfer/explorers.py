@@ -38,6 +38,7 @@ def explore_linking(grid: linking.Grid) -> Explorer:
         controls=[
             Slider("overlap", "Share of accounts linked", [k / 20 for k in range(21)], 1.0),
             Slider("relatedness", "Correlation of tastes", [k / 20 for k in range(21)], 0.3),
+            Slider("weight", "Weight of the books", log_stops(0.01, 1.0, 6), 1.0),
         ],
         compute=linking.train_live,
         draw=lambda result, figure: draw_live_linking(result, grid, figure),

@@ -7,13 +7,15 @@ import torch
 from torch import Tensor
 
 from recmtl_lessons.datasets import Ratings, genre_domains
-from recmtl_lessons.lessons.cross_domain_transfer.linking import build, largest, place_within, stacked, together
+from recmtl_lessons.lessons.cross_domain_transfer.linking import build, place_within, stacked
 from recmtl_lessons.lessons.domain_adversarial.experiments import GENRE_PAIRS, SEEDS
 from recmtl_lessons.training import ManyModels, rmse
 
 FEW = 5  # ratings of the target that each user leaves to learn from
 LEAST = 10  # ratings that a user has in each of the two genres
 STEPS, EVERY = 60, 10
+JUDGED = 2000  # held-out ratings a split, at most, for each of validation and test; drawn at random
+ARMS = ("alone", "linked", "pooled", "rule")
 PENALTY = 0.5
 
 
@@ -38,10 +40,9 @@ class GenreTransfer:
     Attributes
     ----------
     pairs : tuple of (source, target)
-    constant : Tensor
-        Of the target's mean.
-    user_mean : Tensor
-        Of each user's mean over all they have rated in both genres, drawn towards the mean of all.
+    rule : Tensor
+        Of a rule without a network: the mean, plus a number for each user and each film. A user's number comes from
+        both genres.
     alone, linked, pooled : Tensor
         Of the network: without the source; with it, all accounts linked; with all rows taken for rows of the target.
     steps : dict {arm: tuple of int}
@@ -49,8 +50,7 @@ class GenreTransfer:
     """
 
     pairs: tuple[tuple[str, str], ...]
-    constant: Tensor
-    user_mean: Tensor
+    rule: Tensor
     alone: Tensor
     linked: Tensor
     pooled: Tensor
@@ -60,23 +60,27 @@ class GenreTransfer:
 def transfer_between_genres(
     ratings: Ratings, pairs: Sequence[tuple[str, str]] = GENRE_PAIRS, seeds: Sequence[int] = SEEDS
 ) -> GenreTransfer:
-    """Train alone, linked and pooled for each pair of genres and each split, all at once.
+    """Train alone, linked and pooled for each pair of genres, all splits at once.
 
     Each arm of each pair stops after the number of steps at which its validation error, averaged over the splits, is
-    least; its error is then read from other ratings.
+    least; its error is then read from other ratings. The rule's two settings are chosen the same way.
     """
-    splits = [genre_splits(ratings, source, target, seeds) for source, target in pairs]
-    both = side_by_side(splits)
-    shape = (len(pairs), len(seeds))
-    alone, linked = _errors(both, objective, {"source": (0.0, 1.0)}, "alone and linked").unbind(0)
-    (pooled,) = _errors(pooled_ids(both), pooled_objective, {"source": (1.0,)}, "pooled")
-    arms, steps = {}, {}
-    for name, errors in (("alone", alone), ("linked", linked), ("pooled", pooled)):
-        valid, test = errors.unflatten(0, shape).unbind(-1)  # (pairs, S, moments) each
-        best = valid.mean(1).argmin(1)  # (pairs,)
-        arms[name] = test[torch.arange(len(pairs)), :, best]
-        steps[name] = tuple(int(EVERY * (k + 1)) for k in best)
-    return GenreTransfer(tuple(pairs), *_baselines(both, shape), **arms, steps=steps)
+    found = [_one_pair(genre_splits(ratings, source, target, seeds)) for source, target in pairs]
+    arms = {name: torch.stack([errors[name][0] for errors in found]) for name in ARMS}
+    steps = {name: tuple(errors[name][1] for errors in found) for name in ("alone", "linked", "pooled")}
+    return GenreTransfer(tuple(pairs), **arms, steps=steps)
+
+
+def _one_pair(splits: GenreSplits) -> dict[str, tuple[Tensor, int]]:
+    """For each arm its errors, (S,), and when or with what setting they were least on validation ratings."""
+    alone, linked = _errors(splits, objective, {"source": (0.0, 1.0)}, "alone and linked").unbind(0)
+    (pooled,) = _errors(pooled_ids(splits), pooled_objective, {"source": (1.0,)}, "pooled")
+    found = {}
+    for name, errors in (("alone", alone), ("linked", linked), ("pooled", pooled), ("rule", _rules(splits))):
+        valid, test = errors.unbind(-1)  # (S, choices) each
+        best = int(valid.mean(0).argmin())
+        found[name] = test[:, best], EVERY * (best + 1)
+    return found
 
 
 def genre_splits(ratings: Ratings, source: str, target: str, seeds: Sequence[int] = SEEDS) -> GenreSplits:
@@ -90,8 +94,11 @@ def genre_splits(ratings: Ratings, source: str, target: str, seeds: Sequence[int
         "user": user[here], "item": source_item, "rating": films.rating[here] - films.rating[here].mean()
     }  # fmt: skip
     cuts = [_cut(user[there], target_item, films.rating[there], seed) for seed in seeds]
-    parts = (stacked([cut[k] for cut in cuts]) for k in range(3))
-    return GenreSplits(stacked([from_source] * len(seeds)), *parts, (len(users), len(source_items), len(target_items)))
+    train, valid, test = (stacked([cut[k] for cut in cuts]) for k in range(3))
+    valid, test = ({name: column[:, :JUDGED] for name, column in part.items()} for part in (valid, test))
+    return GenreSplits(
+        stacked([from_source] * len(seeds)), train, valid, test, (len(users), len(source_items), len(target_items))
+    )
 
 
 def _cut(user: Tensor, item: Tensor, rating: Tensor, seed: int) -> list[dict[str, Tensor]]:
@@ -104,12 +111,6 @@ def _cut(user: Tensor, item: Tensor, rating: Tensor, seed: int) -> list[dict[str
     mean = rating[train].mean()
     parts = (train, ~train & (place % 2 == 1), ~train & (place % 2 == 0))
     return [{"user": user[rows], "item": item[rows], "rating": rating[rows] - mean} for rows in parts]
-
-
-def side_by_side(splits: Sequence[GenreSplits]) -> GenreSplits:
-    """Several pairs of genres as one, along the seeds; vocabularies as the largest."""
-    parts = (together([getattr(split, part) for split in splits]) for part in ("source", "train", "valid", "test"))
-    return GenreSplits(*parts, largest(split.sizes for split in splits))
 
 
 def pooled_ids(splits: GenreSplits) -> GenreSplits:
@@ -166,12 +167,37 @@ def _errors(splits: GenreSplits, training_objective: Callable, settings: dict, l
     return torch.stack([models.by_setting(models.history[name]) for name in ("valid", "test")], dim=-1)
 
 
-def _baselines(splits: GenreSplits, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """RMSE of the mean rating, and of each user's mean, drawn towards it as five ratings of the average user would."""
-    rating, user = splits.test["rating"], splits.test["user"]
-    known = [torch.cat([splits.source[name], splits.train[name]], dim=1) for name in ("user", "rating")]
-    totals, counts = torch.zeros(2, len(rating), splits.sizes[0]).unbind()
-    totals = totals.scatter_add(1, known[0], known[1])
-    counts = counts.scatter_add(1, known[0], torch.ones_like(known[1]))
-    means = (totals / (counts + 5.0)).gather(1, user)  # (splits, n)
-    return rmse(torch.zeros_like(rating), rating).view(shape), rmse(means, rating).view(shape)
+def _rules(splits: GenreSplits) -> Tensor:
+    """RMSE of the rule with several settings, on validation and on test ratings: (S, settings, 2)."""
+    pairs = [(weight, ridge) for weight in (0.03, 0.1, 0.3, 1.0) for ridge in (2.0, 5.0, 10.0)]
+    found = []
+    for weight, ridge in pairs:
+        of_user, of_item = means_of_users_and_items(splits, weight, ridge)
+        answers = [
+            of_user.gather(1, part["user"]) + of_item.gather(1, part["item"]) for part in (splits.valid, splits.test)
+        ]
+        parts = zip(answers, (splits.valid, splits.test), strict=True)
+        found.append(torch.stack([rmse(answer, part["rating"]) for answer, part in parts], dim=-1))  # (S, 2)
+    return torch.stack(found, dim=1)
+
+
+def means_of_users_and_items(splits: GenreSplits, weight: float, ridge: float) -> tuple[Tensor, Tensor]:
+    """One number a user and one a film of the target, (S, n) each, that fit the centred ratings by ridge regression.
+
+    A rating of the source counts ``weight`` times as much as one of the target, and each number is drawn towards 0 as
+    by ``ridge`` ratings. The numbers of users, of the source's films and of the target's are fitted in turn, ten times.
+    """
+    n_users, source_items, target_items = splits.sizes
+    rows = pooled_ids(splits)
+    user, item, rating = (torch.cat([rows.source[k], rows.train[k]], dim=1) for k in ("user", "item", "rating"))
+    weights = torch.ones_like(rating)
+    weights[:, : rows.source["user"].shape[1]] = weight
+    n_splits = len(rating)
+    of_user, of_item = torch.zeros(n_splits, n_users), torch.zeros(n_splits, target_items + source_items)
+    for _ in range(10):
+        for mine, key, other in ((of_user, user, of_item.gather(1, item)), (of_item, item, None)):
+            rest = rating - (other if other is not None else of_user.gather(1, user))
+            total = torch.zeros_like(mine).scatter_add_(1, key, weights * rest)
+            count = torch.zeros_like(mine).scatter_add_(1, key, weights)
+            mine.copy_(total / (count + ridge))
+    return of_user, of_item[:, :target_items]

@@ -41,7 +41,10 @@ def draw_kernel(shops: Shops, figure, reaches: Sequence[float] = (0.1, 1.0, 10.0
 def draw_alignments(results: Mapping[str, Matched], figure) -> None:
     """Left: AUC abroad over the weight of each alignment. Right: what a fresh classifier still finds of the shop."""
     left, right = style.panels(figure, 2)
-    looks = {"MMD": ("blue", "o", "-"), "adversary": ("vermillion", "^", "--"), "CORAL": ("green", "s", "-.")}
+    looks = {
+        "MMD": ("blue", "o", "-"), "adversary": ("vermillion", "^", "--"), "CORAL": ("green", "s", "-."),
+        "means": ("black", "D", ":"),
+    }  # fmt: skip
     nothing = results["MMD"]
     for name, result in results.items():
         weights = [setting["weight"] for setting in result.settings]
@@ -50,20 +53,21 @@ def draw_alignments(results: Mapping[str, Matched], figure) -> None:
         style.band(right, place, result.a_distance.T, name, *looks[name])
     for axis, scores in ((left, nothing.abroad_auc), (right, nothing.a_distance)):
         axis.axhline(scores[0].mean(), color=_GREY, lw=1.4, ls=":")
-        axis.set_xticks([_place(w) for w in _SHOWN], [f"{w:g}" for w in _SHOWN])
-        axis.set(xlabel="weight of the alignment", xlim=(-0.4, _place(_SHOWN[-1]) + 0.3))
-    left.text(0.0, nothing.abroad_auc[0].mean() - 0.035, "no alignment", fontsize=11, color=_GREY)
+        axis.set_xticks([_place(w) for w in _SHOWN], _SHOWN_AS)
+        axis.set(xlabel="weight of the alignment", xlim=(-0.4, _place(_SHOWN[-1]) + 0.7))
+    left.text(0.0, nothing.abroad_auc[0].mean() - 0.04, "no alignment", fontsize=11, color=_GREY)
     left.set(ylim=(0.3, 1.0), ylabel="AUC of clicks abroad", title="Who is served?")
-    right.set(ylim=(0, 1.85), ylabel="proxy A-distance: 0 guesses, 2 knows", title="What a fresh classifier finds")
-    right.legend(loc="lower right")
+    right.set(ylim=(0, 2.45), ylabel="proxy A-distance: 0 guesses, 2 knows", title="What a fresh classifier finds")
+    right.legend(loc="upper right", ncols=2)
 
 
-_SHOWN = (0.0, 0.1, 1.0, 10.0, 100.0, 1000.0)
+_SHOWN = (0.0, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4)
+_SHOWN_AS = ("0", "0.1", "1", "10", "10²", "10³", "10⁴")
 
 
 def _place(weight: float) -> float:
     """Where a weight stands on the axis: logarithmic from 0.1 on, with 0 a step to its left."""
-    return 0.0 if weight <= 0 else 1.0 + math.log10(weight / 0.1) if weight >= 0.1 else weight / 0.1
+    return 1.0 + math.log10(weight / 0.1) if weight >= 0.1 else weight / 0.1
 
 
 def draw_bandwidth(reaches: Sequence[float], pull: Tensor, fixed: Matched, figure) -> None:
@@ -76,12 +80,15 @@ def draw_bandwidth(reaches: Sequence[float], pull: Tensor, fixed: Matched, figur
         xscale="log", ylim=(-0.03, 1.08), xlabel="bandwidth, in pooled medians",
         ylabel="pull on abroad's cloud (hardest = 1)", title="At the start of training",
     )  # fmt: skip
-    bandwidths = [setting["bandwidth"] for setting in fixed.settings]
-    style.band(right, bandwidths, fixed.abroad_auc.T, "fixed bandwidth", "vermillion", "^", "--")
+    bandwidths = sorted({setting["bandwidth"] for setting in fixed.settings})
+    for weight, label, *look in ((1.0, "weight 1", "vermillion", "^", "--"), (100.0, "weight 100", "black", "s", ":")):
+        rows = [fixed.at(bandwidth=bandwidth, weight=weight) for bandwidth in bandwidths]
+        style.band(right, bandwidths, fixed.abroad_auc[rows].T, label, *look)
     right.set(
         xscale="log", ylim=(0.3, 1.0), xlabel="bandwidth, fixed", ylabel="AUC of clicks abroad",
         title="After training with it",
     )  # fmt: skip
+    right.legend(loc="upper left")
 
 
 def draw_test(rates: RejectionRates, figure) -> None:
@@ -121,22 +128,27 @@ def draw_network(figure) -> None:
     axis.text(5.4, 0.5, "a product of the embeddings\nruns beside each tower", color=_GREY, fontsize=12, ha="center")
 
 
-def draw_ratings(alone: Tensor, linked: Tensor, figure, one_table: Tensor | None = None) -> None:
-    """RMSE over the number of ratings that a user had to learn from; each (S, groups)."""
+def draw_ratings(ways: Mapping[str, Tensor], constant: Tensor, figure) -> None:
+    """RMSE over the number of ratings that a user had to learn from, for each way; (S, groups) each."""
     (axis,) = style.panels(figure, 1)
-    _over_ratings(axis, alone, linked)
-    if one_table is not None:
-        style.band(axis, range(len(RATINGS_A_USER)), one_table, "linked, but one table for all ids", "black", "s", ":")
-    axis.set(title="Users with few ratings gain most" if one_table is None else "One table too few")
+    _over_ratings(axis, ways)
+    axis.plot(range(len(RATINGS_A_USER)), constant.mean(0), color=_GREY, lw=1.6, ls=":")
+    axis.text(len(RATINGS_A_USER) - 1, constant.mean() + 0.01, "the mean rating always", color=_GREY, ha="right")
+    axis.set(title="Who gains from whom?")
     axis.legend(loc="lower left")
 
 
-def _over_ratings(axis, alone: Tensor, linked: Tensor) -> None:
+_WAYS = (
+    ("blue", "o", "-"), ("green", "s", "-."), ("vermillion", "^", "--"), ("black", "D", ":"),
+)  # fmt: skip
+
+
+def _over_ratings(axis, ways: Mapping[str, Tensor]) -> None:
     place = range(len(RATINGS_A_USER))
-    style.band(axis, place, alone, "films alone", "blue", "o", "-")
-    style.band(axis, place, linked, "with books, accounts linked", "vermillion", "^", "--")
+    for (name, error), look in zip(ways.items(), _WAYS, strict=False):
+        style.band(axis, place, error, name, *look)
     axis.set_xticks(place, RATINGS_A_USER)
-    axis.set(ylim=(0.6, 1.22), xlabel="ratings of films a user has given", ylabel="RMSE of their other ratings")
+    axis.set(ylim=(0.5, 1.15), xlabel="ratings of films a user has given", ylabel="RMSE of their other ratings")
 
 
 def draw_grid(grid: Grid, figure) -> None:
@@ -161,7 +173,7 @@ def _heat_map(axis, grid: Grid) -> None:
     axis.grid(visible=False)
     axis.set(
         xlabel="share of accounts linked", ylabel="correlation of tastes", xlim=(edges[0][0], edges[0][-1]),
-        ylim=(edges[1][0], edges[1][-1]), title="Gain in RMSE (users with 2 or 4)",
+        ylim=(edges[1][0], edges[1][-1]), title="How much lower the error is",
     )  # fmt: skip
 
 
@@ -185,7 +197,7 @@ def draw_live_linking(result: LiveLinking, grid: Grid, figure) -> None:
         result.overlap, result.relatedness, f"★ {_signed(float(gain))}", ha="center", va="center", fontsize=15,
         fontweight="bold", bbox={"fc": style.PALETTE["yellow"], "ec": "black", "lw": 1.6, "pad": 3.5},
     )  # fmt: skip
-    _over_ratings(curves, *result.error)
+    _over_ratings(curves, {"nobody linked": result.error[0], "yours": result.error[1]})
     curves.set(title=f"Your place, eight worlds, step {result.step} of {LINKING_STEPS}")
     curves.legend(loc="lower left")
 
@@ -193,11 +205,12 @@ def draw_live_linking(result: LiveLinking, grid: Grid, figure) -> None:
 def describe_live_linking(result: LiveLinking) -> str:
     """The live picture in words."""
     gain, low, high = t_interval(result.gain)
-    alone, linked = result.error[:, :, :2].square().mean((1, 2)).sqrt().tolist()
+    without, yours = result.error[:, :, :2].square().mean((1, 2)).sqrt().tolist()
     return (
-        f"{result.overlap:.0%} of the accounts linked, tastes correlated at {result.relatedness:g}, step {result.step} "
-        f"of {LINKING_STEPS}, 8 worlds: RMSE of users with 2 or 4 ratings {alone:.2f} alone and {linked:.2f} with the "
-        f"source, a gain of {gain:+.3f} (95 % interval {low:+.3f} to {high:+.3f})."
+        f"{result.overlap:.0%} of the accounts linked, tastes correlated at {result.relatedness:g}, books weighed "
+        f"{result.weight:g}, step {result.step} of {LINKING_STEPS}, 8 worlds: RMSE of users with 2 or 4 ratings "
+        f"{without:.2f} with nobody linked and {yours:.2f} with yours, {gain:+.3f} lower (95 % interval {low:+.3f} to "
+        f"{high:+.3f})."
     )
 
 
@@ -252,7 +265,7 @@ def draw_genres(result: GenreTransfer, figure) -> None:
     ways = (
         (result.linked, "linked", "vermillion", "^", -0.22),
         (result.pooled, "all in one pool", "blue", "o", 0.0),
-        (result.user_mean, "each user's mean, no network", "black", "s", 0.22),
+        (result.rule, "the rule without a network", "black", "s", 0.22),
     )
     for errors, label, colour, marker, lift in ways:
         gains = result.alone - errors  # (pairs, S)
@@ -265,7 +278,7 @@ def draw_genres(result: GenreTransfer, figure) -> None:
     axis.axvline(0, color=_GREY, lw=1.2)
     axis.set_yticks(rows, [f"{source} → {target}" for source, target in result.pairs])
     axis.set(
-        xlabel="how much lower the RMSE is than of the target alone (small dots: single splits)",
+        xlabel="RMSE of the second genre alone minus RMSE of each way (right: better)",
         title="MovieLens: what the other genre is worth", ylim=(len(result.pairs) - 0.05, -0.5),
     )  # fmt: skip
     axis.legend(loc="lower left", ncols=3, fontsize=11)

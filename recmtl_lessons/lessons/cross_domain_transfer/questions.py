@@ -14,16 +14,16 @@ prediction = Predict(
     LESSON,
     "predict",
     "Tastes in books and films are unrelated, and every account is linked. What happens to the error for people who "
-    "have rated two or four films, compared with learning from films alone?",
+    "have rated two or four films, compared with the same training with no account linked?",
     {
-        "It stays as it is: the network learns to ignore the books": "It has no way to. A linked account is one "
-        "embedding, and the loss of the books pulls at it as hard as that of the films.",
+        "It stays as it is: the network learns to ignore the books": "Nothing tells it to. A linked account is one "
+        "embedding, and the loss of the books pulls at it as hard as that of the films, and far more often.",
         "It falls a little: more ratings make the embeddings steadier": "They do become steadier, around what the "
         "person likes in books, which here is beside the point.",
         "It rises: the films of a person are read off their books": "Forty books outvote two films in the one "
         "embedding that a linked account has.",
-        "It rises for people with sixteen films, and falls for those with two": "Those with two films lose too: their "
-        "embedding is decided by the books almost alone.",
+        "It rises only if half of the accounts are linked, and not if all are": "More links mean more people whose "
+        "films are read off their books. The map below shows both.",
     },
 )
 RISES = tuple(prediction.choices)[2]
