@@ -34,7 +34,8 @@ def move_every_way(explorer, k, name=None):
     assert slider.input_value() == str(last)
     explorer.settle(**{name: high})
 
-    typed = round(low + 0.3 * (high - low))
+    typed = low + 0.3 * (high - low)
+    typed = round(typed) if high > 1 else round(typed, 2)
     field.fill(str(typed))
     field.press("Enter")
     explorer.settle(**{name: typed})
