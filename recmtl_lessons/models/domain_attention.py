@@ -26,7 +26,11 @@ from recmtl_lessons.models._modes import evaluating
 
 
 def masked_attention(
-    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, temperature: float | Tensor = 1.0
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None = None,
+    temperature: float | Tensor = 1.0,
 ) -> tuple[Tensor, Tensor]:
     r"""Scaled dot-product attention of one query a row, with the weights it used.
 
@@ -55,10 +59,11 @@ def masked_attention(
     Vaswani et al. (2017), section 3.2.1, equation 1. Equal to ``torch.nn.functional.scaled_dot_product_attention``
     with a sequence of D and one query, at temperature 1.
     """
-    # Products and sums, not matrix products: one query meets a handful of keys, and tiny matrix products are slow.
-    scores = (keys * query.unsqueeze(-2)).sum(-1) / math.sqrt(query.shape[-1]) / temperature  # (batch, D)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf)  # before the softmax, so that the others share the whole weight
+    # Products and sums: one query meets a handful of keys, and tiny matrix products are slow.
+    scores = (keys * query.unsqueeze(-2)).sum(-1) / math.sqrt(query.shape[-1])  # (batch, D)
+    scores = scores / temperature
+    if mask is not None:  # before the softmax, so that the others share the whole weight
+        scores = scores.masked_fill(~mask, -math.inf)
     weights = scores.softmax(dim=-1)
     return (weights.unsqueeze(-1) * values).sum(-2), weights
 
@@ -247,20 +252,23 @@ class MultiDomainAttentionNetwork(nn.Module):
         """
         return self._project(query_domain, domain_features, mask)[1:]
 
-    def _project(self, query_domain, domain_features, mask) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def _project(self, query_domain, domain_features, mask) -> tuple[Tensor, ...]:
         """The token of the domain asked about, (batch, embedding), and what `project` returns."""
+        features, mask, is_query = self._checked(query_domain, domain_features, mask)
+        embedded = self._embed(features, mask)  # (batch, D, embedding)
+        own = ((is_query & mask).unsqueeze(-1) * embedded).sum(1)  # (batch, embedding)
+        token = is_query.to(embedded.dtype) @ self.tokens  # (batch, embedding)
+        keys = self.to_key(self.tokens + embedded)  # (batch, D, attention)
+        return token, self.to_query(token + own), keys, self.to_value(embedded), mask
+
+    def _checked(self, query_domain, domain_features, mask) -> tuple[list[Tensor], Tensor, Tensor]:
+        """The features in the order of ``domains``, the mask, and whether a domain is the one asked about."""
         rows = _check_rows(self.domain_features, domain_features)
         features = [domain_features[name] for name in self.domains]
         mask = self._check_mask(mask, rows, features[0].device)
         for d, name in enumerate(self.domains):
             _check_visible(f"domain_features[{name!r}]", features[d], mask, d)
-        is_query = self._is_query(query_domain, rows, mask.device)  # (batch, D)
-
-        embedded = self._embed(features, mask)  # (batch, D, embedding)
-        own = ((is_query & mask).unsqueeze(-1) * embedded).sum(1)  # (batch, embedding), 0 without history there
-        token = is_query.to(embedded.dtype) @ self.tokens  # (batch, embedding)
-        keys = self.to_key(self.tokens + embedded)  # (batch, D, attention)
-        return token, self.to_query(token + own), keys, self.to_value(embedded), mask
+        return features, mask, self._is_query(query_domain, rows, mask.device)
 
     def _embed(self, features: Sequence[Tensor], mask: Tensor) -> Tensor:
         """One (batch, width) a domain -> (batch, D, embedding); what is masked is read as zeros."""

@@ -1,6 +1,7 @@
 """Lesson 03: its exercises refuse what they say they refuse, and its experiments measure what they say."""
 
 import math
+import os
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -26,6 +27,7 @@ def few_validation_users():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiments, "_VALID_ROWS", 300)
         patch.setattr(experiments, "STEPS", 10)
+        patch.setattr(experiments, "SHORT", 10)
         yield
 
 
@@ -163,8 +165,71 @@ def test_the_scores_are_those_of_the_networks(compared):
             here = rows["query"][s] == asked
             mean = answer["attention_weights"][here].mean(0).detach()
             torch.testing.assert_close(compared.weights[s, asked], mean, rtol=1e-4, atol=1e-5)
-    assert set(compared.auc) == {"attention", "uniform", "closest", "concatenation", "truth"}
+        for arm, focus in (("attention", 1.0), ("uniform", math.inf)):
+            assert compared.logits[arm].shape == rows["click"].shape
+            again = roc_auc_score(rows["click"][s], compared.logits[arm][s])
+            assert float(compared.auc[arm][s]) == pytest.approx(again, abs=1e-6), focus
+    assert set(compared.auc) == {"attention", "uniform", "closest", "fixed", "concatenation", "truth", "exact"}
     assert all(scores.shape == (2,) for scores in compared.auc.values())
+
+
+def test_weighted_profiles_meet_items_in_a_dot_product(compared):
+    test = compared.shops.test
+    for s in SMALL:
+        taste = sum(compared.row_weights[s, :, d, None] * test["features"][s, :, d, :8] for d in range(5))
+        expected = roc_auc_score(test["click"][s], (taste * test["item"][s]).sum(1))
+        assert float(compared.auc["exact"][s]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_fixed_weights_are_the_same_for_all_users_and_differ_between_shops(shops):
+    models = experiments._many_fixed(shops, SMALL, 0.01)
+    list(models.train(20))
+    _, (weights,) = experiments.answers(models, shops.test)
+    _, (plain,) = experiments.answers(experiments.many_networks(shops, SMALL), shops.test)
+    for s in SMALL:
+        for asked in range(5):
+            here = shops.test["query"][s] == asked
+            assert bool((shops.test["mask"][s, here].sum(1) == 4).all())
+            assert float((weights[s, here] - weights[s, here][0]).abs().max()) < 1e-6
+            assert float((plain[s, here] - plain[s, here][0]).abs().max()) > 0.01
+            others = torch.arange(5) != asked
+            assert float(weights[s, here][0][others].std()) > 0.001
+
+
+def test_fixed_weights_are_scored_in_both_towns(compared):
+    plain, uneven = lesson.fixed_weights(TOWN, SMALL)
+    assert torch.equal(plain, compared.auc["fixed"])
+    town = experiments.with_uneven_histories(TOWN)
+    assert set(lesson.open_shops(town, SMALL).train["history"].unique().tolist()) >= {2, 8, 32}
+    both = experiments.side_by_side([lesson.open_shops(t, SMALL) for t in (TOWN, town)])
+    models = experiments._many_fixed(both, [0, 1, 1000, 1001], experiments.RATES["fixed"])
+    list(models.train(10))
+    (logits,), _ = experiments.answers(models, both.test)
+    expected = [roc_auc_score(click, scores) for click, scores in zip(both.test["click"], logits, strict=True)]
+    assert torch.cat([plain, uneven]).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_rates_are_scored_on_validation_users(shops):
+    found = lesson.score_rates((0.003, 0.01), TOWN, SMALL)
+    assert set(found) == set(experiments.RATES)
+    rows = shops.valid
+    for arm, models in (
+        ("uniform", experiments.many_networks(shops, SMALL, (experiments.UNIFORM,), 0.01)),
+        ("fixed", experiments._many_fixed(shops, SMALL, 0.01)),
+    ):
+        list(models.train(10))
+        (logits,), _ = experiments.answers(models, rows)
+        expected = sum(roc_auc_score(rows["click"][s], logits[s]) for s in SMALL) / 2
+        assert found[arm][0.01] == pytest.approx(expected, abs=1e-6)
+    assert lesson.best_rates({"a": {0.1: 0.6, 0.2: 0.7}, "b": {0.1: 0.7, 0.2: 0.6}}) == {"a": 0.2, "b": 0.1}
+
+
+@pytest.mark.skipif(not os.environ.get("RECMTL_SLOW_TESTS"), reason="half a minute: set RECMTL_SLOW_TESTS=1")
+def test_each_arms_rate_is_the_best_of_those_tried(monkeypatch):
+    monkeypatch.setattr(experiments, "STEPS", 250)
+    monkeypatch.setattr(experiments, "_VALID_ROWS", 1_000)
+    lesson.open_shops.cache_clear()
+    assert lesson.best_rates(lesson.score_rates()) == experiments.RATES
 
 
 def test_uniform_is_uniform_and_closest_sees_the_closest(shops):
@@ -182,10 +247,13 @@ def test_agreement_is_spearmans_over_different_shops():
     pairs = ~torch.eye(5, dtype=torch.bool)
     expected = [spearmanr(a[pairs], b[pairs]).statistic for a, b in zip(one, other, strict=True)]
     torch.testing.assert_close(lesson.agreement(one, other), torch.tensor(expected, dtype=torch.float32))
+    tied = (one * 4).round()
+    expected = [spearmanr(a[pairs], b[pairs]).statistic for a, b in zip(tied, other, strict=True)]
+    torch.testing.assert_close(lesson.agreement(tied, other), torch.tensor(expected, dtype=torch.float32))
 
 
 def test_the_best_weights_are_scipys_non_negative_least_squares(shops):
-    weights, _ = experiments.best_weights(shops)
+    weights = experiments.best_weights(shops)
     world, test = shops.worlds[0], shops.test
     noise = experiments._profile_noise(world)
     for row in range(0, 60, 5):
@@ -195,7 +263,7 @@ def test_the_best_weights_are_scipys_non_negative_least_squares(shops):
         root = torch.linalg.cholesky(among.double())  # |L' b - L^-1 r|^2 = b' A b - 2 b' r + a constant
         beta, _ = nnls(root.T.numpy(), torch.linalg.solve(root, towards.double()).numpy())
         expected = torch.zeros(5)
-        expected[seen] = torch.tensor(beta / beta.sum(), dtype=torch.float32)
+        expected[seen] = torch.tensor(beta, dtype=torch.float32)
         torch.testing.assert_close(weights[0, row], expected, rtol=1e-3, atol=1e-4)
 
 
@@ -261,6 +329,17 @@ def test_gains_and_turning_have_the_shapes_they_say(monkeypatch):
     turning = lesson.turn_a_shop((0.4, -0.4), seeds=SMALL)
     assert turning.weight.shape == turning.auc.shape == (2, 2)
     assert turning.at(-0.4) == 1
+    assert turning.row_weights.shape == (1_000, 5)
+    assert turning.values.shape == (1_000, 5, 16)
+    whose = lesson.open_shops(experiments.odd_town(-0.4), SMALL).test["query"][0]
+    assert float(turning.row_weights[torch.arange(1_000), whose[:1_000]].abs().max()) == 0
+
+
+def test_twins_are_taken_out_alone_and_together(monkeypatch):
+    monkeypatch.setattr(experiments, "TWINS", replace(experiments.TWINS, n_users=150, train_rows=1_500, test_rows=800))
+    town = lesson.remove_twins(SMALL)
+    assert set(town.damage) == {"films", "games", "music", "news", "films + games", "games + music"}
+    torch.testing.assert_close(sum(town.weight.values()), torch.ones(2))
 
 
 # The explorers.
@@ -307,6 +386,16 @@ def test_the_controls_of_the_first_explorer_do_what_they_say(desk):
     without = lesson_look(1, "books", 32, out)
     assert float(without.weights[:, lesson.DOMAINS.index(out)].abs().max()) == 0
     torch.testing.assert_close(without.weights.sum(1), torch.ones(5))
+
+
+def test_the_first_explorer_starts_with_a_typical_user(compared, desk):
+    typical = looking.typical_user("films", 32)
+    rows = torch.stack([lesson_look(user, "films", 32, "none").weights[1] for user in range(1, 46)])
+    distance = (rows - rows.mean(0)).norm(dim=1)
+    assert float(distance[typical - 1]) == float(distance.min())
+    explorer = explorers.explore_users()
+    assert explorer._start["user"] == typical
+    explorer.close()
 
 
 def test_the_first_explorer_runs_at_every_end_of_its_controls(desk):
@@ -388,6 +477,11 @@ def test_profiles_of_films_do_not_hold_the_labels_that_are_predicted(ratings):
 def test_attention_to_genres_is_measured_as_it_says(ratings):
     result = lesson.attend_to_genres(ratings, ("A", "B", "C"), steps=5, seeds=SMALL)
     assert all(scores.shape == (2, 3) for scores in (*result.known.values(), *result.new.values()))
+    assert not torch.equal(result.known["uniform"], result.new["uniform"])
+    rows = films.film_rows(ratings, ("A", "B", "C"), SMALL)["test"]
+    elsewhere = rows["query"] != 2
+    expected = (~rows["seen"][..., 2][elsewhere]).float().mean()
+    assert float(result.unknown[2]) == pytest.approx(float(expected))
     torch.testing.assert_close(result.weights.sum(-1), torch.ones(2, 3))
     assert torch.equal(result.weights.diagonal(dim1=1, dim2=2), torch.zeros(2, 3))
     assert torch.equal(result.damage.diagonal(dim1=1, dim2=2).float(), torch.zeros(2, 3))

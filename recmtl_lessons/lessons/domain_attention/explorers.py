@@ -2,21 +2,25 @@
 
 from recmtl_lessons.lessons.domain_attention.activities import LESSON
 from recmtl_lessons.lessons.domain_attention.experiments import DOMAINS, Comparison, train_live
-from recmtl_lessons.lessons.domain_attention.looking import LOOKED_AT, look
+from recmtl_lessons.lessons.domain_attention.looking import LOOKED_AT, look, typical_user
 from recmtl_lessons.lessons.domain_attention.pictures import describe_live, describe_look, draw_live, draw_look
 from recmtl_lessons.teaching import Choice, Explorer, Slider, log_stops
 
 
 def explore_users() -> Explorer:
-    """The explorer of attention: a user, a shop to ask about, a history to shorten, a shop to take out."""
+    """The explorer of attention: a user, a shop to ask about, a history to shorten, a shop to take out.
+
+    It starts with a typical user, see `typical_user`.
+    """
+    asked, longest = "films", 32
     return Explorer(
         lesson=LESSON,
         key="explorer-look",
         title="Whom does the prediction listen to?",
         controls=[
-            Slider("user", "User", tuple(range(1, LOOKED_AT + 1)), 1),
-            Choice("asked", "Shop asked about", DOMAINS, "films"),
-            Slider("length", "Interactions known in the closest shop", (0, 1, 2, 4, 8, 16, 32), 16),
+            Slider("user", "User", tuple(range(1, LOOKED_AT + 1)), typical_user(asked, longest)),
+            Choice("asked", "Shop asked about", DOMAINS, asked),
+            Slider("length", "History in the closest shop", (0, 1, 2, 4, 8, 16, longest), longest),
             Choice("out", "Take out", ("none", *DOMAINS), "none"),
         ],
         compute=look,

@@ -9,13 +9,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recmtl_lessons.datasets import Ratings, genre_domains
-from recmtl_lessons.lessons.domain_attention.experiments import SEEDS, by_domain, draw_rows, mean_weights
+from recmtl_lessons.lessons.domain_attention.experiments import (
+    DESIGN_SEEDS,
+    SEEDS,
+    by_domain,
+    draw_rows,
+    mean_weights,
+)
 from recmtl_lessons.models import MultiDomainAttentionNetwork
 from recmtl_lessons.training import ManyModels, auc
 
 GENRES = ("Action", "Children", "Comedy", "Horror", "Romance")  # fixed before the first run
 GENRE_STEPS = 150
-GENRE_RATE = 0.003  # the best of 0.003 and 0.01 on other splits, for all arms
+GENRE_RATE = 0.003  # for all arms; `score_genre_rates` compares it with another on other splits of the same people
 _GENRE_ROWS = 500  # of each genre, in each half of the users
 
 
@@ -27,13 +33,16 @@ class GenreAttention:
     ----------
     genres : tuple of str
     known : dict {arm: Tensor (S, G)}
-        AUC in each genre where the user's own history in it is seen: "attention", "uniform", "own genre only".
+        AUC in each genre where the user's own history in it is seen: "attention", "uniform", "own genre only", and
+        "blind", which sees nothing of the user.
     new : dict {arm: Tensor (S, G)}
-        Where it is hidden, as for a user who is new to the genre: "attention", "uniform".
+        Where it is hidden, as for a user who is new to the genre: "attention", "uniform", "blind".
     weights : Tensor, (S, G, G)
         Mean weights of attention (last dimension) for users new to a genre.
     damage : Tensor, (S, G, G)
         AUC lost, for users new to a genre, when one more genre is taken out.
+    unknown : Tensor, (G,)
+        Share of the rows about other genres whose user has no history in this one.
     """
 
     genres: tuple[str, ...]
@@ -41,12 +50,17 @@ class GenreAttention:
     new: dict[str, Tensor]
     weights: Tensor
     damage: Tensor
+    unknown: Tensor
 
 
 def attend_to_genres(
-    ratings: Ratings, genres: Sequence[str] = GENRES, steps: int = GENRE_STEPS, seeds: tuple[int, ...] = SEEDS
+    ratings: Ratings,
+    genres: Sequence[str] = GENRES,
+    steps: int = GENRE_STEPS,
+    seeds: tuple[int, ...] = SEEDS,
+    rate: float = GENRE_RATE,
 ) -> GenreAttention:
-    """Train attention, uniform averaging and the own genre alone on half of the users, and score them on the others."""
+    """Train on half of the users, and score on the others: attention, equal weights, the own genre alone, nothing."""
     films = film_rows(ratings, genres, seeds)
     width, item_dim = films["train"]["features"].shape[-1], films["train"]["item"].shape[-1]
 
@@ -58,13 +72,32 @@ def attend_to_genres(
         rows = batch["rows"]
         mask = torch.where(setting["alone"] > 0, rows["own"], rows["mask"])
         temperature = 1 / setting["focus"]
-        answer = model(rows["query"], by_domain(rows["features"], genres), mask, rows["item"], temperature)
+        features = rows["features"] * (1 - setting["blind"])
+        answer = model(rows["query"], by_domain(features, genres), mask, rows["item"], temperature)
         return F.binary_cross_entropy_with_logits(answer["predictions"], rows["click"]), {}
 
-    arms = [{"focus": 1.0, "alone": 0.0}, {"focus": 0.0, "alone": 0.0}, {"focus": 1.0, "alone": 1.0}]
-    models = ManyModels(build, of_genres, {"rows": films["train"]}, arms, seeds, learning_rate=GENRE_RATE)
+    models = ManyModels(build, of_genres, {"rows": films["train"]}, _ARMS, seeds, learning_rate=rate)
     models.fit(steps, label="genres")
     return _measured_on_films(models, films["test"], tuple(genres))
+
+
+_ATTENTION, _UNIFORM, _ALONE, _BLIND = range(4)
+_ARMS = (
+    {"focus": 1.0, "alone": 0.0, "blind": 0.0},
+    {"focus": 0.0, "alone": 0.0, "blind": 0.0},
+    {"focus": 1.0, "alone": 1.0, "blind": 0.0},
+    {"focus": 0.0, "alone": 0.0, "blind": 1.0},  # all profiles are zeros
+)
+
+
+def score_genre_rates(ratings: Ratings, rates: Sequence[float] = (0.003, 0.01)) -> dict[float, dict[str, float]]:
+    """Mean AUC of every arm on the design seeds' splits, for each rate: how `GENRE_RATE` was chosen."""
+    found = {}
+    for rate in rates:
+        result = attend_to_genres(ratings, seeds=DESIGN_SEEDS, rate=rate)
+        known = {f"{arm}, known": float(score.mean()) for arm, score in result.known.items()}
+        found[rate] = known | {f"{arm}, new": float(score.mean()) for arm, score in result.new.items()}
+    return found
 
 
 def _measured_on_films(models: ManyModels, test: dict[str, Tensor], genres: tuple[str, ...]) -> GenreAttention:
@@ -73,8 +106,9 @@ def _measured_on_films(models: ManyModels, test: dict[str, Tensor], genres: tupl
         """AUC in each genre, (S, G), and weights, (S, G * n, G); the rows stand genre after genre."""
         logits, weights = [], []
         for s in range(models.n_seeds):
-            network, features = models.model(arm * models.n_seeds + s), by_domain(test["features"][s], genres)
-            temperature = math.inf if arm == 1 else 1.0
+            network, setting = models.model(arm * models.n_seeds + s), models.settings[arm * models.n_seeds]
+            features = by_domain(test["features"][s] * (1 - setting["blind"]), genres)
+            temperature = 1.0 if setting["focus"] else math.inf
             answer = network(test["query"][s], features, mask[s], test["item"][s], temperature)
             logits.append(answer["predictions"])
             weights.append(answer["attention_weights"])
@@ -83,18 +117,25 @@ def _measured_on_films(models: ManyModels, test: dict[str, Tensor], genres: tupl
 
     seen, hidden = test["seen"], test["new"]
     known = {
-        "attention": scored(0, seen)[0],
-        "uniform": scored(1, seen)[0],
-        "own genre only": scored(2, test["own"])[0],
+        "attention": scored(_ATTENTION, seen)[0],
+        "uniform": scored(_UNIFORM, seen)[0],
+        "own genre only": scored(_ALONE, test["own"])[0],
+        "blind": scored(_BLIND, seen)[0],  # the mask does not matter to it
     }
-    attended, weights = scored(0, hidden)
+    attended, weights = scored(_ATTENTION, hidden)
     damage = torch.zeros(models.n_seeds, len(genres), len(genres))
     for out in range(len(genres)):
         mask = hidden.clone()
         mask[..., out] = False
-        damage[..., out] = attended - scored(0, mask)[0]
-    new = {"attention": attended, "uniform": scored(1, hidden)[0]}
-    return GenreAttention(genres, known, new, mean_weights(weights, test["query"]), damage)
+        damage[..., out] = attended - scored(_ATTENTION, mask)[0]
+    new = {"attention": attended, "uniform": scored(_UNIFORM, hidden)[0], "blind": known["blind"]}
+    return GenreAttention(genres, known, new, mean_weights(weights, test["query"]), damage, _unknown(test))
+
+
+def _unknown(rows: dict[str, Tensor]) -> Tensor:
+    """Share of the rows that ask about another genre and whose user has no history in this one, (G,)."""
+    elsewhere = ~rows["own"].flatten(0, 1)  # (S * rows, G)
+    return 1 - rows["new"].flatten(0, 1).sum(0) / elsewhere.sum(0)
 
 
 def film_rows(ratings: Ratings, genres: Sequence[str], seeds: Sequence[int] = SEEDS) -> dict[str, dict[str, Tensor]]:

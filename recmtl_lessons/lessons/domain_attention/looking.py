@@ -90,6 +90,14 @@ def _first_rows(users: Tensor) -> tuple[Tensor, Tensor]:
     return unique, row
 
 
+def typical_user(asked: str, length: int) -> int:
+    """The user, counted from 1, whose weights for a shop are nearest to the mean of all that can be looked at."""
+    row = DOMAINS.index(asked)
+    users = range(1, min(LOOKED_AT, len(_desk().users)) + 1)
+    weights = torch.stack([look(user, asked, length, "none").weights[row] for user in users])
+    return int((weights - weights.mean(0)).square().sum(1).argmin()) + 1
+
+
 def look(user: int, asked: str, length: int, out: str) -> Look:
     """Ask the trained network about one user.
 

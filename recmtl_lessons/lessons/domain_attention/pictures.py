@@ -8,6 +8,7 @@ from torch import Tensor
 
 from recmtl_lessons.lessons.domain_attention.experiments import (
     DOMAINS,
+    LIVE_ROWS,
     STEPS,
     Comparison,
     Gains,
@@ -20,6 +21,7 @@ from recmtl_lessons.lessons.domain_attention.films import GenreAttention
 from recmtl_lessons.lessons.domain_attention.looking import Look
 from recmtl_lessons.teaching import style
 from recmtl_lessons.teaching.claim import t_interval
+from recmtl_lessons.training import auc
 
 _GREY = "#555555"
 
@@ -56,18 +58,22 @@ def draw_idea(figure) -> None:
 
 
 def draw_comparison(result: Comparison, figure) -> None:
-    """AUC of the five ways to use the other shops, the same seeds joined."""
+    """AUC of the six ways to use the other shops, the same seeds joined."""
     (axis,) = style.panels(figure, 1)
     names = {
         "uniform": "all alike",
         "closest": "closest shop\nonly",
-        "concatenation": "all in one row,\none map a shop",
+        "concatenation": "all in\none row",
+        "fixed": "one weight\na pair of shops",
         "attention": "attention",
-        "truth": "best weights,\nby the truth",
+        "truth": "by the truth,\nnot trained",
     }
     values = torch.stack([result.auc[arm] for arm in names], dim=1)
-    style.points_with_interval(axis, list(names.values()), values, ("orange", "green", "purple", "blue", "black"))
-    axis.set(ylabel="AUC of clicks, users new to the shop", title="Five ways to use the other shops")
+    style.points_with_interval(axis, list(names.values()), values, _ARM_COLOURS)
+    axis.set(ylabel="AUC of clicks, users new to the shop", title="Six ways to use the other shops")
+
+
+_ARM_COLOURS = ("orange", "green", "purple", "sky", "blue", "black")
 
 
 def draw_weights(result: Comparison, figure) -> None:
@@ -91,9 +97,9 @@ _EIGHT = ("blue", "vermillion", "green", "purple", "orange", "sky", "black", "ye
 
 
 def heat_map(
-    axis, values: Tensor, names: Sequence[str], title: str, signed: bool = False, spread: Tensor | None = None
+    axis, values: Tensor, names: Sequence[str], title: str, signed: bool = False, fontsize: float = 11
 ) -> None:
-    """A matrix of shops by shops, its diagonal left out, numbers in its cells and, if given, their half-intervals."""
+    """A matrix of shops by shops, its diagonal left out, with numbers in its cells."""
     n = len(names)
     own = torch.eye(n, dtype=torch.bool)
     shown = values.masked_fill(own, math.nan)
@@ -108,12 +114,8 @@ def heat_map(
             dark = value > 0.7 * top or (signed and value < -0.7 * top)
             digits = 3 if top < 0.1 else 2
             text = f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
-            if spread is not None:
-                text += f"\n±{float(spread[row, column]):.{digits}f}"
-            axis.text(
-                column, row, text, ha="center", va="center", fontsize=11 if spread is None else 9.5,
-                color="white" if dark else "black",
-            )  # fmt: skip
+            colour = "white" if dark else "black"
+            axis.text(column, row, text, ha="center", va="center", fontsize=fontsize, color=colour)
     axis.grid(False)
     axis.set_xticks(range(n), names, rotation=30, ha="right", rotation_mode="anchor")
     axis.set_yticks(range(n), names)
@@ -126,6 +128,7 @@ def draw_turning(turning: Turning, uneven: Gains, figure) -> None:
     style.band(left, turning.levels, turning.weight.T, "weight of games", "vermillion", "^", "-")
     left.axhline(0.25, color=_GREY, lw=1.4, ls=":")
     left.text(-0.8, 0.26, "all alike", fontsize=11, color=_GREY)
+    left.set_xticks(turning.levels, [f"{level:g}".replace("-", "−") for level in turning.levels])
     left.set(xlabel="relatedness of games to the others", ylabel="mean weight", ylim=(0, None))
     left.set_title("A shop turns around")
     lengths = (2, 8, 32)
@@ -151,8 +154,10 @@ def draw_removal(removal: Removal, twins: TwinTown, figure) -> None:
         weight = sum(weights[name] for name in out.split(" + "))
         high = float(t_interval(twins.damage[out])[2])
         right.text(k, high + 0.006, f"weight {weight:.2f}", ha="center", fontsize=12)
-    right.set(title="Books, asked in a town with twins")
-    right.set_ylim(0, right.get_ylim()[1] * 1.08)
+    right.set(ylabel="AUC lost, same scale", title="Books, asked in a town with twins")
+    top = 1.1 * right.get_ylim()[1]
+    for axis in (left, right):
+        axis.set_ylim(-0.01, top)
 
 
 def _bars(axis, names: Sequence[str], values: Sequence[Tensor], colours: Sequence[str]) -> None:
@@ -172,10 +177,12 @@ def draw_genres(result: GenreAttention, figure) -> None:
     left, right = style.panels(figure, 2)
     for axis, values, title in (
         (left, result.weights, "Weights"),
-        (right, result.damage, "AUC lost without"),
+        (right, result.damage, "AUC lost"),
     ):
         mean, low, high = (torch.as_tensor(x) for x in t_interval(values))
-        heat_map(axis, mean, result.genres, title, signed=values is result.damage, spread=(high - low) / 2)
+        half = float((high - low).max() / 2)
+        title += f" (each ±{half:.2f} at most)" if values is result.weights else f" (each ±{half:.3f} at most)"
+        heat_map(axis, mean, result.genres, title, signed=values is result.damage, fontsize=13.5)
     left.set(ylabel="genre asked about", xlabel="genre attended to")
     right.set(xlabel="genre taken out")
 
@@ -245,10 +252,11 @@ def draw_live(result: LiveTraining, reference: Comparison, figure) -> None:
     """Left: the AUC while eight networks train. Right: their weights over the true relatedness, now."""
     curves, points = style.panels(figure, 2)
     for arm, label, colour, line in (
-        ("attention", "attention, above", "black", ":"),
+        ("attention", "temperature 1, width 8", "black", ":"),
         ("uniform", "all alike", "orange", "--"),
     ):
-        level = float(reference.auc[arm].mean())
+        rows = slice(LIVE_ROWS)  # as the live networks are scored
+        level = float(auc(reference.logits[arm][:, rows], reference.shops.test["click"][:, rows]).mean())
         curves.axhline(level, color=style.PALETTE[colour], lw=1.6, ls=line, label=label)
     style.band(curves, result.steps, result.auc, "yours", "blue", "o", "-")
     curves.set(xlim=(0, STEPS), ylim=(0.48, 0.76), xlabel="training step", ylabel="AUC of clicks")

@@ -14,18 +14,18 @@ from recmtl_lessons.teaching.study import KeyPoint, StudyQuestion
 prediction = Predict(
     LESSON,
     "predict",
-    "Games is a mirror of the other shops: its relatedness to each of them is −0.8. Somebody is new to books. How much "
-    "of the weight will attention give to what they did in games?",
+    "Games is a mirror of the other shops: its relatedness to each of them is −0.8; the others are related at 0.6. "
+    "Somebody is new to books. How much of the weight will attention give to what they did in games?",
     {
-        "More than a quarter: a mirror tells as much as a copy": "It does tell as much. But a weight from a softmax "
-        "cannot be negative, and all histories go through one encoder, so nobody can turn the mirror's image around. "
-        "Mixed in as it is, it would pull the wrong way.",
-        "A quarter: attention looks at histories, not at relatedness": "Nobody tells the network how the shops are "
-        "related, that is true. It finds out, because a wrong weight costs it log loss on every click.",
-        "A little: as much as a shop that tells nothing": "A shop that tells nothing adds noise. A mirror adds noise "
-        "and an error on top, so it is worth even less in a sum whose weights cannot be negative.",
-        "Nearly nothing: less than a shop that tells nothing": "A shop that tells nothing adds noise. A mirror pulls "
-        "the wrong way. With weights that cannot be negative, all that is left to do is to silence it.",
+        "More than another shop": "A mirror does tell more: 0.8 is further from 0 than 0.6. But a weight from a "
+        "softmax cannot be negative, and all histories go through one encoder, so nothing can turn the mirror's image "
+        "around. Mixed in as it is, it pulls the wrong way.",
+        "As much as another shop": "Nobody tells the network how the shops are related, that is true. It finds out, "
+        "because a wrong weight costs it log loss on every click.",
+        "As much as a shop that tells nothing": "A shop that tells nothing adds noise. A mirror adds noise and an "
+        "error on top, so it is worth even less in a sum whose weights cannot be negative.",
+        "Less than a shop that tells nothing": "A shop that tells nothing adds noise. A mirror pulls the wrong way. "
+        "With weights that cannot be negative, and one encoder for all, it can only be silenced.",
     },
 )
 SILENCED = tuple(prediction.choices)[3]
@@ -242,7 +242,8 @@ exercise_contribution = Exercise(
     level="beginner",
     minutes=10,
     task="What attention hands on is a sum of weight times value. `weights` is (n, D), `values` (n, D, V). Return each "
-    "shop's contribution, (n, D): its weight times the length of its value, as a share of the row's sum.",
+    "shop's contribution, (n, D): its weight times the length of its value (length: the Euclidean norm), as a share of "
+    "the row's sum. Use it on the network with an encoder each, in the cell below your answer.",
     check=_check_contribution,
     hints=["`values.norm(dim=2)` is (n, D). What remains is a product and a division with `keepdim=True`."],
     solution=_contributions,
@@ -276,7 +277,8 @@ user, so that a long history gets more weight than a short one. And they can be 
 weight 0 and the others share the rest, whichever are missing.
 
 In this lesson that brought more than averaging all shops alike and more than the closest shop alone, where shops
-differ, and nothing where all shops are equally related and histories equally long.
+differ, and nothing where all shops are equally related and histories equally long. Where they differ in relatedness
+alone, one learned weight for each pair of shops did as well; where histories differ in length, it did not.
 
 The limits: weights of a softmax are not negative, so a mirrored domain can only be silenced. With an encoder of its own
 for each domain the network can turn values around instead, and the weight no longer says how much a domain counts. Of
