@@ -17,11 +17,13 @@ from recmtl_lessons.models.domain_adversarial import (
     task_loss,
 )
 from recmtl_lessons.models.domain_attention import MultiDomainAttentionNetwork, masked_attention
+from recmtl_lessons.models.maml import MAMLRecommender
 
 __all__ = [
     "CrossDomainTransferNetwork",
     "DomainAdversarialNetwork",
     "GradientReversalLayer",
+    "MAMLRecommender",
     "MultiDomainAttentionNetwork",
     "TwoSampleTest",
     "coral_loss",

@@ -12,9 +12,14 @@ import statistics
 import torch
 
 from recmtl_lessons.training.device import settle_threads
-from tests.benchmarks import importing, stacked, world
+from tests.benchmarks import importing, maml, stacked, world
 
-BENCHMARKS = {"stacked": stacked.measure, "importing": importing.measure, "world": world.measure}
+BENCHMARKS = {
+    "stacked": stacked.measure,
+    "maml": maml.measure,
+    "importing": importing.measure,
+    "world": world.measure,
+}
 
 
 def main() -> None:

@@ -1,0 +1,38 @@
+"""Lesson 04: MAML. Its experiments, its pictures, its explorers and its questions; new users as few-shot tasks."""
+
+from recmtl_lessons.lessons.maml.activities import LESSON
+from recmtl_lessons.lessons.maml.breaking import (
+    adapted_errors,
+    broadcast_loss,
+    compare_gradients,
+    meta_gradient_in_place,
+)
+from recmtl_lessons.lessons.maml.experiments import (
+    before_the_first_rating,
+    by_ratings,
+    compare,
+    joint_objective,
+    meta_objective,
+    score_adapting,
+    score_training,
+    with_one_taste,
+)
+from recmtl_lessons.lessons.maml.explorers import explore_cold_start, explore_path
+from recmtl_lessons.lessons.maml.films import compare_on_films
+from recmtl_lessons.lessons.maml.pictures import (
+    draw_broken,
+    draw_by_ratings,
+    draw_comparison,
+    draw_films,
+    draw_fit,
+    draw_idea,
+)
+from recmtl_lessons.lessons.maml.questions import (
+    JOINT,
+    exercise_inner,
+    exercise_outer,
+    exercise_rate,
+    prediction,
+)
+from recmtl_lessons.lessons.maml.sinusoid import FULL_RUN, fit_a_wave, short_run, table
+from recmtl_lessons.lessons.maml.users import SEEDS, SHOP, film_users, shop_users

@@ -1,0 +1,110 @@
+"""Three ways to get MAML wrong without an error message, and what each costs."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad
+from torch.nn import functional as F
+
+from recmtl_lessons.lessons.maml.experiments import HIDDEN, IN_THREE_STEPS, INNER_STEPS, Comparison
+from recmtl_lessons.lessons.maml.users import SHOTS, Tasks, mean_error
+from recmtl_lessons.models import MAMLRecommender
+
+
+def meta_gradient_in_place(network, tasks, rate):
+    """Broken on purpose: the inner steps overwrite the parameters, so nothing leads back through them."""
+    total = [torch.zeros_like(p) for p in network.parameters()]
+    for support_x, support_y, query_x, query_y in zip(*tasks, strict=True):
+        adapted = deepcopy(network)
+        optimizer = torch.optim.SGD(adapted.parameters(), lr=rate)
+        for _ in range(INNER_STEPS):
+            optimizer.zero_grad()
+            F.mse_loss(adapted(support_x).squeeze(1), support_y).backward()
+            optimizer.step()
+        loss = F.mse_loss(adapted(query_x).squeeze(1), query_y)
+        for sum_, gradient in zip(total, torch.autograd.grad(loss, adapted.parameters()), strict=True):
+            sum_ += gradient / len(tasks[0])
+    return torch.cat([t.flatten() for t in total])
+
+
+def meta_gradient(network: MAMLRecommender, tasks: tuple[Tensor, ...], rate: float, first_order: bool) -> Tensor:
+    """The right one, or its first-order part, as one long row."""
+    losses = network.query_losses(tasks, INNER_STEPS, first_order, inner_lr=rate)
+    return torch.cat([g.flatten() for g in torch.autograd.grad(losses.mean(), network.parameters())])
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Lengths of differences between meta-gradients, as shares of the right one's length, (S,) each.
+
+    Attributes
+    ----------
+    in_place_to_first_order : Tensor
+        Between the one with parameters overwritten and first-order MAML's.
+    in_place_to_right : Tensor
+    cosine : Tensor
+        Of the angle between the one with parameters overwritten and the right one.
+    """
+
+    in_place_to_first_order: Tensor
+    in_place_to_right: Tensor
+    cosine: Tensor
+
+
+def compare_gradients(result: Comparison, users: int = 16) -> Gradients:
+    """Meta-gradients of one batch of training users, at the start of a training."""
+    rows = []
+    for s in range(result.models["MAML"].n_seeds):
+        torch.manual_seed(s)
+        train, rate = result.users.train, IN_THREE_STEPS["MAML"][SHOTS]
+        network = MAMLRecommender(train.support_x.shape[-1], HIDDEN)
+        fields = (train.support_x, train.support_y, train.query_x, train.query_y)
+        tasks = tuple(part[s, :users] for part in fields)
+        right, first = (meta_gradient(network, tasks, rate, order) for order in (False, True))
+        broken = meta_gradient_in_place(network, tasks, rate)
+        size = right.norm()
+        cosine = F.cosine_similarity(broken, right, dim=0)
+        rows.append(torch.stack([(broken - first).norm() / size, (broken - right).norm() / size, cosine]))
+    return Gradients(*torch.stack(rows, dim=1))
+
+
+# Wrong ways to adapt a network that was trained rightly.
+
+
+def right_loss(model, params, x, y):
+    """Mean squared error, shapes (K,) against (K,)."""
+    return (functional_call(model, params, (x,)).squeeze(1) - y).square().mean()
+
+
+def broadcast_loss(model, params, x, y):
+    """Broken on purpose: (K, 1) against (K,) makes K times K differences, each answer against every rating."""
+    return (functional_call(model, params, (x,)) - y).square().mean()
+
+
+def adapted_errors(result: Comparison, loss: Callable = right_loss, dropout: float = 0.0) -> Tensor:
+    """Errors of the trained MAML networks after three steps with this loss, and with dropout left on, (S,)."""
+    test, rate = result.users.test.shots(SHOTS), IN_THREE_STEPS["MAML"][SHOTS]
+    models = result.models["MAML"]
+    answers = []
+    for s in range(models.n_seeds):
+        trained = models.model(s)
+        model = MAMLRecommender(trained.input_dim, HIDDEN, dropout_rate=dropout)
+        model.load_state_dict(trained.state_dict())
+        answers.append(_adapt_all(model, test, s, rate, loss))
+    return mean_error(torch.stack(answers), test)
+
+
+@torch.no_grad()
+def _adapt_all(model: MAMLRecommender, test: Tasks, s: int, rate: float, loss: Callable) -> Tensor:
+    def one_user(x, y, query_x):
+        params = model.train().named_weights()  # training mode: dropout, if there is any, is on
+        for _ in range(INNER_STEPS):
+            gradients = grad(lambda p: loss(model, p, x, y))(params)
+            params = {name: p - rate * gradients[name] for name, p in params.items()}
+        return model.eval()(query_x, params).squeeze(1)
+
+    torch.manual_seed(s)  # of dropout
+    return torch.vmap(one_user, randomness="different")(test.support_x[s], test.support_y[s], test.query_x[s])

@@ -1,0 +1,54 @@
+"""The lesson's explorers: one user's path, and the reader as a new user."""
+
+from recmtl_lessons.datasets import Ratings
+from recmtl_lessons.lessons.maml.activities import LESSON
+from recmtl_lessons.lessons.maml.experiments import Comparison
+from recmtl_lessons.lessons.maml.films import TO_RATE, FilmComparison, open_desk, recommend
+from recmtl_lessons.lessons.maml.path import ORDERS, SHOTS_TO_TRY, adaptation_path
+from recmtl_lessons.lessons.maml.pictures import (
+    describe_path,
+    describe_recommendations,
+    draw_path,
+    draw_recommendations,
+)
+from recmtl_lessons.teaching import Choice, Explorer, Slider, log_stops
+
+
+def explore_path(result: Comparison) -> Explorer:
+    """The explorer of adapting: where it starts, how far each step goes, how many there are, and on what."""
+    return Explorer(
+        lesson=LESSON,
+        key="explorer-path",
+        title="Where do a few steps lead?",
+        controls=[
+            Choice("start", "Starting point", tuple(ORDERS), "MAML"),
+            Slider("rate", "Inner learning rate", log_stops(0.003, 3.0, 6), 0.0474),
+            Slider("steps", "Inner steps", (1, 2, 3, 5, 10, 20), 3),
+            Slider("shots", "Ratings to learn from", SHOTS_TO_TRY, 10),
+            Slider("user", "User", tuple(range(1, 101)), 1),
+        ],
+        compute=lambda **controls: adaptation_path(result, **controls),
+        draw=draw_path,
+        describe=describe_path,
+        size=(11.0, 4.4),
+    )
+
+
+def explore_cold_start(ratings: Ratings, result: FilmComparison) -> Explorer:
+    """The explorer of the reader's own cold start: ten films to rate, and what is recommended after each step."""
+    desk = open_desk(ratings, result.network)
+    first = {"toy_story": 5, "shrek": 5, "ace_ventura": 4, "alien": 1, "fargo": 1}
+    sliders = [
+        Slider(key, title.rsplit(" (", 1)[0], (0, 1, 2, 3, 4, 5), first.get(key, 0), "stars, 0: not seen")
+        for key, title in TO_RATE.items()
+    ]
+    return Explorer(
+        lesson=LESSON,
+        key="explorer-cold-start",
+        title="Rate ten films",
+        controls=[*sliders, Slider("steps", "Inner steps", (1, 2, 3, 5, 10), 3)],
+        compute=lambda steps, **stars: recommend(desk, stars, steps),
+        draw=draw_recommendations,
+        describe=describe_recommendations,
+        size=(11.0, 4.2),
+    )

@@ -1,0 +1,257 @@
+"""What the lesson draws: plain functions of a result and a figure."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from recmtl_lessons.lessons.maml.experiments import ByRatings, Comparison
+from recmtl_lessons.lessons.maml.films import TOP, FilmComparison, Recommendations
+from recmtl_lessons.lessons.maml.path import Path
+from recmtl_lessons.lessons.maml.sinusoid import Fit
+from recmtl_lessons.teaching import style
+
+_GREY = "#555555"
+_LOOKS = {"MAML": ("vermillion", "^", "-"), "joint": ("blue", "o", "--")}
+
+
+def draw_idea(figure) -> None:
+    """Draw one task: three steps on the support ratings, the loss on the query ratings, and the way back."""
+    axis = figure.subplots()
+    axis.set(xlim=(0, 13.4), ylim=(-0.5, 5.0))
+    axis.axis("off")
+    blue, red, green = (style.PALETTE[c] for c in ("blue", "vermillion", "green"))
+    style.box(axis, 0.1, 2.0, 1.5, "start\nθ", red)
+    for k, left in enumerate((3.0, 5.5, 8.0)):
+        style.box(axis, left, 2.0, 1.5, f"step {k + 1}", blue)
+        style.arrow(axis, (left + 0.75, 3.7), (left + 0.75, 3.1), green, "-")
+    style.box(axis, 10.6, 2.0, 2.4, "query loss", _GREY)
+    style.box(axis, 3.0, 3.8, 6.5, "support: ten ratings of one user", green)
+    style.box(axis, 10.2, 3.8, 3.1, "query: their others", green)
+    style.arrow(axis, (11.8, 3.7), (11.8, 3.1), green, "-")
+    for start, end in ((1.7, 2.9), (4.6, 5.4), (7.1, 7.9), (9.6, 10.5)):
+        style.arrow(axis, (start, 2.7), (end, 2.7), _GREY, "-")
+        style.arrow(axis, (end, 2.2), (start, 2.2), red, "--")
+    axis.text(6.7, 1.25, "gradient, back through every step", color=red, fontsize=14, ha="center", va="center")
+    axis.text(0.1, 0.2, "one such row for each of 16 users; θ moves by the mean of their gradients",
+              color=_GREY, fontsize=14, va="center")  # fmt: skip
+
+
+def draw_fit(fit: Fit, figure) -> None:
+    """Draw how two networks fit one new wave: before, after one step, after the last."""
+    last = len(fit.curves["MAML"]) - 1
+    for axis, (name, curves) in zip(style.panels(figure, 2), fit.curves.items(), strict=True):
+        axis.plot(fit.x, fit.truth, color="#999999", ls="-", lw=5, alpha=0.5, label="the wave")
+        for step, colour, line in ((0, "sky", ":"), (1, "orange", "--"), (last, "vermillion", "-")):
+            label = "before" if step == 0 else f"after {step} step" + "s" * (step > 1)
+            axis.plot(fit.x, curves[step], color=style.PALETTE[colour], ls=line, label=label)
+        axis.plot(fit.points_x, fit.points_y, "o", ms=9, color="black", label="ten points")
+        title = "Meta-trained (MAML)" if name == "MAML" else "Trained jointly"
+        axis.set(title=title, xlabel="x", ylim=(-5, 5), xlim=(-5, 5))
+    figure.axes[0].set_ylabel("y")
+    figure.axes[1].legend(loc="upper right", fontsize=11, ncols=2, columnspacing=0.9)
+
+
+def draw_comparison(result: Comparison, figure) -> None:
+    """Draw the error of every arm on new users: seeds joined, means with intervals."""
+    (axis,) = style.panels(figure, 1)
+    labels = ("user's\nown mean", "joint,\nas it is", "joint,\nfine-tuned", "first-order\nMAML", "ANIL", "MAML")
+    after = result.after
+    columns = (after["own mean"], result.before["joint"], *(after[a] for a in ("joint", "first-order MAML", "ANIL")))
+    values = torch.stack([*columns, after["MAML"]], dim=1)  # (S, 6)
+    style.points_with_interval(axis, labels, values, ("black", "sky", "blue", "orange", "green", "vermillion"))
+    axis.set(ylabel="mean absolute error, stars", title="New users, ten ratings each: lower is better")
+
+
+def draw_by_ratings(result: ByRatings, figure) -> None:
+    """Left: errors after three steps, by number of ratings. Right: what MAML is ahead by."""
+    left, right = style.panels(figure, 2)
+    places = range(len(result.ratings))
+    for name, label in (("joint", "joint, fine-tuned"), ("MAML", "MAML")):
+        style.band(left, places, result.in_three_steps[name].T, label, *_LOOKS[name])
+    still = result.without[:, None].expand(-1, len(places))
+    style.band(left, places, still, "joint, as it is", "black", None, ":")
+    left.set(ylabel="mean absolute error, stars", title="After three steps")
+    left.legend(loc="lower left")
+    three = result.in_three_steps["joint"] - result.in_three_steps["MAML"]
+    style.band(right, places, three.T, "three steps each", "purple", "s", "-")
+    leisure = result.at_leisure["joint"] - result.at_leisure["MAML"]
+    at = [result.ratings.index(k) for k in result.few]
+    style.band(right, at, leisure.T, "as many as help, up to 50", "green", "D", "--")
+    right.axhline(0, color=_GREY, lw=1.2, ls=":")
+    right.set(ylabel="MAML is ahead by, stars", title="The gap to fine-tuning")
+    right.legend(loc="upper left")
+    for axis in (left, right):
+        axis.set_xticks(places, result.ratings)
+        axis.set(xlabel="ratings of the new user")
+
+
+def draw_broken(right: Tensor, wrong: dict[str, Tensor], still: Tensor, figure) -> None:
+    """Draw what wrong inner steps cost: errors of the same trained networks, (S,) each."""
+    (axis,) = style.panels(figure, 1)
+    labels = ("not adapted", "adapted", *wrong)
+    values = torch.stack([still, right, *wrong.values()], dim=1)
+    style.points_with_interval(axis, labels, values, ("sky", "vermillion", "black", "purple"))
+    axis.set(ylabel="mean absolute error, stars", title="The same networks, adapted rightly and wrongly")
+
+
+def draw_films(result: FilmComparison, figure) -> None:
+    """Left: the arms on new users of MovieLens. Right: MAML and joint training, step by step."""
+    left, right = style.panels(figure, 2, (1.25, 1.0))
+    labels = ("own\nmean", "joint,\nas it is", "film mean\n+ offset", "joint,\nfine-tuned", "MAML")
+    after = result.after
+    columns = (after["own mean"], result.before["joint"], after["film mean + offset"], after["joint"], after["MAML"])
+    colours = ("black", "sky", "green", "blue", "vermillion")
+    style.points_with_interval(left, labels, torch.stack(columns, dim=1), colours)
+    left.set(ylabel="mean absolute error, stars", title="New users of MovieLens")
+    for name, label in (("joint", "joint, fine-tuned"), ("MAML", "MAML")):
+        scores = result.by_step[name]
+        style.band(right, range(len(scores)), scores.T, label, *_LOOKS[name])
+    right.set_xticks(range(len(result.by_step["MAML"])))
+    right.set(xlabel="inner steps on ten ratings", title="Step by step")
+    right.legend(loc="upper right")
+
+
+# The path.
+
+_LOW, _HIGH = 0.05, 20.0  # of the losses that are drawn
+
+
+def draw_path(path: Path, figure) -> None:
+    """Left: the walk over one user's loss. Right: every user's query loss, step by step."""
+    surface, losses = style.panels(figure, 2, (1.0, 1.15))
+    heights = path.surface.nan_to_num(50.0, 50.0).clamp(0.01, 50.0)
+    low, high = float(heights.min()), max(float(heights.max()), 1.01 * float(heights.min()))
+    levels = torch.logspace(math.log10(low), math.log10(high) + 1e-4, 14)
+    surface.contourf(path.across, path.up, heights, levels=levels, cmap="cividis", norm="log")
+    surface.grid(False)
+    x, y = path.walk.T
+    surface.plot(x, y, "-o", color=style.PALETTE["vermillion"], ms=6, lw=2)
+    surface.plot(x[0], y[0], "s", ms=11, color="white", mec="black")
+    surface.plot(x[-1], y[-1], "*" if not path.next_step else "X", ms=19, color="white", mec="black")
+    if path.next_step:
+        far = f"{path.next_step:,.0f}" if path.next_step < 1e6 else f"{path.next_step:.0e}"
+        away = f"{far} away" if math.isfinite(path.next_step) else "at no number"
+        surface.text(
+            0.5, 0.96, f"diverges: step {len(x)} lands {away}", transform=surface.transAxes, ha="center", va="top",
+            fontsize=13, weight="bold", bbox={"fc": "white", "ec": "none", "alpha": 0.85},
+        )  # fmt: skip
+    surface.set(
+        xlabel="from the start (square) to the last step (" + ("cross)" if path.next_step else "star)"),
+        ylabel="second direction",
+        xlim=(float(path.across[0]), float(path.across[-1])), ylim=(float(path.up[0]), float(path.up[-1])),
+        title=f"User {path.user}: loss of {_ratings(path.shots)} (bright: high)",
+    )  # fmt: skip
+    _draw_losses(losses, path)
+
+
+def _draw_losses(axis, path: Path) -> None:
+    axis.set_yscale("log")
+    steps = torch.arange(path.steps + 1)
+    finite = torch.where(torch.isfinite(path.query), path.query, 1e30)
+    low, middle, high = torch.quantile(finite, torch.tensor([0.1, 0.5, 0.9]), dim=0)
+    shade = style.PALETTE["blue"]
+    axis.fill_between(steps, low, high.clamp(max=1e6), color=shade, alpha=0.22, lw=0, label="80 % of users")
+    axis.plot(steps, middle.clamp(max=1e6), "-o", color=shade, label="median user")
+    own = path.query[path.user - 1]
+    axis.plot(
+        steps, own.nan_to_num(1e6, 1e6).clamp(max=1e6), "--^", color=style.PALETTE["vermillion"], label="this user"
+    )
+    lost = diverged(path)
+    if lost.any():
+        axis.text(
+            0.97, 0.96, f"{int(lost.sum())} of {len(lost)} users diverge", transform=axis.transAxes, ha="right",
+            va="top", fontsize=13, weight="bold", bbox={"fc": "white", "ec": "none", "alpha": 0.85},
+        )  # fmt: skip
+    axis.set_xticks(steps if path.steps <= 10 else steps[::5])
+    axis.set_yticks([0.1, 0.3, 1, 3, 10], ["0.1", "0.3", "1", "3", "10"])
+    axis.minorticks_off()
+    axis.set(
+        ylim=(_LOW, _HIGH), xlim=(-0.2, path.steps + 0.2), xlabel="inner step", ylabel="query loss, squared stars",
+        title=f"{len(path.query)} users: ratings not seen",
+    )  # fmt: skip
+    axis.legend(loc="lower left", fontsize=11)
+
+
+def diverged(path: Path) -> Tensor:
+    """Users whose query loss ends above the picture or is no number, (users,)."""
+    return ~(path.query[:, -1] <= _HIGH)
+
+
+def describe_path(path: Path) -> str:
+    """The picture in words."""
+    lost = int(diverged(path).sum())
+    start, end = path.query[:, 0].median(), path.query[:, -1].nan_to_num(torch.inf, torch.inf).median()
+    settings = f"{path.start}, rate {path.rate:g}, {_steps(path.steps)} on {_ratings(path.shots)}"
+    if lost:
+        ends = f"{end:.2f}" if end < 1e3 else f"{end:.0e}" if torch.isfinite(end) else "no number"
+        return (
+            f"{settings}: the steps diverge for {lost} of {len(path.query)} users; the median query loss goes from "
+            f"{start:.2f} to {ends}."
+        )
+    better = int((path.query[:, -1] < path.query[:, 0]).sum())
+    return (
+        f"{settings}: the median query loss goes from {start:.2f} to {end:.2f}; {better} of {len(path.query)} users "
+        f"are better off than before. User {path.user}: support loss {path.support[0]:.2f} to {path.support[-1]:.2f}, "
+        f"query loss {path.query[path.user - 1, 0]:.2f} to {path.query[path.user - 1, -1]:.2f}."
+    )
+
+
+def _ratings(count: int) -> str:
+    return f"{count} rating" + "s" * (count != 1)
+
+
+def _steps(count: int) -> str:
+    return f"{count} step" + "s" * (count != 1)
+
+
+# Recommendations.
+
+
+def draw_recommendations(result: Recommendations, figure) -> None:
+    """Draw the places of the best films after each step, with their names on both sides."""
+    (axis,) = style.panels(figure, 1)
+    last = result.steps
+    films = result.top.unique()
+    place = result.stars.argsort(dim=1, descending=True, stable=True).argsort(dim=1)[:, films] + 1  # (steps + 1, films)
+    at_end = set(result.top[-1].tolist())
+    colours = [style.PALETTE[c] for c in ("blue", "vermillion", "green", "purple", "orange", "sky", "black")]
+    for k, film in enumerate(films.tolist()):
+        kept = film in at_end
+        axis.plot(
+            range(last + 1), place[:, k].clamp(max=TOP + 1), marker=style.MARKERS[k % 8], ls="-" if kept else ":",
+            color=colours[k % len(colours)] if kept else "#999999", lw=2.4 if kept else 1.4, clip_on=True,
+        )  # fmt: skip
+    for step, side, align in ((0, -0.02 * last, "right"), (last, 1.02 * last, "left")):
+        for rank, film in enumerate(result.top[step].tolist(), start=1):
+            stars, name = f"{float(result.stars[step, film]):.1f}", _short(result.titles[film])
+            text = f"{name}  {stars} " if align == "right" else f" {stars}  {name}"
+            axis.text(side, rank, text, ha=align, va="center", fontsize=12)
+    axis.set_xticks(range(last + 1))
+    axis.set_yticks(range(1, TOP + 1))
+    axis.set(
+        xlim=(-0.85 * last, 1.85 * last), ylim=(TOP + 0.6, 0.4), xlabel="inner step", ylabel="place",
+        title=f"The best for you, from {_ratings(result.rated)}: before (left), after {_steps(last)} (right)",
+    )  # fmt: skip
+    axis.grid(axis="x", visible=False)
+
+
+def _short(title: str) -> str:
+    name = title.rsplit(" (", 1)[0]
+    for article in ("The", "A", "An"):
+        if name.endswith(f", {article}"):
+            name = f"{article} {name.removesuffix(f', {article}')}"
+    return name if len(name) <= 30 else name[:29].rstrip() + "…"
+
+
+def describe_recommendations(result: Recommendations) -> str:
+    """The picture in words."""
+    best = ", ".join(_short(result.titles[film]) for film in result.top[-1, :3].tolist())
+    if not result.rated:
+        return f"Nothing rated yet. For everybody, the network recommends {best}."
+    new = len(set(result.top[-1].tolist()) - set(result.top[0].tolist()))
+    return (
+        f"{_ratings(result.rated)}, {_steps(result.steps)}: first come {best}. {new} of the {TOP} films were not among "
+        f"the first {TOP} before. On your own ratings the network errs by {result.error[-1]:.2f} stars, before "
+        f"{result.error[0]:.2f}."
+    )

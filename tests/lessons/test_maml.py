@@ -1,0 +1,537 @@
+"""Lesson 04: its exercises accept what is right, its users stay apart, its experiments measure what they say."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from recmtl_lessons.datasets import Ratings
+from recmtl_lessons.lessons import maml as lesson
+from recmtl_lessons.lessons.maml import breaking, experiments, explorers, films, path, pictures, sinusoid, users
+from recmtl_lessons.models import MAMLRecommender
+from recmtl_lessons.teaching.style import new_figure
+
+SMALL = (0, 1)
+SHOP = users.Shop(ratings=50, query=12, episodes=2, train_users=40, valid_users=10, test_users=15)
+
+
+@pytest.fixture(scope="module")
+def shop():
+    return users.shop_users(SHOP, SMALL)
+
+
+@pytest.fixture(scope="module")
+def compared():
+    return experiments.compare(SHOP, SMALL, 15)
+
+
+# The exercises.
+
+
+def test_other_right_ways_are_accepted(verdict):
+    def with_func(answer, params, x, y, rate):
+        gradients = torch.func.grad(lambda p: F.mse_loss(answer(p, x)[:, 0], y))(params)
+        return {name: params[name] - rate * gradients[name] for name in params}
+
+    def by_loop(adapt, loss, tasks):
+        total = 0.0
+        for sx, sy, qx, qy in tasks:
+            total = total + loss(adapt(sx, sy), qx, qy)
+        return total / len(tasks)
+
+    assert verdict(lesson.exercise_inner, with_func).kind == "right"
+    assert verdict(lesson.exercise_outer, by_loop).kind == "right"
+
+
+def test_further_wrong_answers_are_named(verdict):
+    def bias_left(answer, params, x, y, rate):
+        moved = lesson.exercise_inner.reference(answer, params, x, y, rate)
+        return {**moved, "bias": params["bias"]}
+
+    def no_rate(answer, params, x, y, rate):
+        return lesson.exercise_inner.reference(answer, params, x, y, 1.0)
+
+    assert "bias did not move" in verdict(lesson.exercise_inner, bias_left).message
+    assert "left out the rate" in verdict(lesson.exercise_inner, no_rate).message
+    assert "Nothing moved" in verdict(lesson.exercise_inner, lambda answer, params, *_: dict(params)).message
+
+
+def test_the_notebook_with_solutions_in_it_passes_its_checks(solved):
+    answers = {
+        "my_step": "loss = (answer(params, x).squeeze(1) - y).square().mean()\n"
+        "gradients = torch.autograd.grad(loss, list(params.values()), create_graph=True)\n"
+        "return {n: p - rate * g for (n, p), g in zip(params.items(), gradients)}",
+        "my_meta_loss": "return torch.stack([loss(adapt(a, b), c, d) for a, b, c, d in tasks]).mean()",
+        "my_report": "return {arm: test[arm][valid[arm].argmin()].item() for arm in test}",
+    }
+    kinds = solved("04_maml.ipynb", {"torch": torch, "lesson": lesson}, answers)
+    assert kinds == dict.fromkeys(answers, "right")
+
+
+# Users as tasks.
+
+
+def test_no_user_of_the_shop_is_in_two_parts(shop):
+    for s in SMALL:
+        train, valid, test = (set(part.user[s].tolist()) for part in (shop.train, shop.valid, shop.test))
+        assert (len(train), len(valid), len(test)) == (40, 10, 15)
+        assert not train & valid | train & test | valid & test
+
+
+def test_support_and_query_of_a_user_share_no_rating(shop):
+    """In the shop no two ratings are equal, so a rating is recognised by its value; those cut at 1 and 5 are not."""
+    for part in (shop.train, shop.valid, shop.test):
+        for s in SMALL:
+            for support, query in zip(part.support_y[s], part.query_y[s], strict=True):
+                inner = [y for y in (*support.tolist(), *query.tolist()) if abs(y) < 2]
+                assert len(set(inner)) == len(inner)
+
+
+def test_the_shop_is_the_worlds(shop):
+    assert shop.train.support_x.shape == (2, 80, 10, 16)
+    assert shop.test.support_x.shape == (2, 15, 50, 16)
+    assert shop.test.query_y.shape == shop.test.known.shape == (2, 15, 12)
+    assert bool(shop.test.known.all())
+    assert float(shop.train.support_x.abs().max()) <= 1.0
+    assert float(shop.train.support_y.abs().max()) <= 2.0
+    rated = {row.numpy().tobytes() for row in shop.test.query_x[0].flatten(0, 1)}
+    assert len(rated) <= 400
+    assert not torch.equal(shop.train.support_x[0, :1], shop.train.support_x[1, :1])
+
+
+def test_with_one_taste_users_agree():
+    """The best linear fit to everybody's ratings leaves less where all share one taste."""
+    left = []
+    for spread in (0.0, 1.0):
+        tasks = users.shop_users(replace(SHOP, taste_spread=spread), (3,)).train
+        x, y = tasks.support_x[0].flatten(0, 1), tasks.support_y[0].flatten()
+        x = torch.cat([x, torch.ones(len(x), 1)], dim=1)
+        left.append(float((y - x @ torch.linalg.lstsq(x, y[:, None]).solution[:, 0]).var() / y.var()))
+    assert left[0] < 0.5
+    assert left[1] > 0.8
+
+
+def test_fewer_shots_are_the_first_ones(shop):
+    few = shop.test.shots(3)
+    assert torch.equal(few.support_x, shop.test.support_x[:, :, :3])
+    assert torch.equal(few.support_y, shop.test.support_y[:, :, :3])
+    assert torch.equal(few.query_x, shop.test.query_x)
+    for count in (0, 51):
+        with pytest.raises(ValueError, match=rf"^count: got {count}, expected 1 to 50"):
+            shop.test.shots(count)
+
+
+def test_errors_by_hand_and_with_gaps():
+    tasks = users.Tasks(
+        user=torch.tensor([[0, 1]]),
+        support_x=torch.zeros(1, 2, 2, 1),
+        support_y=torch.tensor([[[1.0, 2.0], [0.0, -1.0]]]),
+        query_x=torch.zeros(1, 2, 2, 1),
+        query_y=torch.tensor([[[1.0, 3.0], [-2.0, 99.0]]]),
+        known=torch.tensor([[[True, True], [True, False]]]),
+    )
+    assert users.own_mean(tasks)[0].tolist() == [[1.5, 1.5], [-0.5, -0.5]]
+    assert users.user_errors(users.own_mean(tasks), tasks).tolist() == [[1.0, 1.5]]
+    assert users.mean_error(users.own_mean(tasks), tasks).tolist() == [1.25]
+    with pytest.raises(ValueError, match=r"^answers: got "):
+        users.mean_error(torch.zeros(2, 2), tasks)
+    with pytest.raises(ValueError, match=r"^known: got users with fewer query rows"):
+        tasks.stream()
+
+
+# Training and measuring.
+
+
+def test_training_sees_the_training_users_alone(shop):
+    assert set(shop.train.stream()["users"]) == {"support_x", "support_y", "query_x", "query_y"}
+    models = experiments.train(experiments.SHOP_ARMS["MAML"], shop.train, SMALL, steps=3)
+    batch = next(models.draw_batches(1, 1))["users"]
+    assert batch["support_x"].shape == (16, 10, 16)
+    rows = {row.numpy().tobytes() for row in shop.train.support_y[1]}
+    assert all(row.numpy().tobytes() in rows for row in batch["support_y"])
+
+
+def test_the_objectives_are_what_they_say(shop):
+    model = MAMLRecommender(16, (8,), inner_steps=3)
+    models = experiments.train(experiments.SHOP_ARMS["MAML"], shop.train, SMALL, (8,), steps=1)
+    batch, rate = next(models.draw_batches(0, 1)), 0.07
+    task = batch["users"]
+    found, _ = experiments.meta_objective(model, batch, {"inner_lr": rate}, 0.0)
+    by_hand = []
+    for sx, sy, qx, qy in zip(*(task[f] for f in ("support_x", "support_y", "query_x", "query_y")), strict=True):
+        by_hand.append(F.mse_loss(model(qx, model.inner_update(sx, sy, 3, inner_lr=rate)).squeeze(1), qy))
+    torch.testing.assert_close(found, torch.stack(by_hand).mean())
+    joint, _ = experiments.joint_objective(model, batch, {}, 0.0)
+    support, query = (
+        F.mse_loss(model(task[f"{role}_x"].flatten(0, 1)).squeeze(1), task[f"{role}_y"].flatten())
+        for role in ("support", "query")
+    )
+    torch.testing.assert_close(joint, (support + query) / 2)
+
+
+@pytest.mark.parametrize("arm", list(experiments.SHOP_ARMS))
+def test_the_errors_are_those_of_the_networks(compared, arm):
+    test = compared.users.test.shots(10)
+    rate = experiments.IN_THREE_STEPS[arm][10]
+    for s in SMALL:
+        network = compared.models[arm].model(s)
+        for steps, scores in ((0, compared.before), (3, compared.after)):
+            total = 0.0
+            for t in range(15):
+                mine = network.inner_update(test.support_x[s, t], test.support_y[s, t], steps, inner_lr=rate)
+                total += float((network.predict(test.query_x[s, t], mine) - test.query_y[s, t]).abs().mean()) / 15
+            assert float(scores[arm][s]) == pytest.approx(total, abs=1e-5)
+
+
+def test_anil_moves_the_head_alone(compared):
+    network, test = compared.models["ANIL"].model(0), compared.users.test.shots(10)
+    mine = network.adapt_to_new_task(test.support_x[0, 0], test.support_y[0, 0])
+    moved = {name for name, value in network.named_weights().items() if not torch.equal(value, mine[name])}
+    assert moved == {"head.weight", "head.bias"}
+    assert compared.models["first-order MAML"].model(0).first_order
+
+
+def test_every_arm_sees_the_same_batches(shop):
+    arms = [experiments.train(a, shop.train, SMALL, steps=1) for a in experiments.SHOP_ARMS.values()]
+    first, *others = [next(models.draw_batches(1, 1))["users"]["support_y"] for models in arms]
+    assert all(torch.equal(first, other) for other in others)
+
+
+def test_by_ratings_uses_as_many_as_it_says(compared):
+    result = experiments.by_ratings(compared)
+    assert result.in_three_steps["MAML"].shape == (6, 2)
+    assert result.at_leisure["joint"].shape == (3, 2)
+    test, (rate, steps) = compared.users.test, experiments.AT_LEISURE["joint"][10]
+    network = compared.models["joint"].model(1)
+    errors = []
+    for t in range(15):
+        mine = network.inner_update(test.support_x[1, t, :10], test.support_y[1, t, :10], steps, inner_lr=rate)
+        errors.append((network.predict(test.query_x[1, t], mine) - test.query_y[1, t]).abs().mean())
+    assert float(result.at_leisure["joint"][result.few.index(10), 1]) == pytest.approx(
+        float(torch.stack(errors).mean()), abs=1e-4
+    )
+    assert torch.equal(result.without, compared.before["joint"])
+
+
+def test_the_start_is_looked_at_as_it_is(compared):
+    start, test = experiments.before_the_first_rating(compared), compared.users.test
+    joint, maml = (compared.models[name].model(0) for name in ("joint", "MAML"))
+    better = [
+        float((joint.predict(x) - y).abs().mean()) < float((maml.predict(x) - y).abs().mean())
+        for x, y in zip(test.query_x[0], test.query_y[0], strict=True)
+    ]
+    assert float(start.prefer_joint[0]) == pytest.approx(sum(better) / 15)
+    offset = float((maml.predict(test.query_x[0].flatten(0, 1)) - test.query_y[0].flatten()).mean())
+    assert float(start.offset[0]) == pytest.approx(offset, abs=1e-5)
+
+
+def test_the_negative_control_has_its_shape():
+    result = experiments.with_one_taste(SMALL, 5, replace(SHOP, taste_spread=0.0))
+    assert set(result.before) == set(result.after) == {"joint", "MAML"}
+    assert all(scores.shape == (2,) for scores in (*result.before.values(), result.at_the_shops_rate))
+
+
+def test_the_scores_behind_the_rates_can_be_had_again(monkeypatch):
+    monkeypatch.setattr(experiments, "DESIGN_SEEDS", SMALL)
+    monkeypatch.setattr(experiments, "SHOP", SHOP)
+    monkeypatch.setattr(experiments, "STEPS", 2)
+    assert set(experiments.score_training("joint", (0.003,), (0.03, 0.1))) == {(0.003, 0.03), (0.003, 0.1)}
+    scores = experiments.score_training("MAML", (0.003,), (0.03, 0.1))
+    assert scores[0.003, 0.03] != scores[0.003, 0.1]
+    assert len(experiments.score_adapting("MAML", SHOP)) == len(experiments.RATES) * 4
+
+
+# What breaks.
+
+
+def test_overwriting_is_first_order_and_not_the_right_gradient(compared):
+    gradients = breaking.compare_gradients(compared, users=4)
+    assert float(gradients.in_place_to_first_order.max()) < 1e-4
+    assert float(gradients.in_place_to_right.min()) > 1e-2
+    assert bool((gradients.cosine < 1).all())
+
+
+def test_the_right_loss_adapts_as_the_model_does(compared):
+    torch.testing.assert_close(breaking.adapted_errors(compared), compared.after["MAML"], rtol=0, atol=1e-5)
+
+
+def test_the_broken_ways_are_broken_where_they_say(compared):
+    model, x, y = MAMLRecommender(2, (3,)), torch.randn(5, 2), torch.randn(5)
+    params = model.named_weights()
+    answers = model(x).squeeze(1)
+    every_pair = (answers[:, None] - y[None, :]).square().mean()
+    torch.testing.assert_close(breaking.broadcast_loss(model, params, x, y), every_pair)
+    torch.testing.assert_close(breaking.right_loss(model, params, x, y), F.mse_loss(answers, y))
+    plain = breaking.adapted_errors(compared)
+    assert not torch.equal(breaking.adapted_errors(compared, dropout=0.4), plain)
+    assert torch.equal(breaking.adapted_errors(compared, dropout=0.4), breaking.adapted_errors(compared, dropout=0.4))
+
+
+# The sinusoid.
+
+
+def test_waves_are_those_of_the_paper():
+    generator = torch.Generator().manual_seed(0)
+    waves = sinusoid.draw_waves(2_000, generator)
+    assert 0.1 <= float(waves.amplitude.min()) < 0.2 < 4.9 < float(waves.amplitude.max()) <= 5.0
+    assert 0.0 <= float(waves.phase.min()) < 0.1 < 3.0 < float(waves.phase.max()) <= math.pi
+    x, y, new_x, new_y = sinusoid.draw_tasks(50, 10, 30, generator)
+    assert x.shape == (50, 10, 1)
+    assert y.shape == (50, 10)
+    assert new_x.shape == (50, 30, 1)
+    assert new_y.shape == (50, 30)
+    assert float(x.abs().max()) <= 5
+    wave = sinusoid.Waves(torch.tensor([[2.0]]), torch.tensor([[0.5]]))
+    assert float(wave(torch.tensor([[0.5 + math.pi / 2]]))) == 2.0
+
+
+def test_the_short_run_measures_its_networks():
+    run = sinusoid.short_run(SMALL, updates=20)
+    assert {name: scores.shape for name, scores in run.error.items()} == {"MAML": (2, 4), "joint": (2, 4)}
+    x, y, new_x, new_y = sinusoid.draw_tasks(200, 10, 100, torch.Generator().manual_seed(10_001))
+    network = run.networks["joint"][1]
+    losses = []
+    for t in range(200):
+        mine = network.inner_update(x[t], y[t], 5)
+        losses.append(F.mse_loss(network(new_x[t], mine).squeeze(1), new_y[t]).detach())
+    assert float(run.error["joint"][1, 2]) == pytest.approx(float(torch.stack(losses).mean()), abs=1e-3)
+    fit = sinusoid.fit_a_wave(run, steps=3)
+    assert {name: curve.shape for name, curve in fit.curves.items()} == {"MAML": (4, 121), "joint": (4, 121)}
+    figure = new_figure(10, 4)
+    pictures.draw_fit(fit, figure)
+    assert len(figure.axes) == 2
+
+
+def test_the_full_run_is_one_command(capsys):
+    sinusoid.main(["--updates", "2", "--tasks", "3"])
+    said = capsys.readouterr().out
+    assert "after 2 updates" in said
+    assert said.count("±") == 8
+    with pytest.raises(SystemExit):
+        sinusoid.main(["--updates", "0"])
+
+
+def test_the_table_kept_is_that_of_the_paper_in_order():
+    for cells in lesson.FULL_RUN.values():
+        means = [mean for mean, _ in cells]
+        assert means == sorted(means, reverse=True)
+    assert lesson.table(lesson.FULL_RUN).count("±") == 8
+
+
+# The explorers.
+
+
+def test_a_path_is_the_networks(compared):
+    shown = path.adaptation_path(compared, "MAML", 0.05, 4, 10, 3)
+    network, test = compared.models["MAML"].model(0), compared.users.test
+    x, y = test.support_x[0, 2, :10], test.support_y[0, 2, :10]
+    for steps in (0, 2, 4):
+        mine = network.inner_update(x, y, steps, inner_lr=0.05)
+        assert float(shown.support[steps]) == pytest.approx(float(F.mse_loss(network.predict(x, mine), y)), abs=1e-5)
+        query = F.mse_loss(network.predict(test.query_x[0, 2], mine), test.query_y[0, 2])
+        assert float(shown.query[2, steps]) == pytest.approx(float(query), abs=1e-5)
+    assert shown.walk[0].tolist() == [0.0, 0.0]
+    assert float(shown.walk[-1, 1]) == pytest.approx(0.0, abs=1e-4)  # the plane goes through both ends
+    assert shown.next_step == 0.0
+
+
+@torch.no_grad()
+def test_the_surface_is_the_loss_at_its_places(compared):
+    shown = path.adaptation_path(compared, "joint training", 0.05, 3, 10, 1)
+    network, test = compared.models["joint"].model(0), compared.users.test
+    x, y = test.support_x[0, 0, :10], test.support_y[0, 0, :10]
+    nearest = (shown.across.abs().argmin(), shown.up.abs().argmin())
+    start = F.mse_loss(network.predict(x), y)
+    assert float(shown.surface[nearest[1], nearest[0]]) == pytest.approx(float(start), rel=0.3)
+    assert shown.surface.shape == (len(shown.up), len(shown.across))
+    network_plane = path._plane(network, torch.stack([_row(network), _row(network) + 0.01]), x, y)
+    torch.testing.assert_close(network_plane.directions @ network_plane.directions.T, torch.eye(2), rtol=0, atol=1e-4)
+    nowhere = torch.zeros(path._GRID)
+    losses = path._surface(network, replace(network_plane, across=nowhere, up=nowhere), x, y)
+    torch.testing.assert_close(losses, start.detach().expand_as(losses), rtol=1e-4, atol=1e-5)
+
+
+def _row(network):
+    return torch.cat([value.detach().flatten() for value in network.named_weights().values()])
+
+
+@pytest.mark.parametrize("start", list(path.ORDERS))
+@pytest.mark.parametrize(("rate", "steps"), [(0.003, 1), (3.0, 20)])
+@pytest.mark.parametrize("shots", [1, 50])
+def test_the_path_can_be_drawn_at_every_end_of_its_controls(compared, start, rate, steps, shots):
+    shown = path.adaptation_path(compared, start, rate, steps, shots, 1)
+    figure = new_figure(11, 4.4)
+    pictures.draw_path(shown, figure)
+    said = pictures.describe_path(shown)
+    assert start in said
+    assert ("diverge" in said) == (rate == 3.0)
+    assert torch.isfinite(shown.walk).all()
+    assert (shown.next_step > 0) == (rate == 3.0)
+    assert f"{shots} rating" in said
+
+
+def test_the_first_explorer_runs(compared):
+    explorer = explorers.explore_path(compared)
+    assert explorer.run(user=7, steps=2).walk.shape == (3, 2)
+    explorer.close()
+
+
+# Films.
+
+
+@pytest.fixture(scope="module")
+def ratings():
+    generator = torch.Generator().manual_seed(0)
+    n, people, items = 5_000, 90, 200
+    user = torch.randint(people, (n,), generator=generator)
+    item = torch.randint(items, (n,), generator=generator)
+    user, item = torch.tensor(sorted({(int(u), int(i)) for u, i in zip(user, item, strict=True)})).T.contiguous()
+    titles = [*films.TO_RATE.values(), *(f"Film, The {k} (2000)" for k in range(items - 10))]
+    return Ratings(
+        user=user,
+        item=item,
+        rating=torch.randint(1, 6, user.shape, generator=generator).float(),
+        user_ids=tuple(range(people)),
+        item_ids=tuple(range(items)),
+        titles=tuple(titles),
+        years=torch.randint(1950, 2010, (items,), generator=generator),
+        genres=torch.rand(items, 4, generator=generator) < 0.4,
+        genre_names=("A", "B", "C", "D"),
+    )
+
+
+def test_no_person_is_in_two_groups(ratings):
+    for seed in SMALL:
+        groups = users.deal_users(ratings, seed)
+        everybody = torch.cat(list(groups.values()))
+        assert len(everybody.unique()) == len(everybody)
+        assert min(len(group) for group in groups.values()) > 0
+    parts = users.film_users(ratings, SMALL, episodes=2)
+    for s, seed in enumerate(SMALL):
+        groups = users.deal_users(ratings, seed)
+        for part, name in ((parts.train, "train"), (parts.valid, "valid"), (parts.test, "test")):
+            assert set(part.user[s].tolist()) == set(groups[name].tolist())
+
+
+def test_no_rating_of_a_judged_or_training_person_describes_a_film(ratings):
+    catalogue = users.deal_users(ratings, 0)["catalogue"]
+    others = ~torch.isin(ratings.user, catalogue)
+    turned = replace(ratings, rating=torch.where(others, 6 - ratings.rating, ratings.rating))
+    before, after = (users.describe_films(r, catalogue) for r in (ratings, turned))
+    assert torch.equal(before[0], after[0])
+    assert before[1] == after[1]
+    mine = replace(ratings, rating=torch.where(others, ratings.rating, 6 - ratings.rating))
+    assert not torch.equal(users.describe_films(mine, catalogue)[0], before[0])
+
+
+def test_film_tasks_hold_a_persons_own_ratings_and_each_once(ratings):
+    parts = users.film_users(ratings, SMALL, episodes=2)
+    middle = float(parts.middle[0])
+    for part in (parts.train, parts.test):
+        for t in range(4):
+            own = ratings.rating[ratings.user == part.user[0, t]] - middle
+            known = part.known[0, t]
+            drawn = torch.cat([part.support_y[0, t], part.query_y[0, t][known]])
+            assert len(drawn) == min(len(own), 10 + part.query_y.shape[2])
+            if len(drawn) == len(own):
+                torch.testing.assert_close(drawn.sort().values, own.sort().values)
+    assert bool(parts.train.known.all())
+    assert not bool(parts.test.known.all())
+
+
+def test_film_mean_and_offset_by_hand(ratings):
+    tasks = users.film_users(ratings, SMALL).test
+    found = users.film_mean_and_offset(tasks)
+    seen, asked = 0.4 * tasks.support_x[0, 0, :, 2], 0.4 * tasks.query_x[0, 0, :, 2]
+    expected = asked + (tasks.support_y[0, 0] - seen).sum() / 13
+    torch.testing.assert_close(found[0, 0], expected)
+
+
+def test_too_few_people_are_refused(ratings):
+    few = ratings.select(ratings.user < 3)
+    with pytest.raises(ValueError, match=r"^ratings: got \d users with 20 ratings, expected enough"):
+        users.deal_users(few, 0)
+
+
+@pytest.fixture(scope="module")
+def on_films(ratings):
+    return films.compare_on_films(ratings, SMALL, steps=5)
+
+
+def test_films_are_measured_as_they_say(on_films):
+    test = on_films.users.test
+    network = on_films.network
+    errors = []
+    for t in range(test.user.shape[1]):
+        mine = network.inner_update(test.support_x[0, t], test.support_y[0, t], 3, inner_lr=films.FILM_RATES["MAML"])
+        known = test.known[0, t]
+        errors.append((network.predict(test.query_x[0, t], mine) - test.query_y[0, t]).abs()[known].mean())
+    assert float(on_films.after["MAML"][0]) == pytest.approx(float(torch.stack(errors).mean()), abs=1e-4)
+    assert on_films.by_step["joint"].shape == (4, 2)
+    assert torch.equal(on_films.by_step["joint"][0], on_films.before["joint"])
+
+
+def test_recommendations_are_the_networks(ratings, on_films):
+    desk = films.open_desk(ratings, on_films.network, SMALL[0])
+    assert not set(desk.offered) & set(films.TO_RATE.values())
+    stars = dict.fromkeys(films.TO_RATE, 0) | {"titanic": 5, "alien": 1}
+    shown = films.recommend(desk, stars, 2)
+    x, y = desk.rated_x[[2, 5]], torch.tensor([5.0, 1.0]) - desk.middle
+    mine = on_films.network.inner_update(x, y, 2, inner_lr=films.FILM_RATES["MAML"])
+    expected = on_films.network.predict(desk.offered_x, mine) + desk.middle
+    torch.testing.assert_close(shown.stars[2], expected, rtol=1e-4, atol=1e-4)
+    assert shown.top[2].tolist() == shown.stars[2].argsort(descending=True, stable=True)[:8].tolist()
+    assert "2 ratings, 2 steps" in pictures.describe_recommendations(shown)
+
+
+def test_who_has_rated_nothing_is_recommended_the_same_at_every_step(ratings, on_films):
+    desk = films.open_desk(ratings, on_films.network, SMALL[0])
+    shown = films.recommend(desk, dict.fromkeys(films.TO_RATE, 0), 5)
+    assert all(torch.equal(row, shown.stars[0]) for row in shown.stars)
+    assert "Nothing rated yet" in pictures.describe_recommendations(shown)
+    pictures.draw_recommendations(shown, new_figure(11, 4))
+
+
+def test_a_film_that_is_missing_is_named(ratings, on_films):
+    titles = tuple(title.replace("Alien", "Aliens") for title in ratings.titles)
+    with pytest.raises(ValueError, match=r"^ratings: got no film 'Alien \(1979\)'"):
+        films.open_desk(replace(ratings, titles=titles), on_films.network)
+
+
+def test_the_second_explorer_takes_stars_and_steps(ratings, on_films):
+    explorer = explorers.explore_cold_start(ratings, on_films)
+    start = explorer.values
+    assert set(start) == {*films.TO_RATE, "steps"}
+    shown = explorer.run(alien=5, steps=1)
+    assert shown.steps == 1
+    assert shown.rated == sum(start[key] > 0 for key in films.TO_RATE)
+    explorer.close()
+
+
+@pytest.mark.parametrize(
+    ("title", "short"),
+    [
+        ("Matrix, The (1999)", "The Matrix"),
+        ("Beautiful Mind, A (2001)", "A Beautiful Mind"),
+        ("Fargo (1996)", "Fargo"),
+        ("Star Wars: Episode IV - A New Hope (1977)", "Star Wars: Episode IV - A New…"),
+    ],
+)
+def test_titles_are_shortened(title, short):
+    assert pictures._short(title) == short
+
+
+def test_pictures_of_the_comparisons_can_be_drawn(compared, on_films):
+    broken = {"dropout": compared.after["ANIL"], "broadcast": compared.after["joint"]}
+    for draw in (
+        lambda f: pictures.draw_idea(f),
+        lambda f: pictures.draw_comparison(compared, f),
+        lambda f: pictures.draw_by_ratings(experiments.by_ratings(compared), f),
+        lambda f: pictures.draw_broken(compared.after["MAML"], broken, compared.before["MAML"], f),
+        lambda f: pictures.draw_films(on_films, f),
+    ):
+        figure = new_figure(10, 4)
+        draw(figure)
+        assert figure.axes
