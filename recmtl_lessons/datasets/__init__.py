@@ -2,7 +2,15 @@
 
 from recmtl_lessons.datasets.movielens import DataUnavailable, load_movielens
 from recmtl_lessons.datasets.own_csv import load_csv
-from recmtl_lessons.datasets.ratings import Ratings, by_year, genre_domains, user_tasks
+from recmtl_lessons.datasets.ratings import (
+    Ratings,
+    by_year,
+    describe_items,
+    describe_raters,
+    genre_domains,
+    place_within,
+    user_tasks,
+)
 from recmtl_lessons.datasets.world import World, WorldSettings, make_world
 
 __all__ = [
@@ -11,9 +19,12 @@ __all__ = [
     "World",
     "WorldSettings",
     "by_year",
+    "describe_items",
+    "describe_raters",
     "genre_domains",
     "load_csv",
     "load_movielens",
     "make_world",
+    "place_within",
     "user_tasks",
 ]

@@ -293,6 +293,115 @@ def user_tasks(
     return UserTasks(*(TaskSplit(who, which[:, :support], which[:, support:]) for who, which in parts))
 
 
+def place_within(group: Tensor) -> Tensor:
+    """How many earlier rows have the same group, for each row.
+
+    Parameters
+    ----------
+    group : Tensor
+        Shape (N,), int64, none negative: a user, for instance, or the number of a pair of user and domain.
+
+    Returns
+    -------
+    Tensor
+        Shape (N,), int64: 0 at a group's first row, 1 at its second, and so on.
+
+    Raises
+    ------
+    ValueError
+        If the groups have another shape or dtype, or one is negative.
+    """
+    _check_tensor("group", group, torch.int64, (None,))
+    if len(group) and int(group.min()) < 0:
+        raise ValueError(f"group: {int(group.min())} came, expected whole numbers of at least 0")
+    order = group.argsort(stable=True)
+    counts = torch.bincount(group)
+    start = (counts.cumsum(0) - counts)[group[order]]
+    place = torch.empty_like(group)
+    place[order] = torch.arange(len(group)) - start
+    return place
+
+
+def describe_items(ratings: Ratings, without_genres: Sequence[str] = ()) -> Tensor:
+    """What is known of each item, as features near 0 that hold no rating.
+
+    Parameters
+    ----------
+    ratings : Ratings
+        Ratings with item genres and years; an item without a year gets the median year.
+    without_genres : sequence of str
+        Genres to leave out, for instance because they are the domains.
+
+    Returns
+    -------
+    Tensor
+        Shape (n_items, 2 + genres that are left): (year - 1990) / 15, log(number of ratings + 1) - 3, and a 1 for each
+        genre.
+
+    Raises
+    ------
+    ValueError
+        If the ratings have no genres, no year of any item, or no genre of a name in ``without_genres``.
+    """
+    if ratings.genres is None:
+        raise ValueError("ratings: its items have no genres, expected Ratings with `genres` set")
+    known = torch.zeros(0, dtype=torch.bool) if ratings.years is None else ratings.years > 0
+    if not known.any():
+        raise ValueError("ratings: no item has a year, expected Ratings with `years` set")
+    for name in without_genres:
+        if name not in ratings.genre_names:
+            raise ValueError(f"without_genres: {name!r} came, expected some of {', '.join(ratings.genre_names)}")
+    years = torch.where(known, ratings.years, ratings.years[known].median()).float()
+    counts = torch.bincount(ratings.item, minlength=ratings.n_items).float()
+    others = [k for k, name in enumerate(ratings.genre_names) if name not in without_genres]
+    numbers = torch.stack([(years - 1990) / 15, (counts + 1).log() - 3], dim=1)  # (n_items, 2)
+    return torch.cat([numbers, ratings.genres[:, others].float()], dim=1)
+
+
+def describe_raters(
+    group: Tensor, n_groups: int, rating: Tensor, liked: Tensor, shrinkage: float = 5.0
+) -> tuple[Tensor, Tensor]:
+    """What some ratings say of whoever gave them: how high they rate, how often they like, and from how many ratings.
+
+    Parameters
+    ----------
+    group : Tensor
+        Shape (N,), int64: who gave each rating; a user, or a user in one domain.
+    n_groups : int
+        How many of them there are, those without a rating included.
+    rating, liked : Tensor
+        Shape (N,), float32 each: the ratings, and 1 where the item was liked.
+    shrinkage : float
+        So many average ratings are added to everybody's: who gave few is taken for the average one.
+
+    Returns
+    -------
+    habits : Tensor
+        Shape (n_groups, 2), float32: twice the mean rating and four times the share of likes, minus everybody's, so
+        that both are near 0 and spread alike.
+    count : Tensor
+        Shape (n_groups,), float32.
+
+    Raises
+    ------
+    ValueError
+        If a shape or dtype is another, or a group is out of range, or there is no rating.
+    """
+    _check_tensor("rating", rating, torch.float32, (None,))
+    if len(rating) == 0:
+        raise ValueError("rating: there is no row, expected at least one rating")
+    _check_tensor("liked", liked, torch.float32, (len(rating),))
+    _check_codes("group", group, len(rating), n_groups)
+    rows = torch.stack([torch.ones_like(rating), rating, liked], dim=1)  # (N, 3)
+    count, ratings, likes = torch.zeros(n_groups, 3).index_add_(0, group, rows).unbind(1)
+    mean, share = rating.mean(), liked.mean()
+    habits = [
+        2 * ((ratings + shrinkage * mean) / (count + shrinkage) - mean),
+        4 * ((likes + shrinkage * share) / (count + shrinkage) - share),
+    ]
+    return torch.stack(habits, dim=1), count
+
+
 def by_year(ratings: Ratings, min_ratings: int = 1) -> list[tuple[int, Ratings]]:
     """Cut ratings into slices by the calendar year (UTC) in which they were given.
 

@@ -8,7 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recmtl_lessons.datasets.ratings import Ratings, by_year, genre_domains, user_tasks
+from recmtl_lessons.datasets.ratings import (
+    Ratings,
+    by_year,
+    describe_items,
+    describe_raters,
+    genre_domains,
+    place_within,
+    user_tasks,
+)
 
 _YEAR_2000, _DAY = 946_684_800, 86_400
 
@@ -310,3 +318,84 @@ class TestByYear:
             by_year(small())
         with pytest.raises(ValueError, match="min_ratings: 0 came"):
             by_year(at_years(2000), min_ratings=0)
+
+
+class TestPlaceWithin:
+    @given(st.lists(st.integers(0, 6), max_size=40))
+    def test_counts_the_earlier_rows_of_the_group(self, values):
+        expected = [values[:k].count(value) for k, value in enumerate(values)]
+        assert place_within(torch.tensor(values, dtype=torch.int64)).tolist() == expected
+
+    @pytest.mark.parametrize(
+        ("group", "message"),
+        [
+            (torch.tensor([0, -2]), "group: -2 came, expected whole numbers of at least 0"),
+            (torch.tensor([0.0]), "group: torch.float32"),
+            (torch.zeros(2, 2, dtype=torch.int64), r"group: torch.int64 of shape \(2, 2\) came"),
+        ],
+    )
+    def test_refuses(self, group, message):
+        with pytest.raises(ValueError, match=message):
+            place_within(group)
+
+
+class TestDescribeItems:
+    ITEMS = small(
+        years=torch.tensor([1975, 0]),
+        genres=torch.tensor([[True, False], [True, True]]),
+        genre_names=("Comedy", "War"),
+    )
+
+    def test_by_hand(self):
+        got = describe_items(self.ITEMS)
+        counts = torch.tensor([1.0, 2.0])
+        torch.testing.assert_close(got[:, 0], torch.tensor([-1.0, -1.0]))  # an unknown year is the median one
+        torch.testing.assert_close(got[:, 1], (counts + 1).log() - 3)
+        assert got[:, 2:].tolist() == [[1.0, 0.0], [1.0, 1.0]]
+        assert describe_items(self.ITEMS, ["Comedy"])[:, 2:].tolist() == [[0.0], [1.0]]
+
+    def test_holds_no_rating(self):
+        other = replace(self.ITEMS, rating=torch.tensor([5.0, 1.0, 3.0]))
+        assert torch.equal(describe_items(self.ITEMS), describe_items(other))
+
+    @pytest.mark.parametrize(
+        ("ratings", "left_out", "message"),
+        [
+            (small(), (), "ratings: its items have no genres"),
+            (replace(ITEMS, years=None), (), "ratings: no item has a year"),
+            (replace(ITEMS, years=torch.zeros(2, dtype=torch.int64)), (), "ratings: no item has a year"),
+            (ITEMS, ("Western",), "without_genres: 'Western' came, expected some of Comedy, War"),
+        ],
+    )
+    def test_refuses(self, ratings, left_out, message):
+        with pytest.raises(ValueError, match=message):
+            describe_items(ratings, left_out)
+
+
+class TestDescribeRaters:
+    RATING, LIKED = torch.tensor([4.0, 2.0, 5.0, 1.0]), torch.tensor([1.0, 0.0, 1.0, 0.0])
+
+    def test_against_a_loop(self):
+        group = [2, 0, 2, 0]
+        habits, count = describe_raters(torch.tensor(group), 4, self.RATING, self.LIKED, shrinkage=3.0)
+        assert count.tolist() == [2, 0, 2, 0]
+        for g in range(4):
+            rows = [k for k in range(4) if group[k] == g]
+            for column, values, scale in ((0, self.RATING, 2), (1, self.LIKED, 4)):
+                mean = float(values.mean())
+                shrunk = (sum(float(values[k]) for k in rows) + 3 * mean) / (len(rows) + 3)
+                assert float(habits[g, column]) == pytest.approx(scale * (shrunk - mean), abs=1e-6)
+        assert habits[1].tolist() == [0, 0]  # nothing is known: the average one
+
+    @pytest.mark.parametrize(
+        ("changed", "message"),
+        [
+            ({"group": torch.tensor([0, 1, 2, 3])}, "group: codes 0 to 3 came, expected 0 to 2"),
+            ({"liked": torch.ones(3)}, r"liked: torch.float32 of shape \(3,\) came"),
+            (dict.fromkeys(("group", "rating", "liked"), torch.zeros(0)), "rating: there is no row"),
+        ],
+    )
+    def test_refuses(self, changed, message):
+        given_ = {"group": torch.tensor([0, 1, 2, 0]), "rating": self.RATING, "liked": self.LIKED, **changed}
+        with pytest.raises(ValueError, match=message):
+            describe_raters(given_["group"], 3, given_["rating"], given_["liked"])

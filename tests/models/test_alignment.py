@@ -21,15 +21,9 @@ from recmtl_lessons.models import (
     squared_mmd,
 )
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DEFAULT_SCALES = (0.5, 1.0, 2.0)
 DISTANCES = (squared_mmd, linear_time_mmd, coral_loss)
 Z99 = NormalDist().inv_cdf(0.995)
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=needs_cuda)])
-def device(request):
-    return torch.device(request.param)
 
 
 def seeded(seed=0):

@@ -24,13 +24,6 @@ SHARED = {
     ("games", "music"): torch.tensor([[2, 4]]),
 }  # book 0 = film 3 = game 1; book 2 = film 0; film 5 = game 2 = music 4
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=needs_cuda)])
-def device(request):
-    return torch.device(request.param)
-
 
 def normal(*shape, seed=0, dtype=torch.float64):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)

@@ -29,13 +29,6 @@ VALUES = {"task_type": "regression", "output_dim": 3}
 TASKS = {"click": BINARY, "genre": CLASSES, "rating": VALUE, "aspects": VALUES}
 WIDTH = 5
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=needs_cuda)])
-def device(request):
-    return torch.device(request.param)
-
 
 def normal(*shape, seed=0, dtype=torch.float32):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)

@@ -17,13 +17,6 @@ WIDTHS = {"books": 5, "films and series": 3, "games.pc": 4}
 NAMES = tuple(WIDTHS)
 ITEM = 6
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=needs_cuda)])
-def device(request):
-    return torch.device(request.param)
-
 
 def normal(*shape, seed=0, dtype=torch.float32):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)

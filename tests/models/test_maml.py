@@ -13,13 +13,6 @@ from torch.func import functional_call, stack_module_state
 from recmtl_lessons.models import MAMLRecommender
 from recmtl_lessons.training.device import settle_threads
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=needs_cuda)])
-def device(request):
-    return torch.device(request.param)
-
 
 @pytest.fixture(scope="module", autouse=True)
 def one_core_left_alone():

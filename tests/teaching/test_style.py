@@ -153,6 +153,17 @@ def test_points_show_every_seed_and_the_interval():
     assert [text.get_text() for text in axis.get_xticklabels()] == ["without", "with"]
 
 
+def test_the_star_is_the_mean_and_its_interval():
+    axis = style.new_figure().subplots()
+    style.star(axis, 3.0, VALUES[:, 0], "yours")
+    mean, low, high = t_interval(VALUES[:, 0])
+    (bar,) = axis.containers
+    assert bar.lines[0].get_xydata().tolist() == [[3.0, pytest.approx(mean)]]
+    assert bar.lines[0].get_marker() == "*"
+    np.testing.assert_allclose(bar.lines[2][0].get_segments()[0][:, 1], [low, high])
+    assert bar.get_label() == "yours"
+
+
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
@@ -169,6 +180,8 @@ def test_points_show_every_seed_and_the_interval():
         ),
         (lambda a: style.points_with_interval(a, ["a"], VALUES), r"got shape \(8, 20\) for 1 labels"),
         (lambda a: style.points_with_interval(a, ["a", "b"], VALUES[:, :2], []), "colours: got none"),
+        (lambda a: style.star(a, 0.0, VALUES), r"values: got shape \(8, 20\), expected \(seeds,\)"),
+        (lambda a: style.star(a, 0.0, VALUES[:1, 0]), "expected at least 2 seeds"),
     ],
 )
 def test_bad_input_is_named_and_nothing_is_drawn(draw, message):

@@ -15,14 +15,17 @@ from recmtl_lessons.lessons.cross_domain_transfer.linking import (
     match_accounts,
     objective_with,
     one_table_embed,
+    score_penalties,
 )
 from recmtl_lessons.lessons.cross_domain_transfer.matching import (
     match,
+    match_by,
     mmd_at_a_fixed_bandwidth,
     mmd_of,
     mmd_of_mixed_halves,
     pull_over_bandwidth,
     rejection_rates,
+    score_weights,
 )
 from recmtl_lessons.lessons.cross_domain_transfer.matching import objective_with as click_objective_with
 from recmtl_lessons.lessons.cross_domain_transfer.pictures import (

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recmtl_lessons.datasets import Ratings, genre_domains
-from recmtl_lessons.lessons.cross_domain_transfer.linking import build, place_within, stacked
-from recmtl_lessons.lessons.domain_adversarial.experiments import GENRE_PAIRS, SEEDS
+from recmtl_lessons.datasets import Ratings, genre_domains, place_within
+from recmtl_lessons.lessons._seeds import SEEDS
+from recmtl_lessons.lessons.cross_domain_transfer.linking import build, stacked
+from recmtl_lessons.lessons.domain_adversarial.experiments import GENRE_PAIRS
 from recmtl_lessons.training import ManyModels, rmse
 
 FEW = 5  # ratings of the target that each user leaves to learn from

@@ -11,8 +11,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from recmtl_lessons.datasets import WorldSettings, make_world
-from recmtl_lessons.lessons.domain_adversarial.experiments import SEEDS
+from recmtl_lessons.datasets import WorldSettings, make_world, place_within
+from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
 from recmtl_lessons.models import CrossDomainTransferNetwork, squared_mmd
 from recmtl_lessons.teaching import Running
 from recmtl_lessons.training import ManyModels
@@ -96,16 +96,6 @@ def _first_of_each(value: Tensor) -> Tensor:
     new = torch.ones(len(value), dtype=torch.bool)
     new[1:] = value[order][1:] != value[order][:-1]
     return order[new].sort().values
-
-
-def place_within(group: Tensor) -> Tensor:
-    """How many earlier rows have the same group, for each row."""
-    order = group.argsort(stable=True)
-    counts = torch.bincount(group)
-    start = (counts.cumsum(0) - counts)[group[order]]
-    place = torch.empty_like(group)
-    place[order] = torch.arange(len(group)) - start
-    return place
 
 
 def stacked(columns: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -271,13 +261,30 @@ def grid_of_gains(
 
 def in_worlds(
     settings: Sequence[dict[str, float]], relatedness: Sequence[float], seeds: tuple[int, ...] = SEEDS,
-    label: str = "training",
+    label: str = "training", steps: int | None = None,
 ) -> Tensor:  # fmt: skip
     """RMSE of each setting in worlds of each relatedness, trained as one stack: (R, settings, S, groups)."""
     ledgers = side_by_side([open_ledgers(replace(ACCOUNTS, relatedness=r), seeds) for r in relatedness])
-    models = many_networks(ledgers, settings).fit(STEPS, label=label)
+    models = many_networks(ledgers, settings).fit(steps or STEPS, label=label)
     error = error_by_ratings(models, ledgers).unflatten(1, (len(relatedness), len(seeds)))
     return error.transpose(0, 1)
+
+
+def score_penalties(
+    penalties: Sequence[float] = (0.1, 0.2, 0.3, 0.45, 0.7),
+    relatedness: float = 0.9,
+    steps: int | None = None,
+    seeds: tuple[int, ...] = DESIGN_SEEDS,
+) -> dict[str, dict[float, float]]:
+    """Mean RMSE of people with few ratings, for each way and penalty, in worlds that no claim is about.
+
+    How `PENALTY` was chosen: one number for all ways, near the best of each.
+    """
+    ways = {"alone": ALONE, "nobody linked": {"source": 1.0, "overlap": 0.0}, "all linked": LINKED}
+    settings = [{**way, "penalty": penalty} for way in ways.values() for penalty in penalties]
+    scores = for_few(in_worlds(settings, (relatedness,), seeds, "penalties", steps))[0].mean(1)  # (settings,)
+    rows = scores.view(len(ways), len(penalties)).tolist()
+    return {name: dict(zip(penalties, row, strict=True)) for name, row in zip(ways, rows, strict=True)}
 
 
 def constant_error(relatedness: float, seeds: tuple[int, ...] = SEEDS) -> Tensor:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
 from recmtl_lessons.lessons.domain_adversarial.experiments import (
     CLICK,
-    SEEDS,
     SHOP,
     STEPS,
     Shops,
@@ -146,19 +146,32 @@ def many_networks(shops: Shops, objective: Callable, settings, n_seeds: int) -> 
 
 
 def match(
-    objective: Callable | str,
-    settings: dict[str, Sequence[float]] | None = None,
-    shops: Shops | None = None,
-    label: str | None = None,
+    name: str, settings: dict[str, Sequence[float]] | None = None, shops: Shops | None = None, label: str | None = None
+) -> Matched:
+    """Train with an alignment of `OBJECTIVES`, at its `WEIGHTS` or other settings, and measure."""
+    return match_by(OBJECTIVES[name], settings or {"weight": WEIGHTS[name]}, label or name, shops)
+
+
+def match_by(
+    objective: Callable, settings: dict[str, Sequence[float]], label: str, shops: Shops | None = None
 ) -> Matched:
     """Train one network for each setting and seed, all at once, and measure each on its later half."""
     shops = shops or open_shops()
-    if isinstance(objective, str):
-        label, settings = label or objective, settings or {"weight": WEIGHTS[objective]}
-        objective = OBJECTIVES[objective]
     n_seeds = len(shops.train["home"]["x"])
-    models = many_networks(shops, objective, settings, n_seeds).fit(STEPS, label=label or "matching")
+    models = many_networks(shops, objective, settings, n_seeds).fit(STEPS, label=label)
     return measured(models, shops)
+
+
+def score_weights(seeds: tuple[int, ...] = DESIGN_SEEDS) -> dict[str, dict[float, float]]:
+    """Mean AUC abroad for each alignment and weight, in worlds that no claim is about: how the weights were chosen.
+
+    It takes labels from abroad, which a shop without labels does not have: this favours every alignment alike.
+    """
+    shops, found = open_shops(SHOP, seeds), {}
+    for name, weights in WEIGHTS.items():
+        scores = match(name, shops=shops).abroad_auc.mean(1)
+        found[name] = dict(zip(weights, scores.tolist(), strict=True))
+    return found
 
 
 def measured(models: ManyModels, shops: Shops) -> Matched:

@@ -235,11 +235,7 @@ def draw_live_matching(result: LiveMatching, band: Matched, figure) -> None:
     style.band(place, grid, band.home_auc.T, "home", "blue", "o", "-")
     style.band(place, grid, band.abroad_auc.T, "abroad", "vermillion", "^", "--")
     for scores, label in ((result.home_auc, None), (result.abroad_auc, "yours")):
-        mean, low, high = t_interval(scores[:, -1])
-        place.errorbar(
-            _place(result.weight), mean, [[mean - low], [high - mean]], fmt="*", ms=19, lw=3, capsize=7,
-            color="black", label=label,
-        )  # fmt: skip
+        style.star(place, _place(result.weight), scores[:, -1], label)
     shown = _SHOWN[:4]
     place.set_xticks([_place(w) for w in shown], [f"{w:g}" for w in shown])
     place.set(

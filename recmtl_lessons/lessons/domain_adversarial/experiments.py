@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recmtl_lessons.datasets import Ratings, WorldSettings, genre_domains, make_world
+from recmtl_lessons.datasets import (
+    Ratings,
+    WorldSettings,
+    describe_items,
+    describe_raters,
+    genre_domains,
+    make_world,
+)
+from recmtl_lessons.lessons._seeds import SEEDS
 from recmtl_lessons.models import DomainAdversarialNetwork, domain_loss, lambda_schedule, task_loss
 from recmtl_lessons.teaching import Running
 from recmtl_lessons.training import ManyModels, accuracy, auc, proxy_a_distance, rmse
@@ -18,7 +26,6 @@ SHOP = WorldSettings(
     domains=("home", "abroad"), interactions=4000, relatedness=1.0, nuisance=0.45, shift=1.5, offset=2.0
 )
 LAMBDAS = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-SEEDS = tuple(range(100, 108))  # the lesson was made on others
 STEPS = 250
 CLICK = {"click": {"task_type": "classification", "output_dim": 1}}
 CLICK_AND_RATING = {**CLICK, "rating": {"task_type": "regression", "output_dim": 1}}
@@ -351,7 +358,10 @@ def film_shops(ratings: Ratings, source: str, target: str, seeds: Sequence[int] 
     liked = (films.rating >= 4).float()
     at_home = films.domain == 0
     history = at_home & (torch.rand(len(films), generator=torch.Generator().manual_seed(0)) < 0.5)
-    x = torch.cat([_user_features(films, liked, history), _film_features(films, source, target)], dim=1)
+    habits, count = describe_raters(films.user[history], films.n_users, films.rating[history], liked[history])
+    of_users = torch.cat([habits, (count + 1).log()[:, None] - 3], dim=1)  # (n_users, 3)
+    of_items = describe_items(films, (source, target))
+    x = torch.cat([of_users[films.user], of_items[films.item]], dim=1)
     halves: tuple[dict, dict] = ({}, {})
     for d, name in enumerate(("home", "abroad")):
         open_rows = (films.domain == d) & ~history
@@ -360,35 +370,6 @@ def film_shops(ratings: Ratings, source: str, target: str, seeds: Sequence[int] 
             rows = torch.stack([pair[half] for pair in drawn])  # (S, n)
             fields[name] = {"x": x[rows], "click": liked[rows]}
     return Shops(*halves)
-
-
-def _user_features(films: Ratings, liked: Tensor, history: Tensor) -> Tensor:
-    """Mean rating, share of likes and count of a user's history, for each row: (N, 3)."""
-    known = history.float()
-    rows = torch.stack([known, known * films.rating, known * liked], dim=1)  # (N, 3)
-    count, ratings, likes = torch.zeros(films.n_users, 3).index_add_(0, films.user, rows)[films.user].unbind(1)
-    mean_rating, mean_like = films.rating[history].mean(), liked[history].mean()
-    shrunk = 5.0  # a user with few ratings is taken for the average one
-    return torch.stack(
-        [
-            2 * ((ratings + shrunk * mean_rating) / (count + shrunk) - mean_rating),
-            4 * ((likes + shrunk * mean_like) / (count + shrunk) - mean_like),
-            (count + 1).log() - 3,
-        ],
-        dim=1,
-    )
-
-
-def _film_features(films: Ratings, source: str, target: str) -> Tensor:
-    """Year, log number of ratings, and all other genres of each row's film: (N, 2 + genres - 2)."""
-    known = films.years > 0
-    years = torch.where(known, films.years, films.years[known].median()).float()
-    counts = torch.bincount(films.item, minlength=films.n_items).float()
-    others = [k for k, genre in enumerate(films.genre_names) if genre not in (source, target)]
-    knowledge = torch.cat(
-        [((years - 1990) / 15)[:, None], ((counts + 1).log() - 3)[:, None], films.genres[:, others].float()], dim=1
-    )
-    return knowledge[films.item]
 
 
 def _rows_of_two_halves(films: Ratings, open_rows: Tensor, seed: int) -> tuple[Tensor, Tensor]:

@@ -200,11 +200,7 @@ def draw_live(result: LiveTraining, band: Sweep, figure) -> None:
     style.band(place, grid, band.source_auc.T, "home", "blue", "o", "-")
     style.band(place, grid, band.target_auc.T, "abroad", "vermillion", "^", "--")
     for scores, label in ((result.source_auc, None), (result.target_auc, "yours")):
-        mean, low, high = t_interval(scores[:, -1])
-        place.errorbar(
-            _place(result.lam), mean, [[mean - low], [high - mean]], fmt="*", ms=19, lw=3, capsize=7,
-            color="black", label=label,
-        )  # fmt: skip
+        style.star(place, _place(result.lam), scores[:, -1], label)
     _coin_flip(place)
     place.set(ylim=(0.15, 1.02), ylabel="AUC of clicks", title="You in the whole picture")
     place.legend(loc="lower right")

@@ -9,16 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recmtl_lessons.datasets import World, WorldSettings, make_world
+from recmtl_lessons.datasets import World, WorldSettings, make_world, place_within
+from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
 from recmtl_lessons.models import MultiDomainAttentionNetwork
 from recmtl_lessons.teaching import Running
 from recmtl_lessons.training import ManyModels, auc
-from recmtl_lessons.training.device import settle_threads
 
 DOMAINS = ("books", "films", "games", "music", "news")
 ODD = "games"  # the shop whose relatedness is turned
-SEEDS = tuple(range(100, 108))  # the lesson was made on others
-DESIGN_SEEDS = tuple(range(8))
 STEPS = 250
 SHORT = 150  # steps of the experiments that are compared with one another only, and show enough sooner
 TASTES = 8  # what is known of an item, and the width of a taste
@@ -135,7 +133,6 @@ class Shops:
 @lru_cache(maxsize=8)
 def open_shops(town: Town = TOWN, seeds: tuple[int, ...] = SEEDS) -> Shops:
     """Draw one world a seed, and cut its users into those to train, to validate and to test on."""
-    settle_threads()
     worlds = [_world(town, seed) for seed in seeds]
     parts = [_parts(town, world) for world in worlds]
     train, valid, test = (
@@ -205,13 +202,7 @@ def _fields(world: World, rows: Tensor, features: Tensor, history: Tensor) -> di
 
 def place_in_history(world: World) -> Tensor:
     """How many interactions a row's user had in its shop before it, (N,)."""
-    cell = world.user * len(world.settings.domains) + world.domain
-    order = cell.argsort(stable=True)  # within a cell still in the order of time
-    counts = torch.bincount(cell)
-    before = (counts.cumsum(0) - counts)[cell[order]]
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order)) - before
-    return place
+    return place_within(world.user * len(world.settings.domains) + world.domain)
 
 
 def profiles(world: World, known: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recmtl_lessons.datasets import Ratings, genre_domains
+from recmtl_lessons.datasets import Ratings, describe_items, describe_raters, genre_domains
+from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
 from recmtl_lessons.lessons.domain_attention.experiments import (
-    DESIGN_SEEDS,
-    SEEDS,
     by_domain,
     draw_rows,
     mean_weights,
@@ -148,7 +147,7 @@ def film_rows(ratings: Ratings, genres: Sequence[str], seeds: Sequence[int] = SE
     films = genre_domains(ratings, genres, min_user_ratings=0)
     liked = (films.rating >= 4).float()
     history = torch.rand(len(films), generator=torch.Generator().manual_seed(0)) < 0.5
-    items = _film_features(films, genres)
+    items = describe_items(films, [name for name in films.genre_names if name in (*genres, "IMAX")])  # a format
     features, n = _genre_profiles(films, liked, history, items)
     has = n > 0  # (n_users, G)
     fit = ~history & has[films.user, films.domain] & (has[films.user].sum(1) >= 3)
@@ -182,38 +181,20 @@ def _film_fields(films, rows, features, has, items, liked, generator) -> dict[st
     }
 
 
-def _film_features(films: Ratings, genres: Sequence[str]) -> Tensor:
-    """Year, log number of ratings, and the genres that are no domains: (n_items, 2 + others)."""
-    known = films.years > 0
-    years = torch.where(known, films.years, films.years[known].median()).float()
-    counts = torch.bincount(films.item, minlength=films.n_items).float()
-    others = [k for k, genre in enumerate(films.genre_names) if genre not in (*genres, "IMAX")]
-    return torch.cat(
-        [((years - 1990) / 15)[:, None], ((counts + 1).log() - 3)[:, None], films.genres[:, others].float()], dim=1
-    )
-
-
 def _genre_profiles(films: Ratings, liked: Tensor, history: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
     """What is known of each user in each genre, (n_users, G, 3 + item features), and from how many ratings.
 
     Mean rating and share of likes, both shrunk towards everybody's; the logarithm of their number; and what the liked
     films have more of than the others.
     """
-    n_genres, shrunk = len(films.domain_names), 5.0
+    n_genres = len(films.domain_names)
     cell = (films.user * n_genres + films.domain)[history]
     cells = films.n_users * n_genres
 
-    def total(values: Tensor) -> Tensor:
-        return torch.zeros(cells, *values.shape[1:]).index_add_(0, cell, values)
-
-    rating, like, item = films.rating[history], liked[history], items[films.item[history]]
-    n = torch.bincount(cell, minlength=cells).float()
-    ratings, likes = total(rating), total(like)
-    taste = total((like - (likes / n.clamp(min=1))[cell])[:, None] * item) / (n + shrunk)[:, None]
-    features = [
-        2 * ((ratings + shrunk * rating.mean()) / (n + shrunk) - rating.mean()),
-        4 * ((likes + shrunk * like.mean()) / (n + shrunk) - like.mean()),
-        (n + 1).log() - 2,
-    ]
-    profile = torch.cat([torch.stack(features, dim=1), 6 * taste], dim=1)
+    liked, item = liked[history], items[films.item[history]]
+    habits, n = describe_raters(cell, cells, films.rating[history], liked)
+    likes = torch.zeros(cells).index_add_(0, cell, liked)
+    unusual = (liked - (likes / n.clamp(min=1))[cell])[:, None] * item  # (N, item features)
+    taste = torch.zeros(cells, item.shape[1]).index_add_(0, cell, unusual) / (n + 5)[:, None]
+    profile = torch.cat([habits, (n + 1).log()[:, None] - 2, 6 * taste], dim=1)
     return profile.view(films.n_users, n_genres, -1), n.view(-1, n_genres)

@@ -7,10 +7,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
 from recmtl_lessons.lessons.maml.users import (
-    DESIGN_SEEDS,
     ONE_TASTE,
-    SEEDS,
     SHOP,
     SHOTS,
     ColdStart,

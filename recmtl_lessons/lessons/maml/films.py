@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from recmtl_lessons.datasets import Ratings
+from recmtl_lessons.lessons._seeds import SEEDS
 from recmtl_lessons.lessons.maml.experiments import (
     INNER_STEPS,
     STEPS,
@@ -17,7 +18,6 @@ from recmtl_lessons.lessons.maml.experiments import (
     train,
 )
 from recmtl_lessons.lessons.maml.users import (
-    SEEDS,
     ColdStart,
     deal_users,
     describe_films,

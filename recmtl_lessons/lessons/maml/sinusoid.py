@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recmtl_lessons.lessons.maml.users import SEEDS
+from recmtl_lessons.lessons._seeds import SEEDS
 from recmtl_lessons.models import MAMLRecommender
 from recmtl_lessons.training import ManyModels
-from recmtl_lessons.training.device import settle_threads
 
 AT_STEPS = (0, 1, 5, 10)
 RATE = 0.01  # of the inner steps, as in the paper
@@ -90,7 +89,6 @@ def _joint(model, batch, setting, progress):
 
 def short_run(seeds: Sequence[int] = SEEDS, updates: int = SHORT_UPDATES) -> ShortRun:
     """Train MAML and a joint network on the same waves, eight seeds at once, and let both fit new waves."""
-    settle_threads()
     names = ("x", "y", "new_x", "new_y")
     drawn = [draw_tasks(2_000, 10, 10, torch.Generator().manual_seed(seed)) for seed in seeds]
     data = {"waves": {name: torch.stack([d[k] for d in drawn]) for k, name in enumerate(names)}}
@@ -150,7 +148,6 @@ def fit_a_wave(run: ShortRun, amplitude: float = 3.0, phase: float = 1.0, steps:
 
 def full_run(points: int, updates: int = 15_000, tasks: int = 25, seed: int = 0) -> tuple[tuple[float, float], ...]:
     """Train with the paper's settings; mean squared error on 600 new waves, and 1.96 standard errors, at `AT_STEPS`."""
-    settle_threads()
     torch.manual_seed(seed)
     model, generator = network(), torch.Generator().manual_seed(seed)
     for update in range(1, updates + 1):

@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 
 from recmtl_lessons.datasets import Ratings, World, WorldSettings, make_world
-from recmtl_lessons.training.device import settle_threads
+from recmtl_lessons.lessons._seeds import SEEDS
 
-SEEDS = tuple(range(100, 108))  # the lessons were made on others
-DESIGN_SEEDS = tuple(range(8))
 SHOTS = 10  # ratings of a new user, and as many to be judged on in training
 
 
@@ -125,7 +123,6 @@ ONE_TASTE = Shop(taste_spread=0.0)
 @lru_cache(maxsize=4)
 def shop_users(shop: Shop = SHOP, seeds: tuple[int, ...] = SEEDS) -> ColdStart:
     """Draw one shop a seed, with users and an item description of its own."""
-    settle_threads()
     return _side_by_side([_one_shop(shop, seed) for seed in seeds], 3.0)
 
 
