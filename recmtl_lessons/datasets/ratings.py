@@ -5,8 +5,9 @@ views are functions: genres as domains, users as few-shot tasks, calendar years 
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
@@ -168,11 +169,14 @@ class TaskSplit:
         Shape (T, support), int64: rows of the ratings that the model adapts to.
     query : Tensor
         Shape (T, query), int64: rows of the ratings that it is scored on; none is a support row.
+    known : Tensor
+        Shape (T, query), bool: False where the user has no more ratings, and the row repeats one to fill up.
     """
 
     user: Tensor
     support: Tensor
     query: Tensor
+    known: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,27 +274,97 @@ def user_tasks(
     ValueError
         If an argument is out of range, or too few users have enough ratings to fill every split.
     """
+    if len(shares) != 3:
+        raise ValueError(f"shares: {tuple(shares)} came, expected three shares from 0 to 1 that sum to 1")
     _check_count("support", support, at_least=1)
     _check_count("query", query, at_least=1)
-    _check_count("seed", seed, at_least=0)
-    _check_shares(shares)
-    counts = torch.bincount(ratings.user, minlength=ratings.n_users)
-    eligible = (counts >= support + query).nonzero().squeeze(1)
-    first, second = (round(share * len(eligible)) for share in (shares[0], shares[0] + shares[1]))
-    sizes = [first, second - first, len(eligible) - second]
-    if any(share > 0 and size == 0 for share, size in zip(shares, sizes, strict=True)):
-        raise ValueError(
-            f"ratings: {len(eligible)} users have the {support + query} ratings that support and query take, "
-            f"expected enough for shares of {tuple(shares)}; they would be split {sizes}"
-        )
+    users = deal_users(ratings, dict(zip(("train", "valid", "test"), shares, strict=True)), support + query, seed)
     generator = torch.Generator().manual_seed(seed)
-    users = eligible[torch.randperm(len(eligible), generator=generator)]
-    rows = torch.randperm(len(ratings), generator=generator)
-    rows = rows[torch.argsort(ratings.user[rows], stable=True)]  # user by user, shuffled within each
-    start = (counts.cumsum(0) - counts)[users]  # (T,)
-    drawn = rows[start[:, None] + torch.arange(support + query)]  # (T, support + query)
-    parts = zip(users.split(sizes), drawn.split(sizes), strict=True)
-    return UserTasks(*(TaskSplit(who, which[:, :support], which[:, support:]) for who, which in parts))
+    return UserTasks(*(draw_tasks(ratings.user, some, support, query, generator) for some in users.values()))
+
+
+def deal_users(
+    ratings: Ratings, shares: Mapping[str, float], min_ratings: int = 20, seed: int = 0
+) -> dict[str, Tensor]:
+    """Deal the users with enough ratings to several parts at random, no user to two of them.
+
+    Parameters
+    ----------
+    ratings : Ratings
+    shares : mapping of str to float
+        The share of the users in each part; they sum to 1, and a share of 0 leaves its part empty.
+    min_ratings : int
+        Users with fewer ratings are in no part.
+    seed : int
+        The same seed deals the same way.
+
+    Returns
+    -------
+    dict of str to Tensor
+        User codes of each part, int64, in random order.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, or there are too few users to fill every part that has a share.
+    """
+    _check_count("min_ratings", min_ratings, at_least=1)
+    _check_count("seed", seed, at_least=0)
+    if not shares or not all(0 <= share <= 1 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
+        raise ValueError(f"shares: {tuple(shares.values())} came, expected shares from 0 to 1 that sum to 1")
+    enough = (torch.bincount(ratings.user, minlength=ratings.n_users) >= min_ratings).nonzero().squeeze(1)
+    edges = [0, *(int(share * len(enough) + 0.5) for share in accumulate(shares.values()))]
+    sizes = [high - low for low, high in pairwise(edges)]
+    if any(share > 0 and size == 0 for share, size in zip(shares.values(), sizes, strict=True)):
+        raise ValueError(
+            f"ratings: {len(enough)} users have the {min_ratings} ratings that it takes, expected enough for shares of "
+            f"{tuple(shares.values())}; they would be split {sizes}"
+        )
+    order = enough[torch.randperm(len(enough), generator=torch.Generator().manual_seed(seed))]
+    return dict(zip(shares, order.split(sizes), strict=True))
+
+
+def draw_tasks(user: Tensor, users: Tensor, support: int, query: int, generator: torch.Generator) -> TaskSplit:
+    """For each of some users, draw rows to adapt to and rows to be scored on, at random whatever their time.
+
+    Parameters
+    ----------
+    user : Tensor
+        Shape (N,), int64: who gave each of all ratings.
+    users : Tensor
+        Shape (T,), int64: whose tasks to draw. Somebody who appears twice gets two draws.
+    support, query : int
+        Rows a task, at least 1 each. A user needs at least ``support + 1``; where they have fewer than
+        ``support + query``, some rows are repeated to fill up, and `TaskSplit.known` says which.
+    generator : torch.Generator
+
+    Returns
+    -------
+    TaskSplit
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, or one of the users has fewer than ``support + 1`` ratings.
+    """
+    _check_count("support", support, at_least=1)
+    _check_count("query", query, at_least=1)
+    _check_tensor("user", user, torch.int64, (None,))
+    _check_tensor("users", users, torch.int64, (None,))
+    wanted, order = support + query, user.argsort(stable=True)  # user by user
+    count = torch.bincount(user, minlength=int(users.max()) + 1 if len(users) else 0)
+    start = count.cumsum(0) - count
+    short = users[count[users] <= support]
+    if len(short):
+        raise ValueError(
+            f"users: {int(short[0])} came, who has {int(count[short[0]])} ratings, expected at least {support + 1}"
+        )
+    drawn = torch.empty(len(users), wanted, dtype=torch.int64)
+    for row, who in zip(drawn, users.tolist(), strict=True):
+        n = int(count[who])
+        row[:] = order[start[who] + torch.randperm(n, generator=generator)[torch.arange(wanted) % n]]
+    known = torch.arange(wanted) < count[users][:, None]  # (T, support + query)
+    return TaskSplit(users, drawn[:, :support], drawn[:, support:], known[:, support:])
 
 
 def place_within(group: Tensor) -> Tensor:
@@ -479,9 +553,3 @@ def _check_vocabulary(name: str, entries: tuple) -> None:
 def _check_count(name: str, value: int, at_least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
         raise ValueError(f"{name}: {value!r} came, expected a whole number of at least {at_least}")
-
-
-def _check_shares(shares: Sequence[float]) -> None:
-    fits = len(shares) == 3 and all(0 <= share <= 1 for share in shares) and abs(sum(shares) - 1) < 1e-6
-    if not fits:
-        raise ValueError(f"shares: {tuple(shares)} came, expected three shares from 0 to 1 that sum to 1")

@@ -275,6 +275,47 @@ def test_domain_attention(ran, expecting, take_picture):
     assert notebook.errors() == []
 
 
+def test_maml(ran, expecting, take_picture):
+    notebook = ran("04_maml.ipynb")
+    page = notebook.page
+    path, desk = notebook.explorers
+    assert every_control_has_a_name(notebook) >= {"slider", "spinbutton", "combobox", "button", "radio"}
+    speak_of(path)
+    for k, name in enumerate(("rate", "steps", "shots", "user")):
+        move_every_way(path, k, name)
+        take_picture(path.root, f"04_explorer0_after_{name}")
+    for start in ("first-order MAML", "joint training"):
+        path.root.get_by_label("Starting point").select_option(start)
+        path.settle(start=start)
+    typed = {"rate": 2.0, "steps": 10}
+    for k, value in enumerate(typed.values()):
+        path.fields.nth(k).fill(str(value))
+        path.fields.nth(k).press("Enter")
+    path.settle(**typed)
+    assert "diverge" in path.summary.text_content()
+    take_picture(path.root, "04_explorer0_diverged")
+    speak_of(path)
+
+    speak_of(desk)
+    films = list(desk.picture)[: desk.sliders.count() - 1]
+    for k in range(desk.sliders.count()):
+        move_every_way(desk, k)
+    for k in range(len(films)):
+        desk.fields.nth(k).fill("0")
+        desk.fields.nth(k).press("Enter")
+    desk.settle(**dict.fromkeys(films, 0))
+    take_picture(desk.root, "04_explorer1_nothing_rated")
+    speak_of(desk)
+
+    predict = page.locator(".recmtl-ask").first
+    predict.get_by_role("radio").nth(0).check()
+    predict.get_by_role("button", name="Commit").click()
+    expecting(predict).to_contain_text("Your prediction:")
+    fits(notebook)
+    whole_page(notebook, take_picture, "04")
+    assert notebook.errors() == []
+
+
 def answer_the_study_question(study, expecting, control, choices, explanation, answer):
     """All five steps, with the evidence that the explorer above kept, in which ``control`` occurs."""
     press = lambda name: study.get_by_role("button", name=name, exact=True).click()  # noqa: E731

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from recmtl_lessons.datasets.ratings import (
     Ratings,
     by_year,
+    deal_users,
     describe_items,
     describe_raters,
+    draw_tasks,
     genre_domains,
     place_within,
     user_tasks,
@@ -399,3 +401,47 @@ class TestDescribeRaters:
         given_ = {"group": torch.tensor([0, 1, 2, 0]), "rating": self.RATING, "liked": self.LIKED, **changed}
         with pytest.raises(ValueError, match=message):
             describe_raters(given_["group"], 3, given_["rating"], given_["liked"])
+
+
+class TestDealUsersAndDrawTasks:
+    def test_every_user_with_enough_ratings_is_in_one_part(self):
+        ratings = make(n_users=60)
+        parts = deal_users(ratings, {"one": 0.25, "two": 0.35, "three": 0.4}, min_ratings=6, seed=3)
+        counts = Counter(ratings.user.tolist())
+        everybody = torch.cat(list(parts.values())).tolist()
+        assert sorted(everybody) == [u for u in range(60) if counts[u] >= 6]
+        sizes = [len(part) / len(everybody) for part in parts.values()]
+        assert sizes == pytest.approx([0.25, 0.35, 0.4], abs=1 / len(everybody))
+
+    def test_a_user_with_few_ratings_repeats_some_and_says_which(self):
+        ratings = make(n_users=20, per_user=(4, 12))
+        split = draw_tasks(ratings.user, torch.arange(20).repeat(2), 3, 6, torch.Generator().manual_seed(0))
+        counts = Counter(ratings.user.tolist())
+        assert split.user.tolist() == [*range(20), *range(20)]
+        for who, support, query, known in zip(split.user, split.support, split.query, split.known, strict=True):
+            assert (ratings.user[torch.cat([support, query])] == who).all()
+            assert int(known.sum()) == min(6, counts[int(who)] - 3)
+            fresh = torch.cat([support, query[known]]).tolist()
+            assert len(set(fresh)) == len(fresh)
+            assert set(query[~known].tolist()) <= set(fresh)
+        assert not torch.equal(split.support[:20], split.support[20:])  # who appears twice gets two draws
+
+    @pytest.mark.parametrize(
+        ("users", "support", "query", "message"),
+        [
+            ([0, 1], 3, 1, r"users: 1 came, who has 3 ratings, expected at least 4"),
+            ([0], 0, 1, "support: 0 came"),
+            ([0], 1, 0, "query: 0 came"),
+            ([7], 1, 1, "users: 7 came, who has 0 ratings"),
+        ],
+    )
+    def test_bad_arguments(self, users, support, query, message):
+        user = torch.tensor([0] * 5 + [1] * 3)
+        with pytest.raises(ValueError, match=message):
+            draw_tasks(user, torch.tensor(users), support, query, torch.Generator())
+
+    def test_shares_must_sum_to_one(self):
+        with pytest.raises(ValueError, match="shares: .* sum to 1"):
+            deal_users(make(), {"one": 0.5})
+        with pytest.raises(ValueError, match="min_ratings: 0 came"):
+            deal_users(make(), {"one": 1.0}, min_ratings=0)

@@ -80,7 +80,7 @@ def few_of(user: Tensor) -> Tensor:
 def _thinned(settings: WorldSettings, seed: int) -> tuple[dict, dict, dict]:
     world = make_world(settings, seed)
     source, target = (world.rows(domain) for domain in settings.domains)
-    target = target[_first_of_each(world.user[target] * settings.n_items + world.item[target])]
+    target = target[place_within(world.user[target] * settings.n_items + world.item[target]) == 0]  # each film once
     place = place_within(world.user[target])
     train = target[place < few_of(world.user[target])]
     test = target[place >= max(RATINGS_A_USER)]
@@ -88,14 +88,6 @@ def _thinned(settings: WorldSettings, seed: int) -> tuple[dict, dict, dict]:
         {"user": world.user[rows], "item": world.item[rows], "rating": world.rating[rows] - 3}
         for rows in (source, train, test)
     )
-
-
-def _first_of_each(value: Tensor) -> Tensor:
-    """Positions at which a value occurs for the first time, in order."""
-    order = value.argsort(stable=True)
-    new = torch.ones(len(value), dtype=torch.bool)
-    new[1:] = value[order][1:] != value[order][:-1]
-    return order[new].sort().values
 
 
 def stacked(columns: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from recmtl_lessons.lessons.maml.pictures import (
     describe_recommendations,
     draw_path,
     draw_recommendations,
+    short_title,
 )
 from recmtl_lessons.teaching import Choice, Explorer, Slider, log_stops
 
@@ -37,15 +38,15 @@ def explore_path(result: Comparison) -> Explorer:
 def explore_cold_start(ratings: Ratings, result: FilmComparison) -> Explorer:
     """The explorer of the reader's own cold start: ten films to rate, and what is recommended after each step."""
     desk = open_desk(ratings, result.network)
-    first = {"toy_story": 5, "shrek": 5, "ace_ventura": 4, "alien": 1, "fargo": 1}
+    first = {"toy_story": 5, "shrek": 5, "mask": 4, "alien": 1, "fargo": 1}
     sliders = [
-        Slider(key, title.rsplit(" (", 1)[0], (0, 1, 2, 3, 4, 5), first.get(key, 0), "stars, 0: not seen")
+        Slider(key, short_title(title), (0, 1, 2, 3, 4, 5), first.get(key, 0), "stars")
         for key, title in TO_RATE.items()
     ]
     return Explorer(
         lesson=LESSON,
         key="explorer-cold-start",
-        title="Rate ten films",
+        title="Rate ten films (0: not seen)",
         controls=[*sliders, Slider("steps", "Inner steps", (1, 2, 3, 5, 10), 3)],
         compute=lambda steps, **stars: recommend(desk, stars, steps),
         draw=draw_recommendations,

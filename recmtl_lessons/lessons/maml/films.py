@@ -19,7 +19,7 @@ from recmtl_lessons.lessons.maml.experiments import (
 )
 from recmtl_lessons.lessons.maml.users import (
     ColdStart,
-    deal_users,
+    deal_film_users,
     describe_films,
     film_mean_and_offset,
     film_users,
@@ -83,8 +83,8 @@ TO_RATE = {
     "alien": "Alien (1979)",
     "fargo": "Fargo (1996)",
     "forrest_gump": "Forrest Gump (1994)",
-    "ace_ventura": "Ace Ventura: Pet Detective (1994)",
-    "fellowship": "Lord of the Rings: The Fellowship of the Ring, The (2001)",
+    "mask": "Mask, The (1994)",
+    "gladiator": "Gladiator (2000)",
 }
 _CANDIDATES = 150  # the films with most ratings are those that may be recommended
 TOP = 8
@@ -113,7 +113,7 @@ class Desk:
 
 def open_desk(ratings: Ratings, network: MAMLRecommender, seed: int = SEEDS[0]) -> Desk:
     """Make ready what `recommend` needs; ``network`` is the one trained on the split of this seed."""
-    described, middle = describe_films(ratings, deal_users(ratings, seed)["catalogue"])
+    described, middle = describe_films(ratings, deal_film_users(ratings, seed)["catalogue"])
     missing = [title for title in TO_RATE.values() if title not in ratings.titles]
     if missing:
         raise ValueError(f"ratings: got no film {missing[0]!r}, expected it among the titles")

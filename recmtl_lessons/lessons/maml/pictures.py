@@ -224,7 +224,7 @@ def draw_recommendations(result: Recommendations, figure) -> None:
         )  # fmt: skip
     for step, side, align in ((0, -0.02 * last, "right"), (last, 1.02 * last, "left")):
         for rank, film in enumerate(result.top[step].tolist(), start=1):
-            stars, name = f"{float(result.stars[step, film]):.1f}", _short(result.titles[film])
+            stars, name = f"{float(result.stars[step, film]):.1f}", short_title(result.titles[film])
             text = f"{name}  {stars} " if align == "right" else f" {stars}  {name}"
             axis.text(side, rank, text, ha=align, va="center", fontsize=12)
     axis.set_xticks(range(last + 1))
@@ -233,10 +233,11 @@ def draw_recommendations(result: Recommendations, figure) -> None:
         xlim=(-0.85 * last, 1.85 * last), ylim=(TOP + 0.6, 0.4), xlabel="inner step", ylabel="place",
         title=f"The best for you, from {_ratings(result.rated)}: before (left), after {_steps(last)} (right)",
     )  # fmt: skip
-    axis.grid(axis="x", visible=False)
+    axis.grid(visible=False)  # it would strike the titles through
 
 
-def _short(title: str) -> str:
+def short_title(title: str) -> str:
+    """A film's title without its year, the article where it is spoken, and not too long to stand beside a picture."""
     name = title.rsplit(" (", 1)[0]
     for article in ("The", "A", "An"):
         if name.endswith(f", {article}"):
@@ -246,7 +247,7 @@ def _short(title: str) -> str:
 
 def describe_recommendations(result: Recommendations) -> str:
     """The picture in words."""
-    best = ", ".join(_short(result.titles[film]) for film in result.top[-1, :3].tolist())
+    best = ", ".join(short_title(result.titles[film]) for film in result.top[-1, :3].tolist())
     if not result.rated:
         return f"Nothing rated yet. For everybody, the network recommends {best}."
     new = len(set(result.top[-1].tolist()) - set(result.top[0].tolist()))

@@ -11,7 +11,16 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from recmtl_lessons.datasets import Ratings, World, WorldSettings, make_world
+from recmtl_lessons.datasets import (
+    Ratings,
+    TaskSplit,
+    World,
+    WorldSettings,
+    deal_users,
+    draw_tasks,
+    make_world,
+    place_within,
+)
 from recmtl_lessons.lessons._seeds import SEEDS
 
 SHOTS = 10  # ratings of a new user, and as many to be judged on in training
@@ -118,6 +127,7 @@ class Shop:
 
 SHOP = Shop()
 ONE_TASTE = Shop(taste_spread=0.0)
+_ITEMS = 400
 
 
 @lru_cache(maxsize=4)
@@ -133,24 +143,23 @@ def _one_shop(shop: Shop, seed: int) -> tuple[Tasks, Tasks, Tasks]:
         WorldSettings(
             domains=("films",),
             n_users=n_users,
-            n_items=400,
+            n_items=_ITEMS,
             taste_dim=shop.tastes,
             nuisance_dim=0,
-            interactions=round(1.4 * least * n_users),
+            interactions=round(1.7 * least * n_users),
             taste_spread=shop.taste_spread,
         ),
         seed,
     )
     generator = torch.Generator().manual_seed(seed)
     described = describe_items(world, shop.measurements, seed)
-    rows = _Rows(world.user, n_users, generator)
-    enough = (rows.count >= least).nonzero().squeeze(1)
+    first = place_within(world.user * _ITEMS + world.item) == 0  # who rates an item twice counts once
+    user, x, y = world.user[first], described[world.item[first]], world.rating[first] - 3.0
+    enough = (torch.bincount(user, minlength=n_users) >= least).nonzero().squeeze(1)
     users = enough[torch.randperm(len(enough), generator=generator)].split([*counts, len(enough) - sum(counts)])
 
     def tasks(users: Tensor, support: int, query: int, episodes: int = 1) -> Tasks:
-        users = users.repeat(episodes)
-        chosen, known = rows.draw(users, support + query)
-        return _tasks(users, described[world.item[chosen]], world.rating[chosen] - 3.0, known, support)
+        return _tasks(draw_tasks(user, users.repeat(episodes), support, query, generator), x, y)
 
     return (
         tasks(users[0], SHOTS, SHOTS, shop.episodes),
@@ -191,28 +200,20 @@ def film_users(ratings: Ratings, seeds: Sequence[int] = SEEDS, episodes: int = 6
 
 def _one_split(ratings: Ratings, seed: int, episodes: int) -> tuple[tuple[Tasks, Tasks, Tasks], float]:
     generator = torch.Generator().manual_seed(seed)
-    rows = _Rows(ratings.user, ratings.n_users, generator)
-    users = deal_users(ratings, seed)
+    users = deal_film_users(ratings, seed)
     described, middle = describe_films(ratings, users["catalogue"])
+    x, y = described[ratings.item], ratings.rating - middle
 
     def tasks(users: Tensor, query: int, episodes: int = 1) -> Tasks:
-        users = users.repeat(episodes)
-        chosen, known = rows.draw(users, SHOTS + query)
-        return _tasks(users, described[ratings.item[chosen]], ratings.rating[chosen] - middle, known, SHOTS)
+        return _tasks(draw_tasks(ratings.user, users.repeat(episodes), SHOTS, query, generator), x, y)
 
     judged = (tasks(users[name], _LONGEST) for name in ("valid", "test"))
     return (tasks(users["train"], SHOTS, episodes), *judged), middle
 
 
-def deal_users(ratings: Ratings, seed: int) -> dict[str, Tensor]:
+def deal_film_users(ratings: Ratings, seed: int) -> dict[str, Tensor]:
     """Users with at least twenty ratings, dealt to "valid", "test", "catalogue" and "train"."""
-    enough = (torch.bincount(ratings.user, minlength=ratings.n_users) >= 2 * SHOTS).nonzero().squeeze(1)
-    order = enough[torch.randperm(len(enough), generator=torch.Generator().manual_seed(seed))]
-    sizes = [round(share * len(order)) for share in _SHARES.values()]
-    sizes[-1] = len(order) - sum(sizes[:-1])
-    if min(sizes) < 1:
-        raise ValueError(f"ratings: got {len(order)} users with {2 * SHOTS} ratings, expected enough for four parts")
-    return dict(zip(_SHARES, order.split(sizes), strict=True))
+    return deal_users(ratings, _SHARES, 2 * SHOTS, seed)
 
 
 def describe_films(ratings: Ratings, catalogue: Tensor) -> tuple[Tensor, float]:
@@ -254,27 +255,9 @@ def film_mean_and_offset(tasks: Tasks) -> Tensor:
 # What both have in common.
 
 
-class _Rows:
-    """Draws rows of given users, at random and without repetition."""
-
-    def __init__(self, user: Tensor, n_users: int, generator: torch.Generator):
-        self._generator = generator
-        self._order = user.argsort(stable=True)  # user by user
-        self.count = torch.bincount(user, minlength=n_users)
-        self._start = self.count.cumsum(0) - self.count
-
-    def draw(self, users: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        """Row numbers (T, n), and which are new to the user; the others repeat some to fill up."""
-        chosen = []
-        for user in users.tolist():
-            count = int(self.count[user])
-            places = torch.randperm(count, generator=self._generator)[torch.arange(n) % count]
-            chosen.append(self._order[self._start[user] + places])
-        return torch.stack(chosen), torch.arange(n) < self.count[users][:, None]
-
-
-def _tasks(users: Tensor, x: Tensor, y: Tensor, known: Tensor, support: int) -> Tasks:
-    return Tasks(users, x[:, :support], y[:, :support], x[:, support:], y[:, support:], known[:, support:])
+def _tasks(split: TaskSplit, x: Tensor, y: Tensor) -> Tasks:
+    """Tasks of one seed, from features x (N, F) and labels y (N,) of all ratings."""
+    return Tasks(split.user, x[split.support], y[split.support], x[split.query], y[split.query], split.known)
 
 
 def _side_by_side(seeds: Sequence[tuple[Tasks, Tasks, Tasks]], middle: float | Tensor) -> ColdStart:
