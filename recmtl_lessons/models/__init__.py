@@ -18,6 +18,8 @@ from recmtl_lessons.models.domain_adversarial import (
 )
 from recmtl_lessons.models.domain_attention import MultiDomainAttentionNetwork, masked_attention
 from recmtl_lessons.models.maml import MAMLRecommender
+from recmtl_lessons.models.prototypical import PrototypicalNetworkRecommender
+from recmtl_lessons.models.reptile import ReptileRecommender
 
 __all__ = [
     "CrossDomainTransferNetwork",
@@ -25,6 +27,8 @@ __all__ = [
     "GradientReversalLayer",
     "MAMLRecommender",
     "MultiDomainAttentionNetwork",
+    "PrototypicalNetworkRecommender",
+    "ReptileRecommender",
     "TwoSampleTest",
     "coral_loss",
     "domain_loss",

@@ -38,6 +38,8 @@ def check_values(name: str, value: Tensor, shape: tuple[int, ...], binary: bool 
         raise ValueError(f"{name}: got {type(value).__name__}, expected a tensor of shape {shape}")
     if value.shape != shape:
         raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected {shape}")
+    if value.is_complex():
+        raise ValueError(f"{name}: got dtype {value.dtype}, expected real numbers")
     if _values_are_at_hand(value) and not torch.isfinite(value).all():
         raise ValueError(f"{name}: got NaN or infinite values, expected finite numbers")
     if binary and _values_are_at_hand(value) and not ((value == 0) | (value == 1)).all():
@@ -79,13 +81,16 @@ def check_count(name: str, value: object, least: int = 1) -> None:
 
 
 def check_number(name: str, value: object, low: float, high: float = float("inf")) -> None:
-    """Refuse a plain number outside [low, high] or infinite; tensors pass, their values belong to their maker."""
+    """Refuse a number outside [low, high] or infinite, and a tensor with one such value."""
     if isinstance(value, Tensor):
+        if _values_are_at_hand(value) and not ((value >= low) & (value <= high) & torch.isfinite(value)).all():
+            raise ValueError(
+                f"{name}: got values from {value.min():g} to {value.max():g}, expected {_range(low, high)}"
+            )
         return
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not plain or not math.isfinite(value) or not low <= value <= high:
-        limit = f"in [{low}, {high}]" if high != float("inf") else f"of at least {low}"
-        raise ValueError(f"{name}: got {value!r}, expected a number {limit}")
+        raise ValueError(f"{name}: got {value!r}, expected {_range(low, high)}")
 
 
 def check_positive(name: str, value: object) -> None:
@@ -98,6 +103,10 @@ def check_positive(name: str, value: object) -> None:
     if not fits:
         came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) and value.ndim else repr(value)
         raise ValueError(f"{name}: got {came}, expected a positive number")
+
+
+def _range(low: float, high: float) -> str:
+    return f"a number in [{low}, {high}]" if high != float("inf") else f"a number of at least {low}"
 
 
 def _in_range(value: Tensor, size: int) -> Tensor:

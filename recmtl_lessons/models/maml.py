@@ -10,30 +10,20 @@ on support rows: an inner step is the same step whenever it is taken. All tasks 
 together, as one batched product a layer; that computes what `torch.vmap` over the tasks would, with fewer operations.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad
-from torch.nn import functional as F
+from torch.func import grad
 
-from recmtl_lessons.models._checks import (
-    check_choice,
-    check_count,
-    check_features,
-    check_number,
-    check_positive,
-    check_values,
-    check_widths,
-)
-from recmtl_lessons.models._modes import evaluating
+from recmtl_lessons.models._adaptable import AdaptableNetwork, Params, detached, stack_by_shape
+from recmtl_lessons.models._checks import check_choice, check_count, check_positive
 
-Params = dict[str, Tensor]
 Task = tuple[Tensor, Tensor, Tensor, Tensor]
 _FIELDS = ("support_x", "support_y", "query_x", "query_y")
 
 
-class MAMLRecommender(nn.Module):
+class MAMLRecommender(AdaptableNetwork):
     r"""A network whose parameters are a starting point: for each task they move a few steps from there.
 
     With :math:`\theta` the parameters, :math:`S` and :math:`Q` the support and query rows of a task, and L the mean
@@ -72,6 +62,11 @@ class MAMLRecommender(nn.Module):
     ValueError
         If an argument is out of its range; the message names it, what came and what was expected.
 
+    Notes
+    -----
+    The default rates are for standardised features and targets: with features of scale 3 and raw stars they hardly
+    converge.
+
     References
     ----------
     Finn et al. (2017), section 2.2 and algorithm 1; first-order MAML, section 5.2. Li et al. (2017), section 3.2;
@@ -92,66 +87,17 @@ class MAMLRecommender(nn.Module):
         learn_inner_lr: bool = False,
         adapt: str = "all",
     ):
-        check_count("input_dim", input_dim)
-        if not isinstance(hidden_dims, (tuple, list)) or hidden_dims:
-            check_widths("hidden_dims", hidden_dims)
-        check_count("output_dim", output_dim)
-        check_positive("meta_lr", meta_lr)
-        check_positive("inner_lr", inner_lr)
-        check_number("dropout_rate", dropout_rate, 0.0, 1.0 - 1e-9)
+        super().__init__(input_dim, hidden_dims, output_dim, meta_lr, inner_lr, dropout_rate)
         check_count("inner_steps", inner_steps)
+        check_choice("first_order", first_order, (False, True))
         check_choice("adapt", adapt, ("all", "head"))
-        super().__init__()
-        self.input_dim, self.output_dim = input_dim, output_dim
-        self.meta_lr, self.inner_lr, self.dropout_rate = float(meta_lr), float(inner_lr), float(dropout_rate)
         self.inner_steps, self.first_order, self.adapt = inner_steps, bool(first_order), adapt
-
-        widths = (input_dim, *hidden_dims)
-        self.body = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, hidden_dims, strict=False))
-        self.head = nn.Linear(widths[-1], output_dim)
-        self._layers = (*(f"body.{k}" for k in range(len(hidden_dims))), "head")
         self._moving = tuple(name for name in self.named_weights() if adapt == "all" or name.startswith("head."))
         self.inner_rates = None
         if learn_inner_lr:
             moving = [self.named_weights()[name] for name in self._moving]
             self.inner_rates = nn.ParameterList(torch.full_like(weight, inner_lr) for weight in moving)
         self._optimizer: torch.optim.Adam | None = None
-
-    def named_weights(self) -> Params:
-        r"""The network's weights and biases by name: :math:`\theta` as `forward` takes it, without learned rates."""
-        return {name: value for name, value in self.named_parameters() if not name.startswith("inner_rates.")}
-
-    def forward(self, x: Tensor, params: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Answer rows, with the model's own parameters or with others.
-
-        Parameters
-        ----------
-        x : Tensor, (batch, input_dim)
-        params : mapping {name: Tensor}, optional
-            Parameters of one task, as `inner_update` and `adapt_to_new_task` return them.
-
-        Returns
-        -------
-        Tensor, (batch, output_dim)
-
-        Raises
-        ------
-        ValueError
-            If ``x`` has the wrong shape, no rows, or values that are not finite, or ``params`` are not this network's.
-        """
-        check_features("x", x, self.input_dim)
-        if params is not None:
-            self._check_params(params)
-            return functional_call(self, dict(params), (x,))
-        for layer in self.body:
-            x = F.dropout(layer(x).relu(), self.dropout_rate, self.training)  # (batch, hidden)
-        return self.head(x)  # (batch, output_dim)
-
-    @torch.no_grad()
-    def predict(self, x: Tensor, params: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Answer without dropout and without gradients: (batch,) if ``output_dim`` is 1, or (batch, output_dim)."""
-        with evaluating(self):
-            return _flat(self(x, params))
 
     def inner_update(
         self,
@@ -190,7 +136,7 @@ class MAMLRecommender(nn.Module):
         ValueError
             If shapes or values do not fit, ``params`` are not this network's, or ``num_steps`` is negative.
         """
-        check_features("support_x", support_x, self.input_dim)
+        self._check_features("support_x", support_x)
         targets = self._targets("support_y", support_y, (len(support_x),))
         check_count("num_steps", num_steps, least=0)
         self._check_rate(inner_lr)
@@ -252,6 +198,9 @@ class MAMLRecommender(nn.Module):
         ValueError
             If shapes or values do not fit.
         """
+        if not isinstance(tasks, (tuple, list)) or len(tasks) != len(_FIELDS):
+            came = f"{len(tasks)} parts" if isinstance(tasks, (tuple, list)) else type(tasks).__name__
+            raise ValueError(f"tasks: got {came}, expected four stacked tensors: {', '.join(_FIELDS)}")
         support_x, support_y, query_x, query_y = self._check_stacked(tasks)
         num_steps = self.inner_steps if num_steps is None else num_steps
         check_count("num_steps", num_steps, least=0)
@@ -280,21 +229,22 @@ class MAMLRecommender(nn.Module):
         Raises
         ------
         ValueError
-            If there is no task, shapes or values do not fit, or the query loss is not finite, which means that the
-            inner steps diverge. Nothing has changed then.
+            If there is no task, shapes or values do not fit, or the query loss or its gradient is not finite, which
+            means that the inner steps diverge. Nothing has changed then.
         """
-        groups = self._grouped(tasks)
+        groups = [self._check_stacked(group) for group in stack_by_shape(tasks, _FIELDS)]
         n_tasks = sum(len(group[0]) for group in groups)
         loss = torch.stack([self.query_losses(group).sum() for group in groups]).sum() / n_tasks
-        if not torch.isfinite(loss):
+        gradients = torch.autograd.grad(loss, list(self.parameters()))
+        if not all(torch.isfinite(value).all() for value in (loss, *gradients)):
             raise ValueError(
-                f"tasks: got a query loss of {float(loss.detach())} after {self.inner_steps} inner steps, expected a "
-                f"finite one; a lower inner_lr than {self.inner_lr:g} may help"
+                f"tasks: got a query loss of {float(loss.detach()):g} after {self.inner_steps} inner steps, or its "
+                f"gradient, that is not finite, expected finite ones; a lower inner_lr than {self.inner_lr:g} may help"
             )
         if self._optimizer is None:
             self._optimizer = torch.optim.Adam(self.parameters(), lr=self.meta_lr)
-        self._optimizer.zero_grad()
-        loss.backward()
+        for parameter, gradient in zip(self.parameters(), gradients, strict=True):
+            parameter.grad = gradient
         self._optimizer.step()
         return float(loss.detach())
 
@@ -309,7 +259,7 @@ class MAMLRecommender(nn.Module):
         fixed = {name: value for name, value in params.items() if name not in self._moving}
         moving = {name: params[name] for name in self._moving}
         for _ in range(num_steps):
-            seen, frozen = (_detached(moving), _detached(fixed)) if first_order else (moving, fixed)
+            seen, frozen = (detached(moving), detached(fixed)) if first_order else (moving, fixed)
             # Tasks do not meet, so the gradient of the sum is each task's own. The rate goes into the loss, where it
             # multiplies one number and not each parameter.
             move = grad(self._support_loss(frozen, x, y, -rate))(seen)  # minus rate times gradient, (T, ...)
@@ -318,33 +268,7 @@ class MAMLRecommender(nn.Module):
             moving = {name: value + move[name] for name, value in moving.items()}
         return {name: moving.get(name, value) for name, value in params.items()}
 
-    def _support_loss(self, fixed: Params, x: Tensor, y: Tensor, factor: float | Tensor) -> Callable[[Params], Tensor]:
-        def loss(moving: Params) -> Tensor:
-            answers = self._answer_each({**fixed, **moving}, x)
-            return F.mse_loss(answers, y, reduction="sum") * (factor / (y.shape[1] * y.shape[2]))
-
-        return loss
-
-    def _answer_each(self, params: Params, x: Tensor, dropout: float = 0.0) -> Tensor:
-        """Each task's rows by its own parameters (T, ...): (T, rows, input_dim) -> (T, rows, output_dim)."""
-        for layer in self._layers:
-            weight, bias = params[f"{layer}.weight"], params[f"{layer}.bias"]  # (T, out, in), (T, out)
-            x = torch.baddbmm(bias.unsqueeze(1), x, weight.mT)  # (T, rows, out)
-            if layer != "head":
-                x = F.dropout(x.relu(), dropout, dropout > 0)
-        return x
-
     # What comes in.
-
-    def _check_params(self, params: Mapping[str, Tensor]) -> None:
-        expected = {name: value.shape for name, value in self.named_weights().items()}
-        came = params if isinstance(params, Mapping) else {}
-        if came.keys() != expected.keys():
-            names = ", ".join(map(repr, came)) if came else type(params).__name__
-            raise ValueError(f"params: got {names}, expected exactly {', '.join(map(repr, expected))}")
-        for name, shape in expected.items():
-            if came[name].shape != shape:
-                raise ValueError(f"params[{name!r}]: got shape {tuple(came[name].shape)}, expected {tuple(shape)}")
 
     def _check_rate(self, inner_lr: float | Tensor | None) -> None:
         if inner_lr is None:
@@ -353,49 +277,9 @@ class MAMLRecommender(nn.Module):
             raise ValueError(f"inner_lr: got {inner_lr!r}, expected None: this model learns its rates")
         check_positive("inner_lr", inner_lr)
 
-    def _targets(self, name: str, y: Tensor, rows: tuple[int, ...]) -> Tensor:
-        """The targets as (..., output_dim); (...,) alone is taken for one value a row, and nothing is broadcast."""
-        flat = self.output_dim == 1 and isinstance(y, Tensor) and y.ndim == len(rows)
-        check_values(name, y, rows if flat else (*rows, self.output_dim))
-        y = y.unsqueeze(-1) if flat else y  # (..., output_dim)
-        return y.to(self.head.weight.dtype)
-
     def _check_stacked(self, tasks: Task) -> Task:
-        checked = []
-        for part in (0, 2):
-            x, y = tasks[part], tasks[part + 1]
-            if not isinstance(x, Tensor) or x.ndim != 3 or 0 in x.shape:
-                came = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-                raise ValueError(f"{_FIELDS[part]}: got {came}, expected (tasks, rows, {self.input_dim}), no 0")
-            check_features(_FIELDS[part], x.flatten(0, 1), self.input_dim)  # (tasks * rows, input_dim)
-            checked += [x, self._targets(_FIELDS[part + 1], y, tuple(x.shape[:2]))]
-        if len(checked[0]) != len(checked[2]):
-            raise ValueError(f"query_x: got {len(checked[2])} tasks, expected {len(checked[0])} as in support_x")
-        return tuple(checked)
-
-    def _grouped(self, tasks: Sequence[Task] | Task) -> list[Task]:
-        """Stacked tasks, those of equal shapes together."""
-        if isinstance(tasks, tuple) and len(tasks) == 4 and all(isinstance(part, Tensor) for part in tasks):
-            return [self._check_stacked(tasks)]
-        if not isinstance(tasks, Sequence) or not tasks:
-            came = "none" if isinstance(tasks, Sequence) else type(tasks).__name__
-            raise ValueError(f"tasks: got {came}, expected a list of at least one task, or four stacked tensors")
-        groups: dict[tuple, list[Task]] = {}
-        for number, task in enumerate(tasks):
-            if not isinstance(task, (tuple, list)) or len(task) != 4 or not all(isinstance(t, Tensor) for t in task):
-                raise ValueError(f"tasks[{number}]: got {_kind(task)}, expected four tensors: {', '.join(_FIELDS)}")
-            groups.setdefault(tuple(part.shape for part in task), []).append(tuple(task))
-        stacked = [tuple(torch.stack(parts) for parts in zip(*group, strict=True)) for group in groups.values()]
-        return [self._check_stacked(group) for group in stacked]
-
-
-def _detached(params: Params) -> Params:
-    return {name: value.detach() for name, value in params.items()}
-
-
-def _flat(values: Tensor) -> Tensor:
-    return values.squeeze(1) if values.shape[1] == 1 else values
-
-
-def _kind(value: object) -> str:
-    return f"{type(value).__name__} of {len(value)}" if isinstance(value, (tuple, list)) else type(value).__name__
+        support = self._check_rows(_FIELDS[:2], *tasks[:2])
+        query = self._check_rows(_FIELDS[2:], *tasks[2:])
+        if len(support[0]) != len(query[0]):
+            raise ValueError(f"query_x: got {len(query[0])} tasks, expected {len(support[0])} as in support_x")
+        return (*support, *query)

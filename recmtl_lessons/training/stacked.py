@@ -2,8 +2,8 @@
 
 Small models leave a processor idle: most of a step is Python calling operations on tiny tensors. Here the
 parameters of M models stand in one tensor each, with a leading dimension of M, `torch.vmap` runs the objective
-over that dimension, and one fused Adam updates all of them. Models do not meet: the gradient of the summed
-losses with respect to one model's parameters is the gradient of its own loss.
+over that dimension, and one optimizer (a fused Adam, or plain gradient descent) updates all of them. Models do not
+meet: the gradient of the summed losses with respect to one model's parameters is the gradient of its own loss.
 """
 
 import ctypes
@@ -73,12 +73,14 @@ class ManyModels:
     batch_size : int
         Rows drawn from each stream at a step, uniformly and with replacement.
     learning_rate : float or mapping {prefix: float}
-        Adam's. A mapping gives the parameters whose name starts with a prefix a rate of their own; ``""`` is
+        The optimizer's. A mapping gives the parameters whose name starts with a prefix a rate of their own; ``""`` is
         the rate of all others.
     betas : (float, float)
         Adam's decay rates.
     device : torch.device, optional
         `default_device` unless given.
+    optimizer : {"adam", "sgd"}
+        "sgd" is plain gradient descent, without momentum.
 
     Attributes
     ----------
@@ -106,7 +108,10 @@ class ManyModels:
         learning_rate: float | Mapping[str, float] = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         device: torch.device | None = None,
+        optimizer: str = "adam",
     ):
+        if optimizer not in ("adam", "sgd"):
+            raise ValueError(f"optimizer: got {optimizer!r}, expected 'adam' or 'sgd'")
         grid = _grid(settings)
         _check(data, grid, seeds, batch_size)
         _keep_freed_memory()
@@ -128,7 +133,8 @@ class ManyModels:
         self._parameters = {k: self._over_settings(v).requires_grad_() for k, v in parameters.items()}
         self._buffers = {k: self._over_settings(v) for k, v in buffers.items()}
         groups = _rate_groups(self._parameters, learning_rate)
-        self._optimizer = torch.optim.Adam(groups, betas=betas, fused=True)
+        adam = optimizer == "adam"
+        self._optimizer = torch.optim.Adam(groups, betas=betas, fused=True) if adam else torch.optim.SGD(groups)
         self._columns: list[dict[str, Tensor]] = []
         self.history_steps: list[int] = []
         self._done = 0
@@ -149,7 +155,7 @@ class ManyModels:
         Parameters
         ----------
         steps : int
-            Adam updates, each on a fresh batch.
+            Updates, each on a fresh batch.
         every : int
             The history gets a column, and the caller a `Moment`, each ``every`` steps and at the end.
         measure : callable (ManyModels) -> {name: Tensor (n_models,)}, optional

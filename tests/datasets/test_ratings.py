@@ -441,7 +441,7 @@ class TestDealUsersAndDrawTasks:
             draw_tasks(user, torch.tensor(users), support, query, torch.Generator())
 
     def test_shares_must_sum_to_one(self):
-        with pytest.raises(ValueError, match="shares: .* sum to 1"):
+        with pytest.raises(ValueError, match=r"shares: .* sum to 1"):
             deal_users(make(), {"one": 0.5})
         with pytest.raises(ValueError, match="min_ratings: 0 came"):
             deal_users(make(), {"one": 1.0}, min_ratings=0)

@@ -452,6 +452,8 @@ class TestBadInput:
             ({"dropout_rate": 1.0}, "dropout_rate"),
             ({"inner_steps": 0}, "inner_steps"),
             ({"adapt": "body"}, "adapt"),
+            ({"first_order": "no"}, "first_order"),
+            ({"dropout_rate": torch.tensor(5.0)}, "dropout_rate"),
         ],
     )
     def test_arguments(self, changed, named):
@@ -472,6 +474,8 @@ class TestBadInput:
             (normal(0, 3), Y[:0], "support_x", r"\(0, 3\)"),
             (holed(X), Y, "support_x", "NaN"),
             (X.long(), Y, "support_x", "int64"),
+            (X.float(), Y, "support_x", "float32"),
+            (X, Y.to(torch.complex128), "support_y", "complex128"),
         ],
     )
     def test_support(self, unchanged, method, x, y, named, came):
@@ -509,6 +513,8 @@ class TestBadInput:
             ([X], "params", "list"),
             ({**params, "tail": X}, "params", "tail"),
             (reshaped, "params['head.bias']", r"\(2,\)"),
+            ({**params, "head.bias": params["head.bias"].float()}, "params['head.bias']", "float32"),
+            ({**params, "head.bias": [0.0]}, "params['head.bias']", "list"),
         ):
             for use in (lambda p: unchanged(X, p), lambda p: unchanged.inner_update(X, Y, params=p)):
                 with pytest.raises(ValueError, match=refusal(named, came)):
@@ -543,3 +549,21 @@ class TestBadInput:
             network.meta_update(some_tasks())
         assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
         assert all(p.grad is None for p in network.parameters())
+
+    def test_a_gradient_that_overflows_where_the_loss_does_not(self):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            network = MAMLRecommender(3, (8, 8), inner_lr=1.8)
+            tasks = (torch.randn(4, 5, 3), torch.randn(4, 5), torch.randn(4, 5, 3), torch.randn(4, 5))
+        loss = network.query_losses(tasks).mean()
+        assert torch.isfinite(loss)
+        assert not all(torch.isfinite(g).all() for g in torch.autograd.grad(loss, list(network.parameters())))
+        before = copy.deepcopy(network.state_dict())
+        with pytest.raises(ValueError, match=r"not finite, expected finite ones; a lower inner_lr than 1.8"):
+            network.meta_update(tasks)
+        assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+    @pytest.mark.parametrize("tasks", [some_tasks()[:3], list(some_tasks())[:2], some_tasks()[0]])
+    def test_losses_of_what_is_no_task(self, tasks):
+        with pytest.raises(ValueError, match=r"^tasks: got .*, expected four stacked tensors"):
+            model().query_losses(tasks)

@@ -527,6 +527,33 @@ class TestLearningRates:
             stack_of(learning_rate={"": 1e-2, "encodr": 1e-3})
 
 
+class TestPlainGradientDescent:
+    def test_is_gradient_descent_by_hand(self):
+        """Linear models in double precision, against ten steps written out."""
+        stack = run(stack_of(lambda: nn.Linear(WIDTH, 1), learning_rate=0.05, optimizer="sgd"), 10)
+        other = run(stack_of(lambda: nn.Linear(WIDTH, 1), learning_rate=0.05), 10)
+        for index in range(len(stack)):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(stack.seeds[index])
+                alone = nn.Linear(WIDTH, 1)
+            setting = {name: torch.tensor(value) for name, value in stack.settings[index].items()}
+            for step, batch in enumerate(stack.draw_batches(index % stack.n_seeds, 10)):
+                loss, _ = regression(alone, batch, setting, step / 10)
+                gradients = torch.autograd.grad(loss, list(alone.parameters()))
+                with torch.no_grad():
+                    for parameter, gradient in zip(alone.parameters(), gradients, strict=True):
+                        parameter -= 0.05 * gradient
+            for one, two, adam in zip(
+                stack.model(index).parameters(), alone.parameters(), other.model(index).parameters(), strict=True
+            ):
+                torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+                assert float((one - adam).detach().abs().max()) > 1e-3
+
+    def test_another_optimizer_is_refused(self):
+        with pytest.raises(ValueError, match=refusal("optimizer")):
+            stack_of(optimizer="lbfgs")
+
+
 def refusal(name):
     return rf"^{re.escape(name)}: got .*, expected "
 

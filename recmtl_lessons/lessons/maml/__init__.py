@@ -11,14 +11,16 @@ from recmtl_lessons.lessons.maml.experiments import (
     before_the_first_rating,
     by_ratings,
     compare,
+    from_anothers_ratings,
     joint_objective,
     meta_objective,
     score_adapting,
+    score_parts,
     score_training,
     with_one_taste,
 )
 from recmtl_lessons.lessons.maml.explorers import explore_cold_start, explore_path
-from recmtl_lessons.lessons.maml.films import compare_on_films
+from recmtl_lessons.lessons.maml.films import compare_on_films, score_bias, score_films
 from recmtl_lessons.lessons.maml.pictures import (
     draw_broken,
     draw_by_ratings,
@@ -28,11 +30,11 @@ from recmtl_lessons.lessons.maml.pictures import (
     draw_idea,
 )
 from recmtl_lessons.lessons.maml.questions import (
-    JOINT,
+    LARGER,
     exercise_inner,
     exercise_outer,
     exercise_rate,
     prediction,
 )
-from recmtl_lessons.lessons.maml.sinusoid import FULL_RUN, fit_a_wave, short_run, table
+from recmtl_lessons.lessons.maml.sinusoid import FULL_RUN, fit_a_wave, score_joint_waves, short_run, table
 from recmtl_lessons.lessons.maml.users import SEEDS, SHOP, film_users, shop_users

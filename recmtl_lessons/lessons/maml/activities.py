@@ -5,7 +5,7 @@ from recmtl_lessons.teaching import Lesson
 LESSON = Lesson(
     "maml",
     {
-        "predict": "Predict who is better before the first rating",
+        "predict": "Predict what more ratings do to the lead",
         "explorer-path": "Explore one user's path",
         "explorer-cold-start": "Rate ten films yourself",
         "exercise-inner": "Exercise: the inner step",

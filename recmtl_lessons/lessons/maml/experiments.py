@@ -68,29 +68,38 @@ class Arm:
     options: Mapping = field(default_factory=dict)
 
 
-# Each arm at its own best, on validation users of the design seeds: the rates of training by `score_training`, those of
-# adapting by `score_adapting`. In the shop, MAML and joint training have one for each number of ratings.
+# Each arm at its own best of the rates tried, on validation users of the design seeds: `score_training` does it again
+# for training, `score_adapting` and `score_parts` for adapting. MAML and joint training have a rate of adapting for
+# each number of ratings.
 SHOP_ARMS = {
-    "joint": Arm(joint_objective, 0.003),
-    "MAML": Arm(meta_objective, 0.005, 0.05),
-    "first-order MAML": Arm(meta_objective, 0.005, 0.1, {"first_order": True}),
+    "joint": Arm(joint_objective, 0.002),
+    "MAML": Arm(meta_objective, 0.003, 0.1),
+    "first-order MAML": Arm(meta_objective, 0.005, 0.05, {"first_order": True}),
     "ANIL": Arm(meta_objective, 0.005, 0.1, {"adapt": "head"}),
 }
 HIDDEN = (32, 32)
 RATINGS = (1, 2, 5, 10, 20, 50)
-RATES = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15)  # what was tried
+RATES = (0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15)  # what was tried
+LENGTHS = (3, 10, 30, 100, 300)  # of adapting
 IN_THREE_STEPS = {
-    "joint": dict(zip(RATINGS, (0.01, 0.01, 0.02, 0.07, 0.1, 0.1), strict=True)),
-    "MAML": dict(zip(RATINGS, (0.01, 0.01, 0.03, 0.05, 0.07, 0.07), strict=True)),
-    "first-order MAML": {SHOTS: 0.1},
+    "joint": dict(zip(RATINGS, (0.003, 0.003, 0.02, 0.07, 0.1, 0.1), strict=True)),
+    "MAML": dict(zip(RATINGS, (0.005, 0.01, 0.07, 0.1, 0.1, 0.1), strict=True)),
+    "first-order MAML": {SHOTS: 0.07},
     "ANIL": {SHOTS: 0.1},
 }
-# The rate and the number of steps, of 1, 3, 10 and 50.
-AT_LEISURE = {
-    "joint": {5: (0.01, 10), 10: (0.03, 50), 50: (0.07, 50)},
-    "MAML": {5: (0.01, 10), 10: (0.03, 10), 50: (0.05, 10)},
+# The rate and the number of steps: the fewest steps within 0.0005 of the best.
+AS_LONG_AS_HELPS = {
+    "joint": {5: (0.005, 10), 10: (0.05, 30), 50: (0.03, 100)},
+    "MAML": {5: (0.03, 10), 10: (0.05, 10), 50: (0.1, 10)},
 }
-WITH_ONE_TASTE = {"joint": 0.01, "MAML": 0.01}
+# Parts of the network that can move alone, and the rate at which that is best from joint training's start.
+PARTS = {"head alone": ("head.weight", "head.bias"), "bias alone": ("head.bias",)}
+PART_RATES = {"head alone": 0.03, "bias alone": 0.003}
+# Joint training for about as many seconds as MAML: updates, Adam's rate, and the rate of adapting.
+LONGER = (1_200, 0.0005, 0.07)
+# Where all users share one taste: rates of training, and of three steps.
+ONE_TASTE_ARMS = {"joint": Arm(joint_objective, 0.003), "MAML": Arm(meta_objective, 0.005, 0.01)}
+ONE_TASTE_RATE = 0.003
 
 
 def train(
@@ -144,6 +153,28 @@ def adapt_and_answer(models: ManyModels, tasks: Tasks, rate: float | None, steps
     return answers.movedim(2, 0).cpu()
 
 
+def errors_of_parts(models: ManyModels, tasks: Tasks, rate: float, part: str) -> Tensor:
+    """Mean absolute error after three steps that move one of `PARTS` alone, (n_settings, S)."""
+
+    def one_user(model, support_x, support_y, query_x):
+        fixed = model.named_weights()
+        moving = {name: fixed[name] for name in PARTS[part]}
+
+        def loss(moving):
+            return (model(support_x, {**fixed, **moving}).squeeze(1) - support_y).square().mean()
+
+        for _ in range(INNER_STEPS):
+            gradients = torch.func.grad(loss)(moving)
+            moving = {name: value - rate * gradients[name] for name, value in moving.items()}
+        return model(query_x, {**fixed, **moving}).squeeze(1)  # (Q,)
+
+    def all_users(model, *tasks):
+        return torch.vmap(lambda *task: one_user(model, *task))(*tasks)  # (T, Q)
+
+    answers = models.each(all_users, tasks.support_x, tasks.support_y, tasks.query_x).cpu()
+    return mean_error(answers.unflatten(0, (models.n_settings, models.n_seeds)), tasks)
+
+
 def errors(models: ManyModels, tasks: Tasks, rate: float | None, steps: Sequence[int]) -> Tensor:
     """Mean absolute error after some numbers of steps, (len(steps), n_settings, S)."""
     answers = adapt_and_answer(models, tasks, rate, steps)
@@ -151,31 +182,50 @@ def errors(models: ManyModels, tasks: Tasks, rate: float | None, steps: Sequence
 
 
 def score_training(
-    arm: str, meta_rates: Sequence[float] = (0.003, 0.005, 0.01), inner_rates: Sequence[float] = (0.03, 0.05, 0.1, 0.15)
+    arm: str,
+    meta_rates: Sequence[float] = (0.002, 0.003, 0.005, 0.01, 0.02),
+    inner_rates: Sequence[float] = (0.003, 0.01, 0.03, 0.05, 0.1, 0.15),
+    steps: int = STEPS,
+    shop: Shop = SHOP,
 ) -> dict[tuple[float, float], float]:
-    """Error on validation users of the design seeds for each pair of rates in training: how `SHOP_ARMS` was chosen.
+    """Error on validation users of the design seeds for each pair of rates: how all arms were chosen.
 
-    Joint training has no inner rate in training; there the second rate is that of fine-tuning.
+    The first is Adam's. The second is that of the inner steps, in training and for new users alike; joint training has
+    inner steps for new users only.
     """
-    users = shop_users(SHOP, DESIGN_SEEDS)
+    users = shop_users(shop, DESIGN_SEEDS)
     meta, found = SHOP_ARMS[arm].objective is meta_objective, {}
     for meta_rate in meta_rates:
         chosen = replace(SHOP_ARMS[arm], meta_lr=meta_rate)
-        models = train(chosen, users.train, DESIGN_SEEDS, rates=inner_rates if meta else None)
+        models = train(chosen, users.train, DESIGN_SEEDS, steps=steps, rates=inner_rates if meta else None)
         for k, rate in enumerate(inner_rates):
             scores = errors(models, users.valid.shots(SHOTS), rate, (INNER_STEPS,))
             found[meta_rate, rate] = float(scores[0, k if meta else 0].mean())
     return found
 
 
-def score_adapting(arm: str, shop: Shop = SHOP, shots: int = SHOTS) -> dict[tuple[float, int], float]:
-    """Error on validation users of the design seeds for each rate and number of steps: how the tables were chosen."""
-    users, steps = shop_users(shop, DESIGN_SEEDS), (1, 3, 10, 50)
+def score_adapting(
+    arm: str, shop: Shop = SHOP, shots: Sequence[int] = (SHOTS,), lengths: Sequence[int] = (INNER_STEPS,)
+) -> dict[int, dict[tuple[float, int], float]]:
+    """Error on validation users of the design seeds, by number of ratings, then by rate and number of steps.
+
+    How the tables of rates were chosen.
+    """
+    users = shop_users(shop, DESIGN_SEEDS)
     models, found = train(SHOP_ARMS[arm], users.train, DESIGN_SEEDS), {}
-    for rate in RATES:
-        scores = errors(models, users.valid.shots(shots), rate, steps)[:, 0].mean(1)
-        found |= {(rate, n): float(score) for n, score in zip(steps, scores, strict=True)}
+    for count in shots:
+        found[count] = {}
+        for rate in RATES:
+            scores = errors(models, users.valid.shots(count), rate, lengths)[:, 0].mean(1)
+            found[count] |= {(rate, n): float(score) for n, score in zip(lengths, scores, strict=True)}
     return found
+
+
+def score_parts(part: str, rates: Sequence[float] = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)) -> dict[float, float]:
+    """Error on validation users of the design seeds where one part moves alone: how `PART_RATES` were chosen."""
+    users = shop_users(SHOP, DESIGN_SEEDS)
+    models, valid = train(SHOP_ARMS["joint"], users.train, DESIGN_SEEDS), users.valid.shots(SHOTS)
+    return {rate: float(errors_of_parts(models, valid, rate, part).mean()) for rate in rates}
 
 
 # What the lesson compares.
@@ -189,7 +239,9 @@ class Comparison:
     ----------
     users : ColdStart
     before, after : dict {arm: Tensor (S,)}
-        Mean absolute error without adapting, and after three steps. ``after`` has "own mean" too.
+        Mean absolute error without adapting, and after three steps. ``after`` has more: "own mean", which is no
+        network; "joint, longer", with six times the updates; and "head alone" and "bias alone", where joint training's
+        network moves that part only.
     models : dict {arm: ManyModels}
     """
 
@@ -209,6 +261,11 @@ def compare(shop: Shop = SHOP, seeds: tuple[int, ...] = SEEDS, steps: int = STEP
         models[name] = train(arm, users.train, seeds, steps=steps, label=name)
         scores = errors(models[name], test, IN_THREE_STEPS[name][SHOTS], (0, INNER_STEPS))
         before[name], after[name] = scores[:, 0]
+    updates, meta_lr, rate = LONGER
+    longer = replace(SHOP_ARMS["joint"], meta_lr=meta_lr)
+    longer = train(longer, users.train, seeds, steps=updates * steps // STEPS, label="joint, six times as long")
+    after["joint, longer"] = errors(longer, test, rate, (INNER_STEPS,))[0, 0]
+    after |= {part: errors_of_parts(models["joint"], test, rate, part)[0] for part, rate in PART_RATES.items()}
     return Comparison(users, before, after, models)
 
 
@@ -220,20 +277,30 @@ class Start:
     ----------
     prefer_joint : Tensor
         Share of the new users for whom joint training errs less.
-    offset : Tensor
-        How far MAML's starting point is off for all users alike: the mean of its answers minus that of the ratings.
+    offset, offset_after : Tensor
+        How far MAML's answers are off for all users alike, the mean of the answers minus that of the ratings: at the
+        start, and after one step on each user's ten ratings.
     """
 
     prefer_joint: Tensor
     offset: Tensor
+    offset_after: Tensor
 
 
 def before_the_first_rating(result: Comparison) -> Start:
     """Look at the two starting points themselves."""
-    test = result.users.test
-    joint, maml = (adapt_and_answer(result.models[name], test, None, (0,))[0] for name in ("joint", "MAML"))
+    test = result.users.test.shots(SHOTS)
+    joint = adapt_and_answer(result.models["joint"], test, None, (0,))[0]
+    maml, moved = adapt_and_answer(result.models["MAML"], test, IN_THREE_STEPS["MAML"][SHOTS], (0, 1))
     prefer_joint = (user_errors(joint, test) < user_errors(maml, test)).float().mean(1)
-    return Start(prefer_joint, (maml - test.query_y).mean((1, 2)))
+    return Start(prefer_joint, *((answers - test.query_y).mean((1, 2)) for answers in (maml, moved)))
+
+
+def from_anothers_ratings(result: Comparison) -> Tensor:
+    """Errors of MAML where each user gets the steps on the ratings of another, (S,): a negative control."""
+    test = result.users.test.shots(SHOTS)
+    swapped = replace(test, support_x=test.support_x.roll(1, 1), support_y=test.support_y.roll(1, 1))
+    return errors(result.models["MAML"], swapped, IN_THREE_STEPS["MAML"][SHOTS], (INNER_STEPS,))[0, 0]
 
 
 @dataclass(frozen=True)
@@ -243,37 +310,37 @@ class ByRatings:
     Attributes
     ----------
     ratings, few : tuple of int
-        Numbers of ratings; ``few`` are those with entries in ``at_leisure``.
+        Numbers of ratings; ``few`` are those with entries in ``as_long_as_helps``.
     without : Tensor, (S,)
         Joint training without adapting.
     in_three_steps : dict {arm: Tensor (len(ratings), S)}
         Each arm with its own best rate for the number of ratings.
-    at_leisure : dict {arm: Tensor (len(few), S)}
-        With its own best number of steps as well, up to 50.
+    as_long_as_helps : dict {arm: Tensor (len(few), S)}
+        With its own best number of steps as well, of `LENGTHS`.
     """
 
     ratings: tuple[int, ...]
     few: tuple[int, ...]
     without: Tensor
     in_three_steps: dict[str, Tensor]
-    at_leisure: dict[str, Tensor]
+    as_long_as_helps: dict[str, Tensor]
 
 
 def by_ratings(result: Comparison) -> ByRatings:
     """Let the networks of a comparison adapt to more and fewer ratings."""
-    test, hurried, leisurely = result.users.test, {}, {}
-    for name, chosen in AT_LEISURE.items():
+    test, three, long = result.users.test, {}, {}
+    for name, chosen in AS_LONG_AS_HELPS.items():
         models, quick = result.models[name], IN_THREE_STEPS[name]
-        hurried[name] = torch.stack([errors(models, test.shots(k), quick[k], (INNER_STEPS,))[0, 0] for k in RATINGS])
-        leisurely[name] = torch.stack([errors(models, test.shots(k), r, (n,))[0, 0] for k, (r, n) in chosen.items()])
-    return ByRatings(RATINGS, tuple(AT_LEISURE["MAML"]), result.before["joint"], hurried, leisurely)
+        three[name] = torch.stack([errors(models, test.shots(k), quick[k], (INNER_STEPS,))[0, 0] for k in RATINGS])
+        long[name] = torch.stack([errors(models, test.shots(k), r, (n,))[0, 0] for k, (r, n) in chosen.items()])
+    return ByRatings(RATINGS, tuple(AS_LONG_AS_HELPS["MAML"]), result.before["joint"], three, long)
 
 
 @dataclass(frozen=True)
 class OneTaste:
     """Errors where all users share one taste, without adapting and after three steps: {arm: Tensor (S,)} each.
 
-    ``at_the_shops_rate``, (S,), is MAML's after three steps with the rate that is best where tastes differ.
+    ``at_the_shops_rate``, (S,), is MAML's after three steps at the rate that is best where tastes differ.
     """
 
     before: dict[str, Tensor]
@@ -285,7 +352,7 @@ def with_one_taste(seeds: tuple[int, ...] = SEEDS, steps: int = STEPS, shop: Sho
     """The negative control: the same trainings in a shop where there is nothing to adapt to."""
     users = shop_users(shop, seeds)
     test, before, after = users.test.shots(SHOTS), {}, {}
-    for name, rate in WITH_ONE_TASTE.items():
-        models = train(SHOP_ARMS[name], users.train, seeds, steps=steps, label=f"one taste, {name}")
-        before[name], after[name] = errors(models, test, rate, (0, INNER_STEPS))[:, 0]
+    for name, arm in ONE_TASTE_ARMS.items():
+        models = train(arm, users.train, seeds, steps=steps, label=f"one taste, {name}")
+        before[name], after[name] = errors(models, test, ONE_TASTE_RATE, (0, INNER_STEPS))[:, 0]
     return OneTaste(before, after, errors(models, test, IN_THREE_STEPS["MAML"][SHOTS], (INNER_STEPS,))[0, 0])

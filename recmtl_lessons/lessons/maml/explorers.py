@@ -23,7 +23,7 @@ def explore_path(result: Comparison) -> Explorer:
         title="Where do a few steps lead?",
         controls=[
             Choice("start", "Starting point", tuple(ORDERS), "MAML"),
-            Slider("rate", "Inner learning rate", log_stops(0.003, 3.0, 6), 0.0474),
+            Slider("rate", "Inner learning rate", log_stops(0.003, 3.0, 6), 0.05),
             Slider("steps", "Inner steps", (1, 2, 3, 5, 10, 20), 3),
             Slider("shots", "Ratings to learn from", SHOTS_TO_TRY, 10),
             Slider("user", "User", tuple(range(1, 101)), 1),

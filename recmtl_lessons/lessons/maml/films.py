@@ -1,23 +1,26 @@
 """Real users: MovieLens, and the reader."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from recmtl_lessons.datasets import Ratings
-from recmtl_lessons.lessons._seeds import SEEDS
+from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
 from recmtl_lessons.lessons.maml.experiments import (
     INNER_STEPS,
+    RATES,
     STEPS,
     Arm,
     errors,
+    errors_of_parts,
     joint_objective,
     meta_objective,
     train,
 )
 from recmtl_lessons.lessons.maml.users import (
+    SHOTS,
     ColdStart,
     deal_film_users,
     describe_films,
@@ -28,9 +31,11 @@ from recmtl_lessons.lessons.maml.users import (
 )
 from recmtl_lessons.models import MAMLRecommender
 
-# Chosen on validation users of the design seeds, as in the shop.
-FILM_ARMS = {"joint": Arm(joint_objective, 0.002), "MAML": Arm(meta_objective, 0.002, 0.1)}
-FILM_RATES = {"joint": 0.07, "MAML": 0.1}
+# Chosen on validation users of the design seeds' splits, as in the shop: `score_films` and `score_bias` do it again.
+FILM_ARMS = {"joint": Arm(joint_objective, 0.002), "MAML": Arm(meta_objective, 0.002, 0.05)}
+FILM_RATES = {"joint": 0.07, "MAML": 0.07}
+FILM_BIAS_RATE = 0.2
+READERS_RATES = {1: 0.01, 2: 0.03, 5: 0.05, 10: 0.07}  # MAML's, by number of ratings
 FILM_HIDDEN = (32,)
 
 
@@ -42,8 +47,8 @@ class FilmComparison:
     ----------
     users : ColdStart
     before, after : dict {arm: Tensor (S,)}
-        Mean absolute error in stars without adapting, and after three steps; ``after`` has "own mean" and "film mean +
-        offset" too.
+        Mean absolute error in stars without adapting, and after three steps; ``after`` has "own mean", "film mean +
+        offset" and "bias alone" too, where joint training's network moves its last bias and nothing else.
     by_step : dict {arm: Tensor (INNER_STEPS + 1, S)}
     network : MAMLRecommender
         The first split's MAML.
@@ -68,8 +73,39 @@ def compare_on_films(ratings: Ratings, seeds: tuple[int, ...] = SEEDS, steps: in
         models[name] = train(arm, users.train, seeds, FILM_HIDDEN, steps, f"films, {name}")
         by_step[name] = errors(models[name], users.test, FILM_RATES[name], range(INNER_STEPS + 1))[:, 0]
         after[name] = by_step[name][-1]
+    after["bias alone"] = errors_of_parts(models["joint"], users.test, FILM_BIAS_RATE, "bias alone")[0]
     before = {name: scores[0] for name, scores in by_step.items()}
     return FilmComparison(users, before, after, by_step, models["MAML"].model(0))
+
+
+def score_films(
+    ratings: Ratings,
+    arm: str,
+    meta_rates: Sequence[float] = (0.001, 0.002, 0.005, 0.01),
+    inner_rates: Sequence[float] = (0.03, 0.05, 0.1, 0.15),
+    shots: int = SHOTS,
+) -> dict[tuple[float, float | None, float], float]:
+    """Error on validation users of the design seeds' splits: how the rates above were chosen.
+
+    By Adam's rate, the rate of the inner steps in training (None for joint training), and that for new users.
+    """
+    users, found = film_users(ratings, DESIGN_SEEDS), {}
+    in_training = inner_rates if FILM_ARMS[arm].objective is meta_objective else (None,)
+    for meta_rate in meta_rates:
+        chosen = replace(FILM_ARMS[arm], meta_lr=meta_rate)
+        rates = None if in_training == (None,) else in_training
+        models = train(chosen, users.train, DESIGN_SEEDS, FILM_HIDDEN, rates=rates)
+        for rate in RATES:
+            scores = errors(models, users.valid.shots(shots), rate, (INNER_STEPS,))[0].mean(1)  # (settings,)
+            found |= {(meta_rate, inner, rate): float(s) for inner, s in zip(in_training, scores, strict=True)}
+    return found
+
+
+def score_bias(ratings: Ratings, rates: Sequence[float] = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3)) -> dict[float, float]:
+    """The same for the rate at which joint training's last bias moves alone."""
+    users = film_users(ratings, DESIGN_SEEDS)
+    models = train(FILM_ARMS["joint"], users.train, DESIGN_SEEDS, FILM_HIDDEN)
+    return {rate: float(errors_of_parts(models, users.valid, rate, "bias alone").mean()) for rate in rates}
 
 
 # The reader as a new user.
@@ -154,10 +190,11 @@ def recommend(desk: Desk, stars: Mapping[str, int], steps: int) -> Recommendatio
     seen = torch.tensor([stars[key] > 0 for key in TO_RATE])
     y = torch.tensor([float(stars[key]) for key in TO_RATE])[seen] - desk.middle
     x, network, params = desk.rated_x[seen], desk.network, desk.network.named_weights()
+    rate = READERS_RATES[max((count for count in READERS_RATES if count <= len(y)), default=1)]
     predicted, error = [], []
     for step in range(steps + 1):
         if step and len(y):
-            params = network.inner_update(x, y, params=params, inner_lr=FILM_RATES["MAML"])
+            params = network.inner_update(x, y, params=params, inner_lr=rate)
         predicted.append(network.predict(desk.offered_x, params) + desk.middle)
         error.append((network.predict(x, params) - y).abs().mean() if len(y) else torch.tensor(torch.nan))
     predicted = torch.stack(predicted)  # (steps + 1, C)

@@ -8,7 +8,7 @@ from torch import Tensor
 from recmtl_lessons.lessons.maml.experiments import ByRatings, Comparison
 from recmtl_lessons.lessons.maml.films import TOP, FilmComparison, Recommendations
 from recmtl_lessons.lessons.maml.path import Path
-from recmtl_lessons.lessons.maml.sinusoid import Fit
+from recmtl_lessons.lessons.maml.sinusoid import Fit, ShortRun
 from recmtl_lessons.teaching import style
 
 _GREY = "#555555"
@@ -37,29 +37,34 @@ def draw_idea(figure) -> None:
               color=_GREY, fontsize=14, va="center")  # fmt: skip
 
 
-def draw_fit(fit: Fit, figure) -> None:
-    """Draw how two networks fit one new wave: before, after one step, after the last."""
+def draw_fit(fit: Fit, run: ShortRun, figure) -> None:
+    """Draw how two networks fit one new wave, before and after steps, and the error over many waves, step by step."""
+    *fits, errors = style.panels(figure, 3, (1.0, 1.0, 0.85))
     last = len(fit.curves["MAML"]) - 1
-    for axis, (name, curves) in zip(style.panels(figure, 2), fit.curves.items(), strict=True):
+    for axis, (name, curves) in zip(fits, fit.curves.items(), strict=True):
         axis.plot(fit.x, fit.truth, color="#999999", ls="-", lw=5, alpha=0.5, label="the wave")
-        for step, colour, line in ((0, "sky", ":"), (1, "orange", "--"), (last, "vermillion", "-")):
+        for step, colour, line in ((0, "sky", ":"), (1, "orange", "--"), (last, "green", "-")):
             label = "before" if step == 0 else f"after {step} step" + "s" * (step > 1)
             axis.plot(fit.x, curves[step], color=style.PALETTE[colour], ls=line, label=label)
-        axis.plot(fit.points_x, fit.points_y, "o", ms=9, color="black", label="ten points")
-        title = "Meta-trained (MAML)" if name == "MAML" else "Trained jointly"
-        axis.set(title=title, xlabel="x", ylim=(-5, 5), xlim=(-5, 5))
-    figure.axes[0].set_ylabel("y")
-    figure.axes[1].legend(loc="upper right", fontsize=11, ncols=2, columnspacing=0.9)
+        axis.plot(fit.points_x, fit.points_y, "o", ms=8, color="black", label="ten points")
+        title = "MAML, one wave" if name == "MAML" else "joint, the same wave"
+        axis.set(title=title, xlabel="x", ylim=(-5, 6.5), xlim=(-5, 5))
+    fits[0].set_ylabel("y")
+    fits[1].legend(loc="upper left", fontsize=10, ncols=2, columnspacing=0.8, handlelength=1.6)
+    for name, scores in run.error.items():
+        style.band(errors, range(scores.shape[1]), scores, name, *_LOOKS[name])
+    errors.set_xticks(range(0, scores.shape[1], 2))
+    errors.set(title="200 waves", xlabel="inner step", ylabel="squared error", ylim=(0, None))
+    errors.legend(loc="lower left")
 
 
 def draw_comparison(result: Comparison, figure) -> None:
     """Draw the error of every arm on new users: seeds joined, means with intervals."""
     (axis,) = style.panels(figure, 1)
-    labels = ("user's\nown mean", "joint,\nas it is", "joint,\nfine-tuned", "first-order\nMAML", "ANIL", "MAML")
-    after = result.after
-    columns = (after["own mean"], result.before["joint"], *(after[a] for a in ("joint", "first-order MAML", "ANIL")))
-    values = torch.stack([*columns, after["MAML"]], dim=1)  # (S, 6)
-    style.points_with_interval(axis, labels, values, ("black", "sky", "blue", "orange", "green", "vermillion"))
+    labels = ("joint,\nas it is", "joint,\nfine-tuned", "six times\nas long", "first-order\nMAML", "ANIL", "MAML")
+    arms = ("joint", "joint, longer", "first-order MAML", "ANIL", "MAML")
+    values = torch.stack([result.before["joint"], *(result.after[arm] for arm in arms)], dim=1)  # (S, 6)
+    style.points_with_interval(axis, labels, values, ("sky", "blue", "purple", "orange", "green", "vermillion"))
     axis.set(ylabel="mean absolute error, stars", title="New users, ten ratings each: lower is better")
 
 
@@ -75,9 +80,9 @@ def draw_by_ratings(result: ByRatings, figure) -> None:
     left.legend(loc="lower left")
     three = result.in_three_steps["joint"] - result.in_three_steps["MAML"]
     style.band(right, places, three.T, "three steps each", "purple", "s", "-")
-    leisure = result.at_leisure["joint"] - result.at_leisure["MAML"]
+    leisure = result.as_long_as_helps["joint"] - result.as_long_as_helps["MAML"]
     at = [result.ratings.index(k) for k in result.few]
-    style.band(right, at, leisure.T, "as many as help, up to 50", "green", "D", "--")
+    style.band(right, at, leisure.T, "as many as help", "green", "D", "--")
     right.axhline(0, color=_GREY, lw=1.2, ls=":")
     right.set(ylabel="MAML is ahead by, stars", title="The gap to fine-tuning")
     right.legend(loc="upper left")
@@ -98,10 +103,11 @@ def draw_broken(right: Tensor, wrong: dict[str, Tensor], still: Tensor, figure) 
 def draw_films(result: FilmComparison, figure) -> None:
     """Left: the arms on new users of MovieLens. Right: MAML and joint training, step by step."""
     left, right = style.panels(figure, 2, (1.25, 1.0))
-    labels = ("own\nmean", "joint,\nas it is", "film mean\n+ offset", "joint,\nfine-tuned", "MAML")
+    labels = ("own\nmean", "joint,\nas it is", "its bias\nalone", "film mean\n+ offset", "fine-\ntuned", "MAML")
     after = result.after
-    columns = (after["own mean"], result.before["joint"], after["film mean + offset"], after["joint"], after["MAML"])
-    colours = ("black", "sky", "green", "blue", "vermillion")
+    arms = ("bias alone", "film mean + offset", "joint", "MAML")
+    columns = (after["own mean"], result.before["joint"], *(after[arm] for arm in arms))
+    colours = ("black", "sky", "purple", "green", "blue", "vermillion")
     style.points_with_interval(left, labels, torch.stack(columns, dim=1), colours)
     left.set(ylabel="mean absolute error, stars", title="New users of MovieLens")
     for name, label in (("joint", "joint, fine-tuned"), ("MAML", "MAML")):
@@ -215,12 +221,13 @@ def draw_recommendations(result: Recommendations, figure) -> None:
     films = result.top.unique()
     place = result.stars.argsort(dim=1, descending=True, stable=True).argsort(dim=1)[:, films] + 1  # (steps + 1, films)
     at_end = set(result.top[-1].tolist())
-    colours = [style.PALETTE[c] for c in ("blue", "vermillion", "green", "purple", "orange", "sky", "black")]
+    colours = [style.PALETTE[c] for c in ("blue", "vermillion", "green", "purple", "orange", "sky", "black")] + [_GREY]
     for k, film in enumerate(films.tolist()):
         kept = film in at_end
+        look = result.top[-1].tolist().index(film) if kept else 0  # its place at the end says which colour and marker
         axis.plot(
-            range(last + 1), place[:, k].clamp(max=TOP + 1), marker=style.MARKERS[k % 8], ls="-" if kept else ":",
-            color=colours[k % len(colours)] if kept else "#999999", lw=2.4 if kept else 1.4, clip_on=True,
+            range(last + 1), place[:, k].clamp(max=TOP + 1), marker=style.MARKERS[look] if kept else ".",
+            ls="-" if kept else ":", color=colours[look] if kept else "#999999", lw=2.4 if kept else 1.4, clip_on=True,
         )  # fmt: skip
     for step, side, align in ((0, -0.02 * last, "right"), (last, 1.02 * last, "left")):
         for rank, film in enumerate(result.top[step].tolist(), start=1):

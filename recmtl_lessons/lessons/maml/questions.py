@@ -12,20 +12,22 @@ from recmtl_lessons.teaching.quiz import Predict
 prediction = Predict(
     LESSON,
     "predict",
-    "A new user has not rated anything yet, so nothing can adapt. Whose answers are better then, on the whole: "
-    "the jointly trained network's, or the meta-trained one's?",
+    "With ten ratings and three steps each, the meta-trained network's answers are "
+    "better than the fine-tuned one's. Now every new user gives fifty ratings, and both"
+    " still take three steps. Its lead is then...",
     {
-        "The meta-trained network's: it was trained for new users": "It was trained for new users who have given ten "
-        "ratings. Nothing in its loss asks how good it is before the first step.",
-        "Both are equally good: it is the same network, trained on the same ratings": "The same network and ratings, "
-        "but not the same loss. Joint training makes the error small as it stands; MAML makes it small three steps "
-        "further on.",
-        "The joint network's: it was trained to be good as it stands": "Joint training makes the error small as it "
-        "stands. MAML's loss is taken three steps further on, and the starting point may be worse, if the steps from "
-        "there lead farther.",
+        "smaller: fifty ratings say so much that the start hardly matters": "They say more, and both networks err "
+        "less. But three steps are three steps: a network that starts in the wrong "
+        "place cannot use what it is told.",
+        "larger: three steps from a good start make more of fifty ratings": "Fifty ratings point each step in a better "
+        "direction, and from a start that was made for steps, three of them lead far. "
+        "From the other, they end on the way. (With as many steps as help, the lead "
+        "does shrink.)",
+        "the same: both see the same ratings and take as many steps": "Both gain, but not alike: what a step is worth "
+        "depends on where it starts.",
     },
 )
-JOINT = tuple(prediction.choices)[2]
+LARGER = tuple(prediction.choices)[1]
 
 
 # Exercise: the inner step.
@@ -152,12 +154,14 @@ exercise_inner = Exercise(
     level="beginner",
     minutes=10,
     task="`answer(params, x)` gives answers (K, 1) for rows x (K, F), with parameters from the dict `params`. Take one "
-    "step of gradient descent on the mean squared error against the ratings y (K,), at the given rate. Return a new "
-    "dict with the same names. Gradients must be able to flow through the step, back to `params`.",
+    "step of gradient descent on the mean squared error against the ratings y (K,), at "
+    "the given rate. Return a new dict with the same names. Gradients must be able to "
+    "flow through the step, back to `params`.",
     check=_check_inner,
     hints=[
-        "`torch.autograd.grad(loss, list(params.values()))` gives the gradients in the order of the dict. What does it "
-        "need so that they can be differentiated once more?",
+        "`torch.autograd.grad(loss, list(params.values()))` gives the gradients in the "
+        "order of the dict. What does it need so that they can be differentiated once "
+        "more?",
         "`create_graph=True`. And look at the shapes of answers and ratings before you subtract them.",
     ],
     solution=_inner_step,
@@ -237,8 +241,8 @@ exercise_outer = Exercise(
     level="intermediate",
     minutes=10,
     task="`adapt(x, y)` returns parameters after the inner steps on these rows, `loss(params, x, y)` their mean "
-    "squared error on these. `tasks` is a list of `(support_x, support_y, query_x, query_y)`. Return the loss that "
-    "MAML makes small, as one tensor.",
+    "squared error on these. `tasks` is a list of `(support_x, support_y, query_x, "
+    "query_y)`. Return the loss that MAML makes small, as one tensor.",
     check=_check_outer,
     hints=[
         "A user's ratings have two roles. Which are seen when adapting, and which decide whether that was any good?",
@@ -307,8 +311,9 @@ exercise_rate = Exercise(
     title="A fair comparison",
     level="beginner",
     minutes=10,
-    task="`valid[arm]` and `test[arm]` hold the errors of an arm at several inner rates, a tensor each; the rates are "
-    "the same for all. Return a dict with the number that you would report for each arm.",
+    task="`valid[arm]` and `test[arm]` hold an arm's errors on validation users and on test "
+    "users, at several inner rates, a tensor each; the rates are the same for all. Return a "
+    "dict with the number that you would report for each arm.",
     check=_check_rate,
     hints=["Each arm has a best rate of its own. Which users may choose it, and which may not?"],
     solution=_fair,

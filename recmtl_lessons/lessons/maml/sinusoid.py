@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recmtl_lessons.lessons._seeds import SEEDS
+from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
 from recmtl_lessons.models import MAMLRecommender
 from recmtl_lessons.training import ManyModels
 
@@ -21,6 +21,9 @@ RATE = 0.01  # of the inner steps, as in the paper
 SHORT_UPDATES = 300
 SHORT_TASKS = 8  # an update; the paper has 25
 SHORT_RATE = 0.004  # Adam's; the paper has 0.001
+SHORT_STEPS = 10
+# For new waves: MAML's is the paper's, joint training's the best on other waves (`score_joint_waves`).
+SHORT_RATES = {"MAML": RATE, "joint": 0.02}
 
 # Mean squared error after 0, 1, 5 and 10 steps, with the half-width of its 95 % interval over 600 tasks: what the full
 # run printed (torch 2.13, CPU), by the number of points.
@@ -62,8 +65,8 @@ class ShortRun:
 
     Attributes
     ----------
-    error : dict {"MAML", "joint": Tensor (S, len(AT_STEPS))}
-        Mean squared error over 200 new waves after some inner steps on ten points.
+    error : dict {"MAML", "joint": Tensor (S, SHORT_STEPS + 1)}
+        Mean squared error over 200 new waves after each inner step on ten points.
     networks : dict {"MAML", "joint": list of MAMLRecommender}
     """
 
@@ -89,22 +92,44 @@ def _joint(model, batch, setting, progress):
 
 def short_run(seeds: Sequence[int] = SEEDS, updates: int = SHORT_UPDATES) -> ShortRun:
     """Train MAML and a joint network on the same waves, eight seeds at once, and let both fit new waves."""
-    names = ("x", "y", "new_x", "new_y")
-    drawn = [draw_tasks(2_000, 10, 10, torch.Generator().manual_seed(seed)) for seed in seeds]
-    data = {"waves": {name: torch.stack([d[k] for d in drawn]) for k, name in enumerate(names)}}
     error, networks = {}, {}
-    for name, objective in (("MAML", _meta), ("joint", _joint)):
-        models = ManyModels(network, objective, data, [{"none": 0.0}], seeds, SHORT_TASKS, SHORT_RATE)
-        models.fit(updates, label=f"sinusoid, {name}", every=updates)
-        networks[name] = [models.model(k) for k in range(len(seeds))]
-        error[name] = torch.stack([_error_at(net, seed) for net, seed in zip(networks[name], seeds, strict=True)])
+    for name, rate in SHORT_RATES.items():
+        networks[name] = _networks(name, seeds, updates)
+        scores = [_error_by_step(net, seed, rate) for net, seed in zip(networks[name], seeds, strict=True)]
+        error[name] = torch.stack(scores)
     return ShortRun(error, networks)
 
 
+def _networks(name: str, seeds: Sequence[int], updates: int) -> list[MAMLRecommender]:
+    fields = ("x", "y", "new_x", "new_y")
+    drawn = [draw_tasks(2_000, 10, 10, torch.Generator().manual_seed(seed)) for seed in seeds]
+    data = {"waves": {field: torch.stack([d[k] for d in drawn]) for k, field in enumerate(fields)}}
+    objective = {"MAML": _meta, "joint": _joint}[name]
+    models = ManyModels(network, objective, data, [{"none": 0.0}], seeds, SHORT_TASKS, SHORT_RATE)
+    models.fit(updates, label=f"sinusoid, {name}", every=updates)
+    return [models.model(k) for k in range(len(seeds))]
+
+
 @torch.no_grad()
-def _error_at(model: MAMLRecommender, seed: int) -> Tensor:
-    tasks = draw_tasks(200, 10, 100, torch.Generator().manual_seed(10_000 + seed))
-    return torch.stack([model.query_losses(tasks, num_steps=n).mean() for n in AT_STEPS])
+def _error_by_step(model: MAMLRecommender, seed: int, rate: float) -> Tensor:
+    x, y, new_x, new_y = draw_tasks(200, 10, 100, torch.Generator().manual_seed(10_000 + seed))
+    step = torch.vmap(lambda params, x, y: model.inner_update(x, y, params=params, inner_lr=rate))
+    ask = torch.vmap(lambda params, x, y: (model(x, params).squeeze(1) - y).square().mean())
+    params = {name: value.expand(len(x), *value.shape) for name, value in model.named_weights().items()}
+    losses = [ask(params, new_x, new_y).mean()]
+    for _ in range(SHORT_STEPS):
+        params = step(params, x, y)
+        losses.append(ask(params, new_x, new_y).mean())
+    return torch.stack(losses)
+
+
+def score_joint_waves(rates: Sequence[float] = (0.003, 0.005, 0.01, 0.02, 0.03, 0.05)) -> dict[float, float]:
+    """Error after five steps of the joint networks of the design seeds: how their rate in `SHORT_RATES` was chosen."""
+    networks = list(zip(DESIGN_SEEDS, _networks("joint", DESIGN_SEEDS, SHORT_UPDATES), strict=True))
+    return {
+        rate: float(torch.stack([_error_by_step(net, seed, rate)[5] for seed, net in networks]).mean())
+        for rate in rates
+    }
 
 
 @dataclass(frozen=True)
@@ -128,7 +153,9 @@ class Fit:
 
 
 @torch.no_grad()
-def fit_a_wave(run: ShortRun, amplitude: float = 3.0, phase: float = 1.0, steps: int = 10, seed: int = 0) -> Fit:
+def fit_a_wave(
+    run: ShortRun, amplitude: float = 3.0, phase: float = 1.0, steps: int = SHORT_STEPS, seed: int = 0
+) -> Fit:
     """Let the first network of each arm fit ten points of one wave."""
     wave = Waves(torch.tensor([[amplitude]]), torch.tensor([[phase]]))
     points_x = 10 * torch.rand(1, 10, generator=torch.Generator().manual_seed(seed)) - 5
@@ -136,8 +163,9 @@ def fit_a_wave(run: ShortRun, amplitude: float = 3.0, phase: float = 1.0, steps:
     curves = {}
     for name, models in run.networks.items():
         model, params, curve = models[0], None, [models[0](x.T).squeeze(1)]
+        rate = SHORT_RATES[name]
         for _ in range(steps):
-            params = model.inner_update(points_x.T, points_y[0], params=params)
+            params = model.inner_update(points_x.T, points_y[0], params=params, inner_lr=rate)
             curve.append(model(x.T, params).squeeze(1))
         curves[name] = torch.stack(curve)
     return Fit(x[0], wave(x)[0], points_x[0], points_y[0], curves)
@@ -147,7 +175,13 @@ def fit_a_wave(run: ShortRun, amplitude: float = 3.0, phase: float = 1.0, steps:
 
 
 def full_run(points: int, updates: int = 15_000, tasks: int = 25, seed: int = 0) -> tuple[tuple[float, float], ...]:
-    """Train with the paper's settings; mean squared error on 600 new waves, and 1.96 standard errors, at `AT_STEPS`."""
+    """Train the paper's network at its rates and waves an update.
+
+    Returns
+    -------
+    tuple of (float, float)
+        At each of `AT_STEPS`, the mean squared error on 600 new waves, and 1.96 standard errors.
+    """
     torch.manual_seed(seed)
     model, generator = network(), torch.Generator().manual_seed(seed)
     for update in range(1, updates + 1):

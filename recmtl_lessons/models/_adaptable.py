@@ -1,0 +1,189 @@
+"""What MAML and Reptile share: a network whose parameters can be handed in, for many tasks at once."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from recmtl_lessons.models._checks import (
+    check_count,
+    check_features,
+    check_number,
+    check_positive,
+    check_values,
+    check_widths,
+)
+from recmtl_lessons.models._modes import evaluating
+
+Params = dict[str, Tensor]
+
+
+class AdaptableNetwork(nn.Module):
+    """Linear layers with a ReLU between each two, which answer with their own parameters or with others.
+
+    The other parameters are those of one task, (...), or of T tasks side by side, (T, ...): then all tasks take a step
+    together, as one batched product a layer. That computes what `torch.vmap` over the tasks would, with fewer
+    operations.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_dims: Sequence[int],
+        output_dim: int,
+        meta_lr: float,
+        inner_lr: float,
+        dropout_rate: float,
+    ):
+        check_count("input_dim", input_dim)
+        if not isinstance(hidden_dims, (tuple, list)) or hidden_dims:
+            check_widths("hidden_dims", hidden_dims)
+        check_count("output_dim", output_dim)
+        check_positive("meta_lr", meta_lr)
+        check_positive("inner_lr", inner_lr)
+        check_number("dropout_rate", dropout_rate, 0.0, 1.0 - 1e-9)
+        super().__init__()
+        self.input_dim, self.output_dim = input_dim, output_dim
+        self.meta_lr, self.inner_lr, self.dropout_rate = float(meta_lr), float(inner_lr), float(dropout_rate)
+        widths = (input_dim, *hidden_dims)
+        self.body = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, hidden_dims, strict=False))
+        self.head = nn.Linear(widths[-1], output_dim)
+        self._layers = (*(f"body.{k}" for k in range(len(hidden_dims))), "head")
+
+    def named_weights(self) -> Params:
+        """The network's weights and biases by name, as `forward` takes them."""
+        own = ("body.", "head.")
+        return {name: value for name, value in self.named_parameters() if name.startswith(own)}
+
+    def forward(self, x: Tensor, params: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Answer rows, with the model's own parameters or with others.
+
+        Parameters
+        ----------
+        x : Tensor, (batch, input_dim)
+        params : mapping {name: Tensor}, optional
+            Parameters of one task, as `adapt_to_new_task` returns them.
+
+        Returns
+        -------
+        Tensor, (batch, output_dim)
+
+        Raises
+        ------
+        ValueError
+            If ``x`` has the wrong shape, no rows, or values that are not finite, or ``params`` are not this network's.
+        """
+        self._check_features("x", x)
+        if params is not None:
+            self._check_params(params)
+            return functional_call(self, dict(params), (x,))
+        for layer in self.body:
+            x = F.dropout(layer(x).relu(), self.dropout_rate, self.training)  # (batch, hidden)
+        return self.head(x)  # (batch, output_dim)
+
+    @torch.no_grad()
+    def predict(self, x: Tensor, params: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Answer without dropout and without gradients: (batch,) if ``output_dim`` is 1, or (batch, output_dim)."""
+        with evaluating(self):
+            answers = self(x, params)
+        return answers.squeeze(1) if self.output_dim == 1 else answers
+
+    # All tasks at once.
+
+    def _answer_each(self, params: Params, x: Tensor, dropout: float = 0.0) -> Tensor:
+        """Each task's rows by its own parameters (T, ...): (T, rows, input_dim) -> (T, rows, output_dim)."""
+        for layer in self._layers:
+            weight, bias = params[f"{layer}.weight"], params[f"{layer}.bias"]  # (T, out, in), (T, out)
+            x = torch.baddbmm(bias.unsqueeze(1), x, weight.mT)  # (T, rows, out)
+            if layer != "head":
+                x = F.dropout(x.relu(), dropout, dropout > 0)
+        return x
+
+    def _support_loss(
+        self, fixed: Params, x: Tensor, y: Tensor, factor: float | Tensor, dropout: float = 0.0
+    ) -> Callable[[Params], Tensor]:
+        """A function of the moving parameters (T, ...): the sum over tasks of factor times mean squared error.
+
+        Tasks do not meet, so its gradient is each task's own.
+        """
+
+        def loss(moving: Params) -> Tensor:
+            answers = self._answer_each({**fixed, **moving}, x, dropout)
+            return F.mse_loss(answers, y, reduction="sum") * (factor / (y.shape[1] * y.shape[2]))
+
+        return loss
+
+    # What comes in.
+
+    def _check_features(self, name: str, x: Tensor) -> None:
+        check_features(name, x, self.input_dim)
+        if x.dtype != self.head.weight.dtype:
+            raise ValueError(f"{name}: got dtype {x.dtype}, expected {self.head.weight.dtype} as the network's")
+
+    def _check_params(self, params: Mapping[str, Tensor]) -> None:
+        expected = {name: value.shape for name, value in self.named_weights().items()}
+        came = params if isinstance(params, Mapping) else {}
+        if came.keys() != expected.keys():
+            names = ", ".join(map(repr, came)) if came else type(params).__name__
+            raise ValueError(f"params: got {names}, expected exactly {', '.join(map(repr, expected))}")
+        for name, shape in expected.items():
+            value, dtype = came[name], self.head.weight.dtype
+            if not isinstance(value, Tensor) or value.shape != shape or value.dtype != dtype:
+                kind = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(f"params[{name!r}]: got {kind}, expected {dtype} {tuple(shape)}")
+
+    def _targets(self, name: str, y: Tensor, rows: tuple[int, ...]) -> Tensor:
+        """The targets as (..., output_dim); (...,) alone is taken for one value a row, and nothing is broadcast."""
+        flat = self.output_dim == 1 and isinstance(y, Tensor) and y.ndim == len(rows)
+        check_values(name, y, rows if flat else (*rows, self.output_dim))
+        y = y.unsqueeze(-1) if flat else y  # (..., output_dim)
+        return y.to(self.head.weight.dtype)
+
+    def _check_rows(self, names: tuple[str, str], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of T tasks side by side: x (T, rows, input_dim), and y as (T, rows, output_dim)."""
+        if not isinstance(x, Tensor) or x.ndim != 3 or 0 in x.shape:
+            came = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"{names[0]}: got {came}, expected (tasks, rows, {self.input_dim}), no 0")
+        self._check_features(names[0], x.flatten(0, 1))  # (tasks * rows, input_dim)
+        return x, self._targets(names[1], y, tuple(x.shape[:2]))
+
+
+def stack_by_shape(tasks: object, fields: Sequence[str]) -> list[tuple[Tensor, ...]]:
+    """Tasks given as stacked tensors or as a list of tuples of tensors, stacked: those of equal shapes together.
+
+    Raises
+    ------
+    ValueError
+        If there is no task, or one does not have a tensor for each field.
+    """
+    size, count = len(fields), _WORDS[len(fields)]
+    if _are_tensors(tasks, size) and isinstance(tasks, tuple):
+        return [tasks]
+    if not isinstance(tasks, Sequence) or not tasks:
+        came = "none" if isinstance(tasks, Sequence) else type(tasks).__name__
+        raise ValueError(f"tasks: got {came}, expected a list of at least one task, or {count} stacked tensors")
+    groups: dict[tuple, list[tuple[Tensor, ...]]] = {}
+    for number, task in enumerate(tasks):
+        if not _are_tensors(task, size):
+            raise ValueError(f"tasks[{number}]: got {_kind(task)}, expected {count} tensors: {', '.join(fields)}")
+        groups.setdefault(tuple(part.shape for part in task), []).append(tuple(task))
+    return [tuple(torch.stack(parts) for parts in zip(*group, strict=True)) for group in groups.values()]
+
+
+def detached(params: Mapping[str, Tensor]) -> Params:
+    """The same numbers, from which no gradient leads back."""
+    return {name: value.detach() for name, value in params.items()}
+
+
+_WORDS = {2: "two", 4: "four"}
+
+
+def _are_tensors(value: object, size: int) -> bool:
+    fits = isinstance(value, (tuple, list)) and len(value) == size
+    return fits and all(isinstance(part, Tensor) for part in value)
+
+
+def _kind(value: object) -> str:
+    return f"{type(value).__name__} of {len(value)}" if isinstance(value, (tuple, list)) else type(value).__name__

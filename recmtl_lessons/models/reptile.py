@@ -1,0 +1,309 @@
+"""Reptile: walk towards where each task's own training leads.
+
+Source: Nichol, Achiam, Schulman, "On first-order meta-learning algorithms", 2018.
+
+Departures: the loss is squared error only. The minibatches of an inner loop are the task's rows in the order in which
+they come, not drawn at random. Dropout, if there is any, acts in the inner steps of `ReptileRecommender.meta_update`
+alone, since that is where the model learns. All tasks of equal size take their inner steps together, where the paper's
+serial version takes one task at a time.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value
+
+from recmtl_lessons.models._adaptable import AdaptableNetwork, Params, detached, stack_by_shape
+from recmtl_lessons.models._checks import check_choice, check_count, check_number, check_positive
+
+TaskData = tuple[Tensor, Tensor]
+_FIELDS = ("x", "y")
+_EPSILON = 1e-8  # Adam's
+
+
+class ReptileRecommender(AdaptableNetwork):
+    r"""A network whose parameters are a starting point, moved towards where training on each task leads.
+
+    With :math:`\phi` the parameters and :math:`W_t` those after k steps of an ordinary optimizer on task t,
+
+    .. math:: W_t = \mathrm{steps}_k(\phi; \mathrm{task}_t), \qquad
+              \phi \leftarrow \phi + \epsilon \, \frac1T \sum_{t=1}^{T} (W_t - \phi).
+
+    There is no gradient of a gradient, and no split of a task's rows into support and query.
+
+    Parameters
+    ----------
+    input_dim : int
+        Width of the input.
+    hidden_dims : sequence of int
+        Widths of the hidden layers, each followed by a ReLU; none makes the model linear.
+    output_dim : int
+        Values answered for each row.
+    meta_lr : float
+        :math:`\epsilon`; with ``meta_optimizer="adam"``, Adam's rate.
+    inner_lr : float
+        The rate of the inner optimizer.
+    dropout_rate : float
+        Share of the hidden units dropped in the inner steps of `meta_update` in training mode, in [0, 1).
+    inner_steps : int
+        k, the inner steps that `meta_update` takes.
+    inner_batch_size : int, optional
+        Rows an inner step: the first so many, then the next, and from the start again after the last. All rows if not
+        given.
+    inner_optimizer : {"sgd", "adam"}
+        Begun afresh for each task.
+    inner_betas : (float, float)
+        Decay rates of an inner Adam. The first is 0, no momentum, as in the authors' own code.
+    meta_optimizer : {"sgd", "adam"}
+        "sgd" is the step above; "adam" gives the mean of :math:`\phi - W_t` to Adam as if it were a gradient.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range; the message names it, what came and what was expected.
+
+    References
+    ----------
+    Nichol et al. (2018), algorithm 2 (several tasks an update), and section 3 for Adam outside.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_dims: Sequence[int] = (128, 64),
+        output_dim: int = 1,
+        meta_lr: float = 0.5,
+        inner_lr: float = 0.03,
+        dropout_rate: float = 0.0,
+        *,
+        inner_steps: int = 10,
+        inner_batch_size: int | None = None,
+        inner_optimizer: str = "sgd",
+        inner_betas: tuple[float, float] = (0.0, 0.999),
+        meta_optimizer: str = "sgd",
+    ):
+        super().__init__(input_dim, hidden_dims, output_dim, meta_lr, inner_lr, dropout_rate)
+        check_count("inner_steps", inner_steps)
+        if inner_batch_size is not None:
+            check_count("inner_batch_size", inner_batch_size)
+        check_choice("inner_optimizer", inner_optimizer, ("sgd", "adam"))
+        check_choice("meta_optimizer", meta_optimizer, ("sgd", "adam"))
+        if not isinstance(inner_betas, (tuple, list)) or len(inner_betas) != 2:
+            raise ValueError(f"inner_betas: got {inner_betas!r}, expected two decay rates")
+        for beta in inner_betas:
+            check_number("inner_betas", beta, 0.0, 1.0 - 1e-9)
+        self.inner_steps, self.inner_batch_size = inner_steps, inner_batch_size
+        self.inner_optimizer, self.inner_betas = inner_optimizer, tuple(inner_betas)
+        self.meta_optimizer = meta_optimizer
+        self._optimizer: torch.optim.Optimizer | None = None
+
+    def inner_loop(
+        self,
+        task_data: TaskData,
+        num_steps: int = 10,
+        params: Mapping[str, Tensor] | None = None,
+        inner_lr: float | Tensor | None = None,
+    ) -> Params:
+        """Train on one task from the model's parameters, with a fresh optimizer. The model stays as it is.
+
+        Works under `torch.vmap`, for many tasks or many models.
+
+        Parameters
+        ----------
+        task_data : (Tensor, Tensor)
+            x (rows, input_dim), and y (rows, output_dim), or (rows,) if ``output_dim`` is 1.
+        num_steps : int
+            Steps; 0 returns a copy of the starting point.
+        params : mapping {name: Tensor}, optional
+            Where to start; the model's own parameters if not given.
+        inner_lr : float or scalar Tensor, optional
+            Another rate than the model's.
+
+        Returns
+        -------
+        dict {name: Tensor}
+            Detached: nothing leads back to the model. For ``model(x, params)`` or ``model.predict(x, params)``.
+
+        Raises
+        ------
+        ValueError
+            If shapes or values do not fit, ``params`` are not this network's, or ``num_steps`` is negative.
+        """
+        if not isinstance(task_data, (tuple, list)) or len(task_data) != 2:
+            came = f"{type(task_data).__name__}" + (f" of {len(task_data)}" if isinstance(task_data, Sequence) else "")
+            raise ValueError(f"task_data: got {came}, expected (x, y)")
+        return self._adapt(_FIELDS, *task_data, num_steps, params, inner_lr)
+
+    def adapt_to_new_task(self, support_x: Tensor, support_y: Tensor, num_steps: int = 5) -> Params:
+        """Parameters for one new task: `inner_loop` under the name that it has in MAML.
+
+        Parameters
+        ----------
+        support_x, support_y : Tensor
+            As x and y in `inner_loop`.
+        num_steps : int
+
+        Returns
+        -------
+        dict {name: Tensor}
+
+        Raises
+        ------
+        ValueError
+            As `inner_loop`.
+        """
+        return self._adapt(("support_x", "support_y"), support_x, support_y, num_steps, None, None)
+
+    def pseudo_gradient(
+        self, tasks: TaskData, num_steps: int | None = None, inner_lr: float | Tensor | None = None
+    ) -> Params:
+        r"""What stands where other methods have a gradient: the mean over some tasks of :math:`\phi - W_t`.
+
+        Works under `torch.vmap` over models.
+
+        Parameters
+        ----------
+        tasks : tuple of two Tensor
+            Stacked: x (T, rows, input_dim), and y (T, rows) or (T, rows, output_dim).
+        num_steps, inner_lr : optional
+            The model's ``inner_steps`` and ``inner_lr`` if not given.
+
+        Returns
+        -------
+        dict {name: Tensor}
+            Detached.
+
+        Raises
+        ------
+        ValueError
+            If shapes or values do not fit.
+        """
+        if not isinstance(tasks, (tuple, list)) or len(tasks) != 2:
+            came = f"{len(tasks)} parts" if isinstance(tasks, (tuple, list)) else type(tasks).__name__
+            raise ValueError(f"tasks: got {came}, expected two stacked tensors: x, y")
+        x, y = self._check_rows(_FIELDS, *tasks)
+        num_steps = self.inner_steps if num_steps is None else num_steps
+        check_count("num_steps", num_steps)
+        return self._move(x, y, num_steps, self._rate(inner_lr))[0]
+
+    def meta_update(self, tasks: Sequence[TaskData] | TaskData) -> float:
+        r"""One step towards the parameters of some tasks after their inner loops.
+
+        Parameters
+        ----------
+        tasks : list of (x, y), or a tuple of two stacked tensors
+            Shapes as in `inner_loop`; stacked, with a leading dimension of tasks. Tasks of a list may differ in their
+            numbers of rows; each counts the same.
+
+        Returns
+        -------
+        float
+            The squared error of the rows that the inner steps saw, each before its step: the mean over tasks and steps.
+
+        Raises
+        ------
+        ValueError
+            If there is no task, shapes or values do not fit, or the inner steps diverge. Nothing has changed then.
+        """
+        groups = [self._check_rows(_FIELDS, *group) for group in stack_by_shape(tasks, _FIELDS)]
+        moves = [self._move(*group, self.inner_steps, self.inner_lr) for group in groups]
+        shares = [len(x) / sum(len(x) for x, _ in groups) for x, _ in groups]
+        loss = sum(share * loss for share, (_, loss) in zip(shares, moves, strict=True))
+        mean = {name: sum(s * move[name] for s, (move, _) in zip(shares, moves, strict=True)) for name in moves[0][0]}
+        if not all(torch.isfinite(value).all() for value in (loss, *mean.values())):
+            raise ValueError(
+                f"tasks: got numbers that are not finite after {self.inner_steps} inner steps, expected finite ones; "
+                f"a lower inner_lr than {self.inner_lr:g} may help"
+            )
+        self._step(mean)
+        return float(loss)
+
+    def _step(self, mean: Params) -> None:
+        if self._optimizer is None:
+            kind = torch.optim.SGD if self.meta_optimizer == "sgd" else torch.optim.Adam
+            self._optimizer = kind(self.parameters(), lr=self.meta_lr)
+        for name, value in self.named_weights().items():
+            value.grad = mean[name]  # phi - W: an SGD step of rate epsilon is phi += epsilon (W - phi)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    # All tasks at once.
+
+    def _move(self, x: Tensor, y: Tensor, num_steps: int, inner_lr: float | Tensor) -> tuple[Params, Tensor]:
+        """The mean of phi - W over T tasks, and their mean loss: x (T, rows, input_dim), y (T, rows, output_dim)."""
+        weights, count = detached(self.named_weights()), len(x)
+        start = {name: value.expand(count, *value.shape) for name, value in weights.items()}
+        dropout = self.dropout_rate if self.training else 0.0
+        with torch.no_grad():
+            after, loss = self._inner_loops(start, x, y, num_steps, inner_lr, dropout)
+        return {name: value - after[name].mean(0) for name, value in weights.items()}, loss / num_steps
+
+    def _inner_loops(
+        self, params: Params, x: Tensor, y: Tensor, num_steps: int, inner_lr: float | Tensor, dropout: float = 0.0
+    ) -> tuple[Params, Tensor]:
+        """Inner steps of T tasks from ``params`` (T, ...), and the sum over steps of the tasks' mean loss."""
+        adam = _Adam(self.inner_betas) if self.inner_optimizer == "adam" else None  # a fresh one, for each task
+        size, total = self.inner_batch_size or x.shape[1], x.new_zeros(())
+        factor = 1.0 if adam else -inner_lr  # minus the rate costs less in the loss than at each parameter
+        for step in range(num_steps):
+            rows_x, rows_y = (_rows(part, step, size) for part in (x, y))  # (T, size, ...)
+            gradient, loss = grad_and_value(self._support_loss({}, rows_x, rows_y, factor, dropout))(params)
+            move = {n: -inner_lr * m for n, m in adam(gradient).items()} if adam else gradient  # (T, ...)
+            params = {name: value + move[name] for name, value in params.items()}
+            total = total + loss / (factor * len(x))
+        return params, total
+
+    # What comes in.
+
+    def _adapt(
+        self,
+        names: tuple[str, str],
+        x: Tensor,
+        y: Tensor,
+        num_steps: int,
+        params: Mapping[str, Tensor] | None,
+        inner_lr: float | Tensor | None,
+    ) -> Params:
+        if not isinstance(x, Tensor) or x.ndim != 2 or 0 in x.shape:
+            came = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"{names[0]}: got {came}, expected (rows, {self.input_dim}) with at least one row")
+        y = self._targets(names[1], y, (len(x),))
+        x, y = self._check_rows(names, x[None], y[None])
+        check_count("num_steps", num_steps, least=0)
+        rate = self._rate(inner_lr)
+        if params is not None:
+            self._check_params(params)
+        start = {n: value[None] for n, value in detached(params or self.named_weights()).items()}
+        with torch.no_grad():
+            after, _ = self._inner_loops(start, x, y, num_steps, rate)
+        return {name: value.squeeze(0).clone() for name, value in after.items()}
+
+    def _rate(self, inner_lr: float | Tensor | None) -> float | Tensor:
+        if inner_lr is None:
+            return self.inner_lr
+        check_positive("inner_lr", inner_lr)
+        return inner_lr
+
+
+class _Adam:
+    """Adam's direction for parameters (T, ...), with a state that begins at nothing (Kingma and Ba 2015)."""
+
+    def __init__(self, betas: tuple[float, float]):
+        self._betas, self._steps = betas, 0
+        self._mean: Params = {}
+        self._square: Params = {}
+
+    def __call__(self, gradient: Params) -> Params:
+        first, second = self._betas
+        self._steps += 1
+        self._mean = {n: first * self._mean.get(n, 0.0) + (1 - first) * g for n, g in gradient.items()}
+        self._square = {n: second * self._square.get(n, 0.0) + (1 - second) * g * g for n, g in gradient.items()}
+        mean_scale, square_scale = 1 - first**self._steps, 1 - second**self._steps
+        return {n: m / mean_scale / ((self._square[n] / square_scale).sqrt() + _EPSILON) for n, m in self._mean.items()}
+
+
+def _rows(values: Tensor, step: int, size: int) -> Tensor:
+    """The rows of one inner step, (T, rows, ...) -> (T, min(size, rows), ...)."""
+    count = values.shape[1]
+    return values if size >= count else values.roll(-(step * size % count), 1)[:, :size]
