@@ -278,12 +278,16 @@ def test_domain_attention(ran, expecting, take_picture):
 def test_maml(ran, expecting, take_picture):
     notebook = ran("04_maml.ipynb")
     page = notebook.page
-    path, desk = notebook.explorers
+    waves, path, desk = notebook.explorers
     assert every_control_has_a_name(notebook) >= {"slider", "spinbutton", "combobox", "button", "radio"}
+    speak_of(waves)
+    for k, name in enumerate(("step", "points", "amplitude", "phase")):
+        move_every_way(waves, k, name)
+        take_picture(waves.root, f"04_explorer0_after_{name}")
     speak_of(path)
     for k, name in enumerate(("rate", "steps", "shots", "user")):
         move_every_way(path, k, name)
-        take_picture(path.root, f"04_explorer0_after_{name}")
+        take_picture(path.root, f"04_explorer1_after_{name}")
     for start in ("first-order MAML", "joint training"):
         path.root.get_by_label("Starting point").select_option(start)
         path.settle(start=start)
@@ -293,7 +297,7 @@ def test_maml(ran, expecting, take_picture):
         path.fields.nth(k).press("Enter")
     path.settle(**typed)
     assert "diverge" in path.summary.text_content()
-    take_picture(path.root, "04_explorer0_diverged")
+    take_picture(path.root, "04_explorer1_diverged")
     speak_of(path)
 
     speak_of(desk)
@@ -304,7 +308,7 @@ def test_maml(ran, expecting, take_picture):
         desk.fields.nth(k).fill("0")
         desk.fields.nth(k).press("Enter")
     desk.settle(**dict.fromkeys(films, 0))
-    take_picture(desk.root, "04_explorer1_nothing_rated")
+    take_picture(desk.root, "04_explorer2_nothing_rated")
     speak_of(desk)
 
     predict = page.locator(".recmtl-ask").first

@@ -384,10 +384,25 @@ def test_the_short_run_measures_its_networks():
         mine = network.inner_update(x[t], y[t], 5, inner_lr=sinusoid.SHORT_RATES["joint"])
         losses.append(F.mse_loss(network(new_x[t], mine).squeeze(1), new_y[t]).detach())
     assert float(run.error["joint"][1, 5]) == pytest.approx(float(torch.stack(losses).mean()), abs=1e-3)
-    fit = sinusoid.fit_a_wave(run, steps=3)
-    assert {name: curve.shape for name, curve in fit.curves.items()} == {"MAML": (4, 121), "joint": (4, 121)}
-    figure = new_figure(10, 4)
-    pictures.draw_fit(fit, run, figure)
+    pictures.draw_waves(run, new_figure(8, 4))
+
+
+def test_one_wave_is_fitted_step_by_step():
+    run = sinusoid.short_run(SMALL, updates=5)
+    explorer = explorers.explore_waves(run)
+    shown = explorer.run(step=3, points=4, amplitude=2.0, phase=0.5)
+    explorer.close()
+    network, rate = run.networks["MAML"][0], sinusoid.SHORT_RATES["MAML"]
+    assert shown.points_x.shape == (4,)
+    torch.testing.assert_close(shown.points_y, 2 * torch.sin(shown.points_x - 0.5))
+    torch.testing.assert_close(shown.truth, 2 * torch.sin(shown.x - 0.5))
+    mine = network.inner_update(shown.points_x[:, None], shown.points_y, 3, inner_lr=rate)
+    curve = network.predict(shown.x[:, None], mine)
+    torch.testing.assert_close(shown.curves["MAML"][3], curve, rtol=1e-4, atol=1e-4)
+    assert float(shown.error["MAML"][3]) == pytest.approx(float((curve - shown.truth).square().mean()), abs=1e-4)
+    assert "After 3 steps on 4 points" in pictures.describe_fit(shown)
+    figure = new_figure(11, 4)
+    pictures.draw_fit(shown, figure)
     assert len(figure.axes) == 3
 
 

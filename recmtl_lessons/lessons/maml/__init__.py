@@ -19,15 +19,15 @@ from recmtl_lessons.lessons.maml.experiments import (
     score_training,
     with_one_taste,
 )
-from recmtl_lessons.lessons.maml.explorers import explore_cold_start, explore_path
+from recmtl_lessons.lessons.maml.explorers import explore_cold_start, explore_path, explore_waves
 from recmtl_lessons.lessons.maml.films import compare_on_films, score_bias, score_films
 from recmtl_lessons.lessons.maml.pictures import (
     draw_broken,
     draw_by_ratings,
     draw_comparison,
     draw_films,
-    draw_fit,
     draw_idea,
+    draw_waves,
 )
 from recmtl_lessons.lessons.maml.questions import (
     LARGER,
@@ -36,5 +36,5 @@ from recmtl_lessons.lessons.maml.questions import (
     exercise_rate,
     prediction,
 )
-from recmtl_lessons.lessons.maml.sinusoid import FULL_RUN, fit_a_wave, score_joint_waves, short_run, table
+from recmtl_lessons.lessons.maml.sinusoid import FULL_RUN, score_joint_waves, short_run, table
 from recmtl_lessons.lessons.maml.users import SEEDS, SHOP, film_users, shop_users

@@ -6,6 +6,7 @@ LESSON = Lesson(
     "maml",
     {
         "predict": "Predict what more ratings do to the lead",
+        "explorer-waves": "Explore one wave, step by step",
         "explorer-path": "Explore one user's path",
         "explorer-cold-start": "Rate ten films yourself",
         "exercise-inner": "Exercise: the inner step",

@@ -1,4 +1,4 @@
-"""The lesson's explorers: one user's path, and the reader as a new user."""
+"""The lesson's explorers: one wave, one user's path, and the reader as a new user."""
 
 from recmtl_lessons.datasets import Ratings
 from recmtl_lessons.lessons.maml.activities import LESSON
@@ -6,13 +6,35 @@ from recmtl_lessons.lessons.maml.experiments import Comparison
 from recmtl_lessons.lessons.maml.films import TO_RATE, FilmComparison, open_desk, recommend
 from recmtl_lessons.lessons.maml.path import ORDERS, SHOTS_TO_TRY, adaptation_path
 from recmtl_lessons.lessons.maml.pictures import (
+    describe_fit,
     describe_path,
     describe_recommendations,
+    draw_fit,
     draw_path,
     draw_recommendations,
     short_title,
 )
+from recmtl_lessons.lessons.maml.sinusoid import SHORT_STEPS, ShortRun, fit_a_wave
 from recmtl_lessons.teaching import Choice, Explorer, Slider, log_stops
+
+
+def explore_waves(run: ShortRun) -> Explorer:
+    """The explorer of the first meeting: one wave, its points, and two networks that fit it step by step."""
+    return Explorer(
+        lesson=LESSON,
+        key="explorer-waves",
+        title="One wave, step by step",
+        controls=[
+            Slider("step", "Inner steps", tuple(range(SHORT_STEPS + 1)), 1),
+            Slider("points", "Points of the wave", tuple(range(1, 21)), 10),
+            Slider("amplitude", "Amplitude", tuple(k / 10 for k in range(1, 51)), 3.0),
+            Slider("phase", "Phase", tuple(k / 10 for k in range(32)), 1.0),
+        ],
+        compute=lambda **controls: fit_a_wave(run, **controls),
+        draw=draw_fit,
+        describe=describe_fit,
+        size=(11.0, 4.2),
+    )
 
 
 def explore_path(result: Comparison) -> Explorer:

@@ -12,6 +12,7 @@ from recmtl_lessons.lessons.maml.sinusoid import Fit, ShortRun
 from recmtl_lessons.teaching import style
 
 _GREY = "#555555"
+_NAMES = {"MAML": "MAML", "joint": "joint training"}
 _LOOKS = {"MAML": ("vermillion", "^", "-"), "joint": ("blue", "o", "--")}
 
 
@@ -37,25 +38,45 @@ def draw_idea(figure) -> None:
               color=_GREY, fontsize=14, va="center")  # fmt: skip
 
 
-def draw_fit(fit: Fit, run: ShortRun, figure) -> None:
-    """Draw how two networks fit one new wave, before and after steps, and the error over many waves, step by step."""
-    *fits, errors = style.panels(figure, 3, (1.0, 1.0, 0.85))
-    last = len(fit.curves["MAML"]) - 1
-    for axis, (name, curves) in zip(fits, fit.curves.items(), strict=True):
-        axis.plot(fit.x, fit.truth, color="#999999", ls="-", lw=5, alpha=0.5, label="the wave")
-        for step, colour, line in ((0, "sky", ":"), (1, "orange", "--"), (last, "green", "-")):
-            label = "before" if step == 0 else f"after {step} step" + "s" * (step > 1)
-            axis.plot(fit.x, curves[step], color=style.PALETTE[colour], ls=line, label=label)
-        axis.plot(fit.points_x, fit.points_y, "o", ms=8, color="black", label="ten points")
-        title = "MAML, one wave" if name == "MAML" else "joint, the same wave"
-        axis.set(title=title, xlabel="x", ylim=(-5, 6.5), xlim=(-5, 5))
-    fits[0].set_ylabel("y")
-    fits[1].legend(loc="upper left", fontsize=10, ncols=2, columnspacing=0.8, handlelength=1.6)
+def draw_waves(run: ShortRun, figure) -> None:
+    """Draw the error over many new waves, step by step."""
+    (axis,) = style.panels(figure, 1)
     for name, scores in run.error.items():
-        style.band(errors, range(scores.shape[1]), scores, name, *_LOOKS[name])
-    errors.set_xticks(range(0, scores.shape[1], 2))
-    errors.set(title="200 waves", xlabel="inner step", ylabel="squared error", ylim=(0, None))
-    errors.legend(loc="lower left")
+        style.band(axis, range(scores.shape[1]), scores, _NAMES[name], *_LOOKS[name])
+    axis.set_xticks(range(scores.shape[1]))
+    axis.set(title="200 new waves, ten points of each", xlabel="inner step", ylabel="squared error", ylim=(0, None))
+    axis.legend(loc="lower left")
+
+
+def draw_fit(fit: Fit, figure) -> None:
+    """Draw how two networks fit one new wave, before and at one step, and their errors step by step."""
+    *fits, errors = style.panels(figure, 3, (1.0, 1.0, 0.85))
+    for axis, (name, curves) in zip(fits, fit.curves.items(), strict=True):
+        colour, marker, line = _LOOKS[name]
+        axis.plot(fit.x, fit.truth, color="#999999", ls="-", lw=5, alpha=0.5, label="the wave")
+        axis.plot(fit.x, curves[0], color="black", ls=":", lw=1.8, label="before")
+        axis.plot(fit.x, curves[fit.step], color=style.PALETTE[colour], ls="-", lw=3, label=f"after {_steps(fit.step)}")
+        axis.plot(fit.points_x, fit.points_y, "o", ms=8, color="black", label="its points")
+        axis.set(title=_NAMES[name], xlabel="x", ylim=(-6, 8.5), xlim=(-5, 5))
+        axis.legend(loc="upper left", fontsize=10, ncols=2, columnspacing=0.8, handlelength=1.6)
+        steps = range(len(curves))
+        errors.plot(steps, fit.error[name], color=style.PALETTE[colour], marker=marker, ls=line, label=_NAMES[name])
+        errors.plot(fit.step, fit.error[name][fit.step], marker, ms=15, color=style.PALETTE[colour], mec="black", mew=2)
+    fits[0].set_ylabel("y")
+    top = max(float(error.max()) for error in fit.error.values())
+    errors.set_xticks(range(0, len(steps), 2))
+    errors.set(title="error on this wave", xlabel="inner step", ylabel="squared error", ylim=(0, 1.35 * top + 0.1))
+    errors.legend(loc="upper right", fontsize=11)
+
+
+def describe_fit(fit: Fit) -> str:
+    """The picture in words."""
+    before, after = ({n: float(error[k]) for n, error in fit.error.items()} for k in (0, fit.step))
+    return (
+        f"After {_steps(fit.step)} on {len(fit.points_x)} points of one wave, MAML's squared error has gone from "
+        f"{before['MAML']:.2f} to {after['MAML']:.2f}, that of joint training from {before['joint']:.2f} to "
+        f"{after['joint']:.2f}."
+    )
 
 
 def draw_comparison(result: Comparison, figure) -> None:

@@ -134,15 +134,19 @@ def score_joint_waves(rates: Sequence[float] = (0.003, 0.005, 0.01, 0.02, 0.03, 
 
 @dataclass(frozen=True)
 class Fit:
-    """One new wave, fitted step by step.
+    """One new wave, fitted step by step by the first network of each arm.
 
     Attributes
     ----------
     x : Tensor, (P,)
         Where the curves are drawn.
     truth : Tensor, (P,)
-    points_x, points_y : Tensor, (10,)
-    curves : dict {"MAML", "joint": Tensor (steps + 1, P)}
+    points_x, points_y : Tensor, (points,)
+    curves : dict {"MAML", "joint": Tensor (SHORT_STEPS + 1, P)}
+    error : dict {"MAML", "joint": Tensor (SHORT_STEPS + 1,)}
+        Mean squared distance of the curve from the wave, after each step.
+    step : int
+        The step to look at.
     """
 
     x: Tensor
@@ -150,25 +154,25 @@ class Fit:
     points_x: Tensor
     points_y: Tensor
     curves: dict[str, Tensor]
+    error: dict[str, Tensor]
+    step: int
 
 
 @torch.no_grad()
-def fit_a_wave(
-    run: ShortRun, amplitude: float = 3.0, phase: float = 1.0, steps: int = SHORT_STEPS, seed: int = 0
-) -> Fit:
-    """Let the first network of each arm fit ten points of one wave."""
+def fit_a_wave(run: ShortRun, amplitude: float = 3.0, phase: float = 1.0, points: int = 10, step: int = 10) -> Fit:
+    """Let the first network of each arm take `SHORT_STEPS` steps on some points of one wave; look at one of them."""
     wave = Waves(torch.tensor([[amplitude]]), torch.tensor([[phase]]))
-    points_x = 10 * torch.rand(1, 10, generator=torch.Generator().manual_seed(seed)) - 5
+    points_x = 10 * torch.rand(1, 20, generator=torch.Generator().manual_seed(0))[:, :points] - 5
     points_y, x = wave(points_x), torch.linspace(-5, 5, 121)[None]
     curves = {}
     for name, models in run.networks.items():
         model, params, curve = models[0], None, [models[0](x.T).squeeze(1)]
-        rate = SHORT_RATES[name]
-        for _ in range(steps):
-            params = model.inner_update(points_x.T, points_y[0], params=params, inner_lr=rate)
+        for _ in range(SHORT_STEPS):
+            params = model.inner_update(points_x.T, points_y[0], params=params, inner_lr=SHORT_RATES[name])
             curve.append(model(x.T, params).squeeze(1))
         curves[name] = torch.stack(curve)
-    return Fit(x[0], wave(x)[0], points_x[0], points_y[0], curves)
+    error = {name: (curve - wave(x)).square().mean(1) for name, curve in curves.items()}
+    return Fit(x[0], wave(x)[0], points_x[0], points_y[0], curves, error, step)
 
 
 # The full run.
