@@ -251,20 +251,25 @@ class MAMLRecommender(AdaptableNetwork):
     # All tasks at once.
 
     def _inner_loops(
-        self, params: Params, x: Tensor, y: Tensor, num_steps: int, first_order: bool, inner_lr: float | Tensor | None
-    ) -> Params:
+        self, params: Params, x: Tensor, y: Tensor, num_steps: int, first_order: bool,
+        inner_lr: float | Tensor | None,
+    ) -> Params:  # fmt: skip
         """Inner steps of T tasks: ``params`` (T, ...), x (T, shots, input_dim), y (T, shots, output_dim)."""
         rate = self.inner_lr if inner_lr is None else inner_lr
         rate = 1.0 if self.inner_rates is not None else rate
         fixed = {name: value for name, value in params.items() if name not in self._moving}
         moving = {name: params[name] for name in self._moving}
         for _ in range(num_steps):
-            seen, frozen = (detached(moving), detached(fixed)) if first_order else (moving, fixed)
-            # Tasks do not meet, so the gradient of the sum is each task's own. The rate goes into the loss, where it
-            # multiplies one number and not each parameter.
-            move = grad(self._support_loss(frozen, x, y, -rate))(seen)  # minus rate times gradient, (T, ...)
+            seen, frozen = moving, fixed
+            if first_order:
+                seen, frozen = detached(moving), detached(fixed)
+            # Tasks do not meet: the gradient of the sum is each task's own. The rate goes into
+            # the loss, where it multiplies one number and not each parameter.
+            loss = self._support_loss(frozen, x, y, -rate)
+            move = grad(loss)(seen)  # minus rate times gradient, (T, ...)
             if self.inner_rates is not None:
-                move = {name: r * move[name] for name, r in zip(self._moving, self.inner_rates, strict=True)}
+                rates = zip(self._moving, self.inner_rates, strict=True)
+                move = {name: rate * move[name] for name, rate in rates}
             moving = {name: value + move[name] for name, value in moving.items()}
         return {name: moving.get(name, value) for name, value in params.items()}
 

@@ -12,11 +12,12 @@ import statistics
 import torch
 
 from recmtl_lessons.training.device import settle_threads
-from tests.benchmarks import importing, maml, stacked, world
+from tests.benchmarks import importing, maml, reptile, stacked, world
 
 BENCHMARKS = {
     "stacked": stacked.measure,
     "maml": maml.measure,
+    "reptile": reptile.measure,
     "importing": importing.measure,
     "world": world.measure,
 }

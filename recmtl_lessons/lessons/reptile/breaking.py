@@ -1,0 +1,167 @@
+"""The classic mistake: one Adam for all users, whose state each hands on to the next."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, stack_module_state
+from torch.nn import functional as F
+
+from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
+from recmtl_lessons.lessons.maml.experiments import HIDDEN, INNER_STEPS
+from recmtl_lessons.lessons.maml.users import SHOP, SHOTS, ColdStart, Shop, Tasks, mean_error, shop_users
+from recmtl_lessons.lessons.reptile.experiments import all_ratings
+from recmtl_lessons.models import ReptileRecommender
+
+MOMENTUM, NO_MOMENTUM = (0.9, 0.999), (0.0, 0.999)
+META_LR = 1.0
+UPDATES = 80
+USERS = 4  # an update; what one hands on, the one in its place in the next update gets
+# Adam's rate in the inner loop, in training and for a new user, by (betas, carried): see `score_adam`.
+RATES = {
+    (MOMENTUM, False): (0.005, 0.007),
+    (MOMENTUM, True): (0.005, 0.007),
+    (NO_MOMENTUM, False): (0.005, 0.005),
+    (NO_MOMENTUM, True): (0.005, 0.007),
+}
+
+
+def train_with_inner_adam(phi, loss, batches, rate, betas, carried):
+    """Reptile with Adam inside. Each parameter (seeds * 4, ...) holds 4 users beside each other."""
+    params = {name: value.clone().requires_grad_() for name, value in phi.items()}
+    adam = torch.optim.Adam(params.values(), lr=rate, betas=betas, fused=True)
+    for halves in batches:
+        with torch.no_grad():
+            for name, value in params.items():
+                value.copy_(phi[name])  # new users: back to phi ...
+        if not carried:
+            adam.state.clear()  # ... and to an optimizer that has seen nothing
+        for k in range(INNER_STEPS + 1):
+            adam.zero_grad()
+            loss(params, *halves[k % 2]).sum().backward()
+            adam.step()
+        phi = {name: towards(value, params[name].detach()) for name, value in phi.items()}
+    return phi
+
+
+def towards(phi: Tensor, after: Tensor) -> Tensor:
+    """Reptile's step, and the result for the next users of each seed: (seeds * 4, ...)."""
+    mean = after.unflatten(0, (-1, USERS)).mean(1).repeat_interleave(USERS, dim=0)
+    return phi + META_LR * (mean - phi)
+
+
+def _batches(train: Tasks, seeds: Sequence[int], updates: int):
+    """Users by chance, as halves of ten ratings: x (seeds * 4, 10, F) and y (seeds * 4, 10)."""
+    x, y = all_ratings({f: getattr(train, f).flatten(0, 1) for f in _FIELDS})
+    count = train.support_y.shape[1]
+    drawn = [
+        s * count + torch.randint(count, (updates, USERS), generator=torch.Generator().manual_seed(seed))
+        for s, seed in enumerate(seeds)
+    ]
+    for rows in torch.cat(drawn, dim=1):  # (seeds * 4,)
+        yield (x[rows, :SHOTS], y[rows, :SHOTS]), (x[rows, SHOTS:], y[rows, SHOTS:])
+
+
+_FIELDS = ("support_x", "support_y", "query_x", "query_y")
+
+
+def _trained(
+    users: ColdStart, seeds: Sequence[int], rate: float, betas: tuple[float, float], carried: bool, updates: int
+) -> list[ReptileRecommender]:
+    networks = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        width = users.train.support_x.shape[-1]
+        networks.append(ReptileRecommender(width, HIDDEN, inner_optimizer="adam", inner_betas=betas))
+    start, _ = stack_module_state(networks)  # (seeds, ...)
+    phi = {name: value.detach().repeat_interleave(USERS, dim=0) for name, value in start.items()}
+
+    def loss(params, x, y):
+        return torch.vmap(lambda p, x, y: F.mse_loss(functional_call(networks[0], p, (x,)).squeeze(1), y))(params, x, y)
+
+    phi = train_with_inner_adam(phi, loss, _batches(users.train, seeds, updates), rate, betas, carried)
+    for s, network in enumerate(networks):
+        network.load_state_dict({name: value[s * USERS] for name, value in phi.items()})
+    return networks
+
+
+def _errors(networks: Sequence[ReptileRecommender], tasks: Tasks, rate: float) -> Tensor:
+    """Mean absolute error after three steps of a fresh Adam on each user's support rows, (S,)."""
+    answers = []
+    for s, network in enumerate(networks):
+
+        def one_user(x, y, query_x, network=network):
+            return network(query_x, network.inner_loop((x, y), INNER_STEPS, inner_lr=rate)).squeeze(1)
+
+        answers.append(torch.vmap(one_user)(tasks.support_x[s], tasks.support_y[s], tasks.query_x[s]).detach())
+    return mean_error(torch.stack(answers), tasks)
+
+
+def serve(
+    networks: Sequence[ReptileRecommender], tasks: Tasks, rate: float, betas: tuple[float, float], carried: bool
+) -> Tensor:
+    """Errors (S,) where users come one after another, each to the starting point; ``carried``: to one Adam for all."""
+    phi, _ = stack_module_state(list(networks))
+    phi = {name: value.detach() for name, value in phi.items()}  # (S, ...)
+    params = {name: value.clone().requires_grad_() for name, value in phi.items()}
+    adam, ask, answers = torch.optim.Adam(params.values(), lr=rate, betas=betas, fused=True), _ask(networks[0]), []
+    for x, y, query_x in zip(*(f.unbind(1) for f in (tasks.support_x, tasks.support_y, tasks.query_x)), strict=True):
+        with torch.no_grad():
+            for name, value in params.items():
+                value.copy_(phi[name])
+        if not carried:
+            adam.state.clear()
+        for _ in range(INNER_STEPS):
+            adam.zero_grad()
+            (ask(params, x) - y).square().mean(1).sum().backward()
+            adam.step()
+        answers.append(ask(params, query_x).detach())
+    return mean_error(torch.stack(answers, dim=1), tasks)
+
+
+def _ask(network: ReptileRecommender):
+    """Answers of stacked parameters (S, ...) to rows of their own, (S, rows, F) -> (S, rows)."""
+    return torch.vmap(lambda params, x: functional_call(network, params, (x,)).squeeze(1))
+
+
+@dataclass(frozen=True)
+class WithAdam:
+    """Errors on new users with Adam inside, (S,) each, by decay rates.
+
+    Attributes
+    ----------
+    fresh : dict {betas: Tensor}
+        A fresh Adam for each user, in training and for new users.
+    trained, served : dict {betas: Tensor}
+        Its state carried from user to user in training alone, and for new users alone. Every way has its own best
+        rates in training; what is served has that of the fresh one.
+    """
+
+    fresh: dict[tuple[float, float], Tensor]
+    trained: dict[tuple[float, float], Tensor]
+    served: dict[tuple[float, float], Tensor]
+
+
+def with_inner_adam(shop: Shop = SHOP, seeds: tuple[int, ...] = SEEDS, updates: int = UPDATES) -> WithAdam:
+    """Train with a fresh Adam for each user and with one for all, and let new users come to either."""
+    users = shop_users(shop, seeds)
+    test, result = users.test.shots(SHOTS), WithAdam({}, {}, {})
+    for betas in (MOMENTUM, NO_MOMENTUM):
+        (rate, test_rate), (other, other_rate) = RATES[betas, False], RATES[betas, True]
+        networks = _trained(users, seeds, rate, betas, False, updates)
+        result.fresh[betas] = _errors(networks, test, test_rate)
+        result.served[betas] = serve(networks, test, test_rate, betas, True)
+        result.trained[betas] = _errors(_trained(users, seeds, other, betas, True, updates), test, other_rate)
+    return result
+
+
+def score_adam(
+    betas: tuple[float, float], carried: bool, rates: Sequence[float] = (0.002, 0.003, 0.005, 0.007, 0.01, 0.015)
+) -> dict[tuple[float, float], float]:
+    """Error on validation users of the design seeds by rate in training and for a new user: how `RATES` was chosen."""
+    users, found = shop_users(SHOP, DESIGN_SEEDS), {}
+    for rate in rates:
+        networks = _trained(users, DESIGN_SEEDS, rate, betas, carried, UPDATES)
+        found |= {(rate, t): float(_errors(networks, users.valid.shots(SHOTS), t).mean()) for t in rates}
+    return found

@@ -1,0 +1,143 @@
+"""What several steps on one user add: Reptile's update against its parts (Nichol et al. 2018, section 5)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad
+from torch.nn import functional as F
+
+from recmtl_lessons.lessons._seeds import SEEDS
+from recmtl_lessons.lessons.maml.experiments import HIDDEN
+from recmtl_lessons.lessons.maml.users import SHOTS, Tasks
+from recmtl_lessons.lessons.reptile.experiments import all_ratings
+from recmtl_lessons.models import ReptileRecommender
+
+# One inner step.
+
+
+@dataclass(frozen=True)
+class Together:
+    """How far two trainings lie apart, as a share of how far both have come, (S, updates) each.
+
+    Attributes
+    ----------
+    one_step, four_steps : Tensor
+        Reptile with so many inner steps, against gradient descent on the heap.
+    """
+
+    one_step: Tensor
+    four_steps: Tensor
+
+
+def beside_joint_training(
+    train: Tasks, seeds: Sequence[int] = SEEDS, updates: int = 12, users: int = 16, rate: float = 0.1
+) -> Together:
+    """Let Reptile and plain joint training start alike and see the same ratings, in double precision.
+
+    The joint network takes one step of gradient descent an update, on all ratings of the update's users in one heap, at
+    the inner rate. With four inner steps, Reptile's are a quarter as long.
+    """
+    apart = {1: [], 4: []}
+    for s, seed in enumerate(seeds):
+        for k, rows in apart.items():
+            torch.manual_seed(seed)
+            reptile = _network(train, meta_lr=1.0, inner_lr=rate / k, inner_steps=k)
+            torch.manual_seed(seed)
+            joint = _network(train)
+            rows.append(_apart(reptile, joint, train, s, updates, users, rate))
+    return Together(torch.tensor(apart[1]), torch.tensor(apart[4]))
+
+
+def _apart(reptile, joint, train: Tasks, s: int, updates: int, users: int, rate: float) -> list[float]:
+    start, optimizer, shares = _row(joint), torch.optim.SGD(joint.parameters(), lr=rate), []
+    for update in range(updates):
+        x, y = _batch(train, s, range(update * users, (update + 1) * users))
+        reptile.meta_update((x, y))
+        optimizer.zero_grad()
+        F.mse_loss(joint(x.flatten(0, 1)).squeeze(1), y.flatten()).backward()  # one heap of users * 20 rows
+        optimizer.step()
+        shares.append(float((_row(reptile) - _row(joint)).norm() / (_row(joint) - start).norm()))
+    return shares
+
+
+def _network(train: Tasks, **options) -> ReptileRecommender:
+    return ReptileRecommender(train.support_x.shape[-1], HIDDEN, **options).double()
+
+
+def _batch(train: Tasks, s: int, users: Sequence[int]) -> tuple[Tensor, Tensor]:
+    chosen = torch.tensor(users) % train.support_y.shape[1]
+    fields = {f: getattr(train, f)[s, chosen].double() for f in ("support_x", "support_y", "query_x", "query_y")}
+    return all_ratings(fields)
+
+
+def _row(model: ReptileRecommender) -> Tensor:
+    return torch.cat([value.detach().flatten() for value in model.parameters()])
+
+
+# Two inner steps, on two minibatches of one user.
+
+
+def loss(network, params, x, y):
+    """Mean squared error with these parameters."""
+    return F.mse_loss(functional_call(network, params, (x,)).squeeze(1), y)
+
+
+def two_steps(network, params, first, second, rate):
+    """Reptile's (phi - W) / rate after a step on each of two minibatches; and its parts, at phi."""
+    g1 = grad(lambda p: loss(network, p, *first))(params)
+    moved = {name: value - rate * g1[name] for name, value in params.items()}
+    g2_moved = grad(lambda p: loss(network, p, *second))(moved)
+    update = {name: g1[name] + g2_moved[name] for name in params}
+
+    slope = grad(lambda p: loss(network, p, *second))
+    g2 = slope(params)
+    curved = grad(lambda p: sum((slope(p)[name] * g1[name]).sum() for name in p))(params)  # H2 g1
+    sum_of_gradients = {name: g1[name] + g2[name] for name in params}
+    return update, sum_of_gradients, {name: -rate * curved[name] for name in params}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Reptile's update of two steps, (rates, S) each; means over users.
+
+    Attributes
+    ----------
+    rates : tuple of float
+    extra : Tensor
+        Length of what the update has beyond the sum of the gradients, as a share of that sum.
+    unexplained : Tensor
+        Length of what is left of that after minus rate times H2 g1, as a share of it.
+    """
+
+    rates: tuple[float, ...]
+    extra: Tensor
+    unexplained: Tensor
+
+
+def take_apart(
+    train: Tasks, seeds: Sequence[int] = SEEDS, rates: Sequence[float] = (1e-5, 1e-4, 1e-3, 1e-2, 0.07), users: int = 8
+) -> Parts:
+    """Split updates of fresh networks into the sum of gradients, the second-order term, and the rest."""
+    extra, left = torch.zeros(len(rates), len(seeds)), torch.zeros(len(rates), len(seeds))
+    for s, seed in enumerate(seeds):
+        torch.manual_seed(seed)
+        network = _network(train)
+        params = {name: value.detach() for name, value in network.named_weights().items()}
+        x, y = _batch(train, s, range(users))
+        for r, rate in enumerate(rates):
+
+            def of_one_user(x, y, params=params, network=network, rate=rate):
+                halves = (x[:SHOTS], y[:SHOTS]), (x[SHOTS:], y[SHOTS:])
+                return tuple(_flat(part) for part in two_steps(network, params, *halves, rate))
+
+            update, plain, curved = torch.vmap(of_one_user)(x, y)  # (users, P) each
+            more = update - plain
+            extra[r, s] = (more.norm(dim=1) / plain.norm(dim=1)).mean()
+            left[r, s] = ((more - curved).norm(dim=1) / more.norm(dim=1)).mean()
+    return Parts(tuple(rates), extra, left)
+
+
+def _flat(params: dict[str, Tensor]) -> Tensor:
+    return torch.cat([value.flatten() for value in params.values()])

@@ -1,0 +1,272 @@
+"""What the lesson draws: plain functions of a result and a figure."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from recmtl_lessons.lessons.reptile.breaking import MOMENTUM, NO_MOMENTUM, WithAdam
+from recmtl_lessons.lessons.reptile.expansion import Together
+from recmtl_lessons.lessons.reptile.experiments import Comparison
+from recmtl_lessons.lessons.reptile.films import FilmComparison
+from recmtl_lessons.lessons.reptile.plane import ACROSS, UP, USERS, Plane
+from recmtl_lessons.lessons.reptile.race import BUDGETS, Race
+from recmtl_lessons.teaching import style
+
+_GREY = "#555555"
+_USERS = (("blue", "o"), ("green", "s"), ("purple", "^"))
+_LOOKS = {
+    "Reptile": ("vermillion", "o", "-"),
+    "MAML": ("blue", "^", "--"),
+    "first-order MAML": ("orange", "s", "-."),
+}
+
+
+# Three users in a plane.
+
+
+def draw_idea(plane: Plane, figure) -> None:
+    """Draw one update: three inner loops from phi, the mean of where they end, and the step towards it."""
+    (axis,) = style.panels(figure, 1)
+    _draw_bowls(axis, plane)
+    _draw_paths(axis, plane)
+    before, after = plane.way[plane.shown - 1], plane.way[plane.shown]
+    mean = plane.paths[:, -1].mean(0)
+    red = style.PALETTE["vermillion"]
+    axis.plot(*mean, "X", ms=14, color="white", mec="black", zorder=6)
+    axis.annotate("", after, before, arrowprops={"arrowstyle": "-|>", "color": red, "lw": 4}, zorder=5)
+    axis.plot(*before, "o", ms=13, color="white", mec=red, mew=3, zorder=6)
+    for text, at, shift in (("φ", before, (-0.32, 0.12)), ("mean of the three ends", mean, (0.0, 0.22))):
+        axis.text(
+            float(at[0]) + shift[0], float(at[1]) + shift[1], text, fontsize=14, weight="bold",
+            bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1}, zorder=7,
+        )  # fmt: skip
+    _name_the_axes(axis, "One update: each user's steps, then part of the way")
+
+
+def draw_plane(plane: Plane, figure) -> None:
+    """Left: the meta-parameters' way among the users' losses. Right: the users' losses before and after their steps."""
+    left, right = style.panels(figure, 2, (1.25, 1.0))
+    _draw_bowls(left, plane)
+    _draw_paths(left, plane)
+    red = style.PALETTE["vermillion"]
+    left.plot(*plane.way.T, "-o", color=red, ms=4, lw=2.4, zorder=5, label="φ, update by update")
+    left.plot(*plane.way[0], "o", ms=12, color="white", mec=red, mew=3, zorder=6)
+    left.plot(*plane.joint, "P", ms=15, color="white", mec="black", mew=1.6, zorder=6, label="joint optimum")
+    left.plot(*plane.rest, "*", ms=19, color="white", mec="black", mew=1.4, zorder=6, label="where φ comes to rest")
+    left.plot(
+        *plane.users.optimum.mean(0), "D", ms=9, color="white", mec="black", mew=1.6, zorder=6,
+        label="mean of the three optima",
+    )  # fmt: skip
+    left.legend(loc="lower right", fontsize=11, frameon=True, framealpha=0.9, edgecolor="none")
+    if plane.diverges:
+        _say(left, f"overshoots: φ is off the picture after {len(plane.way) - 1} updates", 0.9)
+    _name_the_axes(left, f"{_steps(plane.inner_steps)}, paths of update {plane.shown}")
+    _draw_losses(right, plane)
+
+
+def _draw_bowls(axis, plane: Plane) -> None:
+    for (colour, _), surface, least in zip(_USERS, plane.surface, plane.users.least, strict=True):
+        levels = [float(least) + height for height in (0.15, 0.6, 1.35, 2.4)]
+        axis.contour(ACROSS, UP, surface, levels=levels, colors=style.PALETTE[colour], linewidths=1.2, alpha=0.55)
+    axis.grid(False)
+    axis.set(xlim=(float(ACROSS[0]), float(ACROSS[-1])), ylim=(float(UP[0]), float(UP[-1])))
+
+
+def _draw_paths(axis, plane: Plane) -> None:
+    for name, (colour, marker), path, optimum in zip(USERS, _USERS, plane.paths, plane.users.optimum, strict=True):
+        shade = style.PALETTE[colour]
+        axis.plot(*path.T, "-", marker=marker, color=shade, ms=6, lw=2, zorder=4)
+        axis.text(
+            *(optimum + torch.tensor([0.08, 0.1])), name, color=shade, fontsize=14, weight="bold", zorder=7,
+            bbox={"fc": "white", "ec": "none", "alpha": 0.7, "pad": 1}, clip_on=True,
+        )  # fmt: skip
+        axis.plot(*optimum, marker="x", ms=9, mew=2.5, color=shade, zorder=6)
+
+
+def _name_the_axes(axis, title: str) -> None:
+    axis.set(xlabel="weight of suspense", ylabel="weight of humour", title=title)
+
+
+def _draw_losses(axis, plane: Plane) -> None:
+    """Each user's loss over the inner steps: from where phi ended, and from the joint optimum."""
+    steps = range(plane.inner_steps + 1)
+    tops = []
+    for name, start, colour, marker, line in (
+        ("from the joint optimum", plane.joint, "black", "s", "--"),
+        ("from where φ ended", plane.way[-1], "vermillion", "o", "-"),
+    ):
+        above = after_steps(plane, start).mean(1)  # (inner_steps + 1,)
+        axis.plot(steps, above, ls=line, marker=marker, color=style.PALETTE[colour], label=name, ms=7)
+        tops.append(float(above.max()))
+    if plane.diverges:
+        _say(axis, "from φ: off the picture")
+    axis.set(
+        xlabel="inner step", ylabel="squared error above the least", title="Mean of the three users",
+        ylim=(0, min(4.5, 1.2 * max(tops))),
+        xlim=(-0.3, plane.inner_steps + 0.3),
+    )  # fmt: skip
+    axis.set_xticks(steps if plane.inner_steps <= 10 else range(0, plane.inner_steps + 1, 5))
+    axis.legend(loc="upper right")
+
+
+def _say(axis, text: str, height: float = 0.03) -> None:
+    axis.text(
+        0.5, height, text, transform=axis.transAxes, ha="center", va="bottom", fontsize=13, weight="bold", zorder=8,
+        bbox={"fc": "white", "ec": "none", "alpha": 0.9},
+    )  # fmt: skip
+
+
+def after_steps(plane: Plane, start: Tensor) -> Tensor:
+    """Each user's loss above their least after 0, 1, ... inner steps from a start, (inner_steps + 1, 3)."""
+    users = plane.users
+    shrink = torch.eye(2) - plane.inner_lr * users.hessian
+    places = [start.expand(3, 2)]
+    for _ in range(plane.inner_steps):
+        away = places[-1] - users.optimum
+        places.append(users.optimum + torch.einsum("tij,tj->ti", shrink, away))
+    return torch.stack([users.loss(place).diagonal() - users.least for place in places])
+
+
+def describe_plane(plane: Plane) -> str:
+    """The picture in words."""
+    settings = f"{_steps(plane.inner_steps)} at {plane.inner_lr:g}, outer rate {plane.meta_lr:g}"
+    if plane.diverges:
+        return f"{settings}: the steps overshoot; after {len(plane.way) - 1} updates φ has left the picture."
+    end = plane.way[-1]
+    to_joint, to_rest = float((end - plane.joint).norm()), float((end - plane.rest).norm())
+    to_mean = float((plane.rest - plane.users.optimum.mean(0)).norm())
+    mine, joint = (float(after_steps(plane, start)[-1].mean()) for start in (end, plane.joint))
+    return (
+        f"{settings}: after {len(plane.way) - 1} updates φ is {to_joint:.2f} from the joint optimum and {to_rest:.2f} "
+        f"from its point of rest, which is {to_mean:.2f} from the mean of the three optima. After their own steps the "
+        f"users err by {mine:.2f} above the least from there, by {joint:.2f} from the joint optimum."
+    )
+
+
+# Comparisons.
+
+
+def draw_comparison(result: Comparison, figure) -> None:
+    """Draw the error of every arm on new users: seeds joined, means with intervals."""
+    (axis,) = style.panels(figure, 1)
+    labels = ("one inner step\n(joint training)", "two inner steps", "four inner steps", "MAML")
+    columns = [result.after[name] for name in (1, 2, 4, "MAML")]
+    colours = ("black", "sky", "vermillion", "blue")
+    style.points_with_interval(axis, labels, torch.stack(columns, dim=1), colours)
+    axis.set(ylabel="mean absolute error, stars", title="New users, ten ratings, three steps: lower is better")
+    axis.text(1, -0.26, "Reptile", transform=axis.get_xaxis_transform(), ha="center", weight="bold", fontsize=13)
+    axis.axvline(2.5, color=_GREY, lw=1, ls=":")
+
+
+def draw_together(result: Together, figure) -> None:
+    """Draw how far Reptile lies from joint training, update by update."""
+    (axis,) = style.panels(figure, 1)
+    updates = range(1, result.one_step.shape[1] + 1)
+    axis.set_yscale("log")
+    for name, shares, colour, marker, line in (
+        ("four inner steps", result.four_steps, "vermillion", "o", "-"),
+        ("one inner step", result.one_step, "black", "s", "--"),
+    ):
+        look = {"color": style.PALETTE[colour], "ls": line}
+        axis.plot(updates, shares.T, alpha=0.25, lw=1, **look)
+        axis.plot(updates, shares.median(0).values, marker=marker, ms=5, label=name, **look)
+    axis.set(
+        xlabel="update", ylabel="apart, as a share of the way", ylim=(1e-17, 10),
+        title="Reptile beside gradient descent on the heap",
+    )  # fmt: skip
+    axis.legend(loc="center right")
+
+
+def draw_memory(memory: Mapping[str, list[int]], numbers: tuple[int, ...], figure) -> None:
+    """Draw the bytes that autograd keeps over the number of gradients."""
+    (axis,) = style.panels(figure, 1)
+    for name, values in memory.items():
+        colour, marker, line = _LOOKS[name]
+        size = 13 if name == "first-order MAML" else 7  # the two that coincide are both seen
+        axis.plot(
+            numbers, [v / 1024 for v in values], ls=line, marker=marker, ms=size, color=style.PALETTE[colour],
+            label=name, mfc="none" if size > 9 else None, mew=2.5 if size > 9 else None,
+        )  # fmt: skip
+    axis.set_xticks(numbers)
+    axis.set(
+        xlabel="gradients for one user", ylabel="kept by autograd, KiB", ylim=(0, None), title="Memory for one user"
+    )
+    axis.legend(loc="upper left")
+
+
+def draw_controls(result: Comparison, shuffled: Tensor, figure) -> None:
+    """Draw what is left where groups of ratings are nobody's."""
+    (axis,) = style.panels(figure, 1)
+    labels = ("one step\n(joint training)", "four steps on\nnobody's ratings", "four steps on\na user's ratings")
+    values = torch.stack([result.after[1], shuffled, result.after[4]], dim=1)
+    style.points_with_interval(axis, labels, values, ("black", "green", "vermillion"))
+    axis.set(ylabel="mean absolute error, stars", title="Does it need users?")
+
+
+def draw_adam(result: WithAdam, figure) -> None:
+    """Draw what carrying Adam's state from user to user does, with momentum and without."""
+    (axis,) = style.panels(figure, 1)
+    labels = ("fresh", "carried on\nin training", "carried on\nwhen serving") * 2
+    ways = [getattr(result, way)[betas] for betas in (MOMENTUM, NO_MOMENTUM) for way in ("fresh", "trained", "served")]
+    style.points_with_interval(axis, labels, torch.stack(ways, dim=1), ("blue", "orange", "vermillion"))
+    for place, text in ((1, "with momentum (β₁ = 0.9)"), (4, "without (β₁ = 0)")):
+        axis.text(place, -0.27, text, transform=axis.get_xaxis_transform(), ha="center", weight="bold", fontsize=13)
+    axis.axvline(2.5, color=_GREY, lw=1, ls=":")
+    axis.set(ylabel="mean absolute error, stars", title="A fresh Adam for each user, or one for all")
+
+
+def draw_films(result: FilmComparison, figure) -> None:
+    """Left: the arms on new users of MovieLens. Right: step by step."""
+    left, right = style.panels(figure, 2, (1.25, 1.0))
+    labels = ("one step\n(joint)", "film mean\n+ offset", "MAML", "Reptile,\nfour steps")
+    columns = [result.after[name] for name in (1, "film mean + offset", "MAML", 4)]
+    style.points_with_interval(left, labels, torch.stack(columns, dim=1), ("black", "green", "blue", "vermillion"))
+    left.set(ylabel="mean absolute error, stars", title="New users of MovieLens")
+    for name, label, colour, marker, line in (
+        (1, "one step (joint)", "black", "s", ":"),
+        ("MAML", "MAML", "blue", "^", "--"),
+        (4, "Reptile, four steps", "vermillion", "o", "-"),
+    ):
+        scores = result.by_step[name]
+        style.band(right, range(len(scores)), scores.T, label, colour, marker, line)
+    right.set_xticks(range(len(result.by_step["MAML"])))
+    right.set(xlabel="steps on ten ratings", title="Step by step")
+    right.legend(loc="upper right")
+
+
+# The race.
+
+
+def draw_race(result: Race, figure) -> None:
+    """Draw the errors of both over what they have used up."""
+    (axis,) = style.panels(figure, 1)
+    in_seconds = result.budget == BUDGETS[1]
+    used = result.seconds if in_seconds else tuple(g / 1000 for g in result.gradients)
+    for name, at, error in zip(result.names, used, result.error, strict=True):
+        label = f"Reptile, {_steps(result.inner_steps)}" if name == "Reptile" else name
+        style.band(axis, at, error, label, *_LOOKS[name])
+    axis.set(
+        xlabel="seconds of training, this machine, eight seeds together" if in_seconds
+        else "thousand gradients of ten ratings, a seed",
+        ylabel="mean absolute error, stars", ylim=(0.48, 0.95), xlim=(0, None),
+        title="New users after three steps on ten ratings",
+    )  # fmt: skip
+    axis.legend(loc="upper right")
+
+
+def describe_race(result: Race) -> str:
+    """The picture in words."""
+    used = [
+        f"{float(seconds[-1]):.1f} s" if result.budget == BUDGETS[1] else f"{int(gradients[-1]):,} gradients"
+        for gradients, seconds in zip(result.gradients, result.seconds, strict=True)
+    ]
+    parts = [
+        f"{name} errs by {float(error[:, -1].mean()):.3f} stars after {amount}"
+        for name, error, amount in zip(result.names, result.error, used, strict=True)
+    ]
+    return f"{_steps(result.inner_steps)} and outer rate {result.meta_lr:g} for Reptile. {'; '.join(parts)}."
+
+
+def _steps(count: int) -> str:
+    return f"{count} inner step" + "s" * (count != 1)

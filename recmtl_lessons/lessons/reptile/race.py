@@ -1,0 +1,129 @@
+"""MAML and Reptile trained before one's eyes, on as many gradients or for as many seconds."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from recmtl_lessons.lessons._seeds import SEEDS
+from recmtl_lessons.lessons.maml import experiments as maml
+from recmtl_lessons.lessons.maml.users import SHOP, SHOTS, Tasks, shop_users
+from recmtl_lessons.lessons.reptile.experiments import GRADIENTS, SHOP_ARMS, TEST_STEPS, errors, stack
+from recmtl_lessons.models import MAMLRecommender
+from recmtl_lessons.teaching import Running
+from recmtl_lessons.training import ManyModels
+
+RIVALS = ("MAML", "first-order MAML")
+BUDGETS = ("as many gradients", "as many seconds")
+UPDATES = 60  # of each, on as many gradients
+SECONDS = 2.0  # of training for each, in the other race
+SLICE = 15  # updates between two measurements
+_MOST = 2_000  # updates, whatever the seconds allow
+
+
+@dataclass
+class Runner:
+    """One method on its way: a stack of networks, and what it has used up.
+
+    Attributes
+    ----------
+    updates : list of int
+        At each measurement, the first before training.
+    seconds : list of float
+        Of training alone, for all seeds together.
+    error : list of Tensor (S,)
+        Mean absolute error of new users after three steps.
+    """
+
+    name: str
+    models: ManyModels
+    rate: float
+    updates: list[int] = field(default_factory=lambda: [0])
+    seconds: list[float] = field(default_factory=lambda: [0.0])
+    error: list[Tensor] = field(default_factory=list)
+
+    def measure(self, tasks: Tasks) -> None:
+        """Let the networks adapt to the users who are not trained on."""
+        ask = errors if self.name == "Reptile" else maml.errors
+        self.error.append(ask(self.models, tasks, self.rate, (TEST_STEPS,))[0, 0])
+
+
+@dataclass(frozen=True)
+class Race:
+    """Where the two stand.
+
+    Attributes
+    ----------
+    budget : str
+    inner_steps : int
+        Reptile's.
+    meta_lr : float
+        Reptile's.
+    names : tuple of str
+    gradients, seconds : tuple of Tensor (moments,)
+        Used up by each: gradients of one user's ten ratings, a seed; and seconds of training, for all seeds.
+    error : tuple of Tensor (S, moments)
+    """
+
+    budget: str
+    inner_steps: int
+    meta_lr: float
+    names: tuple[str, ...]
+    gradients: tuple[Tensor, ...]
+    seconds: tuple[Tensor, ...]
+    error: tuple[Tensor, ...]
+
+
+def race(inner_steps: int, meta_lr: float, rival: str, budget: str, seed: int) -> Iterator[Running]:
+    """Train both by turns, whoever has used up less; ``seed`` k takes the k-th eight shops and starts."""
+    seeds = tuple(SEEDS[0] + 8 * seed + k for k in range(8))
+    users = shop_users(SHOP, seeds)
+    valid = users.valid.shots(SHOTS)  # no test users: settings are tried out here
+    runners = _runners(users.train, seeds, inner_steps, meta_lr, rival)
+    marches = [runner.models.train(_MOST, every=SLICE) for runner in runners]
+    in_seconds = budget == BUDGETS[1]
+    end = SECONDS if in_seconds else UPDATES
+
+    def used(runner: Runner) -> float:
+        return runner.seconds[-1] if in_seconds else runner.updates[-1]
+
+    def snapshot() -> Race:
+        return Race(
+            budget, inner_steps, meta_lr, tuple(r.name for r in runners),
+            tuple(torch.tensor(r.updates) * GRADIENTS for r in runners),
+            tuple(torch.tensor(r.seconds) for r in runners), tuple(torch.stack(r.error, dim=1) for r in runners),
+        )  # fmt: skip
+
+    for runner in runners:
+        runner.measure(valid)
+    while min(used(runner) for runner in runners) < end:
+        k = min((0, 1), key=lambda k: used(runners[k]))
+        _run_on(runners[k], marches[k])
+        runners[k].measure(valid)
+        done = sum(min(used(runner), end) for runner in runners)
+        yield Running(round(50 * done / end), 100, snapshot, "percent")
+    return snapshot()
+
+
+def _runners(train: Tasks, seeds: tuple[int, ...], inner_steps: int, meta_lr: float, rival: str) -> list[Runner]:
+    arm = replace(SHOP_ARMS.get(inner_steps, SHOP_ARMS[4]), inner_steps=inner_steps, meta_lr=meta_lr)
+    other, width = maml.SHOP_ARMS[rival], train.support_x.shape[-1]
+
+    def build() -> MAMLRecommender:
+        return MAMLRecommender(width, maml.HIDDEN, inner_steps=maml.INNER_STEPS, **other.options)
+
+    settings = {"inner_lr": (other.inner_lr,)}
+    models = ManyModels(build, other.objective, train.stream(), settings, seeds, maml.USERS, other.meta_lr)
+    return [
+        Runner("Reptile", stack(arm, train, seeds, maml.HIDDEN), arm.rate),
+        Runner(rival, models, maml.IN_THREE_STEPS[rival][SHOTS]),
+    ]
+
+
+def _run_on(runner: Runner, march: Iterator) -> None:
+    start = time.perf_counter()
+    moment = next(march)
+    runner.seconds.append(runner.seconds[-1] + time.perf_counter() - start)
+    runner.updates.append(moment.step)

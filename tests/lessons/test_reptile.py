@@ -1,0 +1,485 @@
+"""Lesson 05: its exercises accept what is right, its plane is exact, its experiments measure what they say."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from recmtl_lessons.lessons import reptile as lesson
+from recmtl_lessons.lessons.maml import experiments as maml
+from recmtl_lessons.lessons.maml import users
+from recmtl_lessons.lessons.reptile import (
+    breaking,
+    costs,
+    expansion,
+    experiments,
+    explorers,
+    films,
+    pictures,
+    plane,
+    race,
+)
+from recmtl_lessons.models import MAMLRecommender, ReptileRecommender
+from recmtl_lessons.teaching.style import new_figure
+
+SMALL = (0, 1)
+SHOP = users.Shop(ratings=50, query=12, episodes=2, train_users=40, valid_users=10, test_users=15)
+
+
+def to_the_end(generator):
+    while True:
+        try:
+            next(generator)
+        except StopIteration as stop:
+            return stop.value
+
+
+@pytest.fixture(scope="module")
+def shop():
+    return users.shop_users(SHOP, SMALL)
+
+
+@pytest.fixture(scope="module")
+def compared():
+    return experiments.compare(SHOP, SMALL, 10)
+
+
+# What is asked.
+
+
+def test_other_right_ways_are_accepted(verdict):
+    def weighted(phi, after, epsilon):
+        return (1 - epsilon) * phi + epsilon * sum(after) / len(after)
+
+    def by_cleared_state(phi, users, loss, make_optimizer):
+        w = phi.clone().requires_grad_()
+        optimizer, after = make_optimizer([w]), []
+        for batches in users:
+            w.data.copy_(phi)
+            optimizer.state.clear()
+            for batch in batches:
+                w.grad = None
+                loss(w, batch).backward()
+                optimizer.step()
+            after.append(w.detach().clone())
+        return after
+
+    assert verdict(lesson.exercise_step, weighted).kind == "right"
+    assert verdict(lesson.exercise_optimizer, by_cleared_state).kind == "right"
+
+
+def test_further_wrong_answers_are_named(verdict):
+    def in_place(phi, users, loss, make_optimizer):
+        w = phi.requires_grad_()
+        optimizer = make_optimizer([w])
+        loss(w, users[0][0]).backward()
+        optimizer.step()
+        return [w.detach()] * 3
+
+    assert "changed phi itself" in verdict(lesson.exercise_optimizer, in_place).message
+    assert "shape of phi" in verdict(lesson.exercise_step, lambda p, a, e: 0.5).message
+    several = verdict(lesson.exercise_count, lambda m, n: (n + (m != "Reptile"), 9 * (m == "MAML")))
+    assert "with 1 inner step(s) I expected (2, 1), and got (2, 9)" in several.message
+
+
+def test_the_notebook_with_solutions_in_it_passes_its_checks(solved):
+    answers = {
+        "my_outer_step": "return phi + epsilon * (torch.stack(after).mean(0) - phi)",
+        "my_inner_loops": "return lesson.exercise_optimizer.reference(phi, users, loss, make_optimizer)",
+        "my_count": 'return (inner_steps + (method != "Reptile"), inner_steps if method == "MAML" else 0)',
+    }
+    kinds = solved("05_reptile.ipynb", {"torch": torch, "lesson": lesson}, answers)
+    assert kinds == dict.fromkeys(answers, "right")
+
+
+def test_the_study_question_can_be_answered():
+    explorer = explorers.explore_plane()
+    study = lesson.study_question(explorer)
+    assert len(study.checks) == 3
+    places = [list(check.choices).index(check.correct) for check in study.checks]
+    assert len(set(places)) > 1
+    good = (
+        "Both learn a starting point for few steps. MAML follows the gradient of the query loss back through the "
+        "inner steps, with second derivatives, and its memory grows with them. Reptile subtracts: it moves towards "
+        "the mean of where the steps end. With one inner step it is joint training."
+    )
+    assert all(point.found_in(good) for point in study.points)
+    assert not any(point.found_in("I do not know.") for point in study.points)
+    explorer.close()
+
+
+# The plane.
+
+
+def test_the_bowls_are_the_users_errors():
+    x, y = plane.ratings()
+    assert float(x.mean(1).abs().max()) < 1e-6
+    assert float(y.mean(1).abs().max()) < 1e-6
+    of = plane.bowls(x, y)
+    for place in torch.tensor([[0.3, -1.0], [2.0, 2.0]]):
+        by_hand = torch.stack([F.mse_loss(x[t] @ place, y[t]) for t in range(3)])
+        torch.testing.assert_close(of.loss(place), by_hand, rtol=1e-4, atol=1e-4)
+    joint = plane.joint_optimum(of).requires_grad_()
+    slope = torch.autograd.grad(sum(F.mse_loss(x[t] @ joint, y[t]) for t in range(3)), joint)[0]
+    assert float(slope.abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize(("inner_steps", "inner_lr"), [(1, 0.2), (5, 0.1), (20, 0.2)])
+def test_the_way_ends_where_it_must(inner_steps, inner_lr):
+    shown = to_the_end(plane.reptile_in_the_plane(inner_steps, inner_lr, 1.0, 2))
+    assert len(shown.way) == plane.UPDATES + 1
+    torch.testing.assert_close(shown.way[-1], shown.rest, rtol=0, atol=2e-2)
+    away = float((shown.rest - shown.joint).norm())
+    assert away < 1e-4 if inner_steps == 1 else away > 0.2
+
+
+def test_many_steps_lead_to_the_mean_of_the_optima():
+    of = plane.bowls(*plane.ratings())
+    torch.testing.assert_close(plane.rest_point(of, 3_000, 0.2), of.optimum.mean(0), rtol=0, atol=1e-3)
+
+
+def test_paths_and_way_fit_together():
+    shown = to_the_end(plane.reptile_in_the_plane(3, 0.1, 0.5, 4))
+    assert shown.shown == 4
+    assert shown.paths.shape == (3, 4, 2)
+    assert torch.equal(shown.paths[:, 0], shown.way[3].expand(3, 2))
+    moved = shown.way[3] + 0.5 * (shown.paths[:, -1].mean(0) - shown.way[3])
+    torch.testing.assert_close(shown.way[4], moved, rtol=1e-5, atol=1e-5)
+    after = pictures.after_steps(shown, shown.way[3])
+    expected = shown.users.loss(shown.paths[0, 2])[0] - shown.users.least[0]
+    torch.testing.assert_close(after[2, 0], expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("inner_lr", "meta_lr"), [(0.02, 0.1), (0.6, 2.5)])
+@pytest.mark.parametrize("inner_steps", [1, 20])
+def test_the_plane_can_be_drawn_at_every_end_of_its_controls(inner_steps, inner_lr, meta_lr):
+    shown = to_the_end(plane.reptile_in_the_plane(inner_steps, inner_lr, meta_lr, 60 if inner_steps == 1 else 1))
+    pictures.draw_plane(shown, new_figure(11, 4.8))
+    said = pictures.describe_plane(shown)
+    assert ("overshoot" in said) == shown.diverges
+    assert shown.diverges == (inner_lr == 0.6)
+
+
+def test_the_first_explorer_runs():
+    explorer = explorers.explore_plane()
+    assert len(explorer.run(inner_steps=2).paths[0]) == 3
+    explorer.close()
+
+
+# Training and measuring.
+
+
+def test_the_objectives_gradient_is_reptiles_step(shop):
+    arm = experiments.Arm(4, 0.5, 0.05)
+    models = experiments.train(arm, shop.train, SMALL, steps=3)
+    for s, seed in enumerate(SMALL):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            alone = ReptileRecommender(
+                16, maml.HIDDEN, inner_steps=4, inner_batch_size=10, inner_lr=0.05, meta_lr=0.5
+            )  # fmt: skip
+        for batch in models.draw_batches(s, 3):
+            alone.meta_update(experiments.all_ratings(batch["users"]))
+        found = models.model(s).named_weights()
+        for name, value in alone.named_weights().items():
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_every_arm_takes_as_many_gradients_of_as_many_ratings():
+    ratings = {arm.users * arm.inner_steps * arm.rows for arm in experiments.SHOP_ARMS.values()}
+    assert ratings == {maml.USERS * (maml.INNER_STEPS + 1) * 10}
+    assert experiments.Arm(8).users == 8
+    assert {arm.users * arm.inner_steps * arm.rows for arm in films.FILM_ARMS.values()} == ratings
+
+
+@pytest.mark.parametrize("arm", [1, 4])
+def test_the_errors_are_those_of_the_networks(compared, arm):
+    test, rate = compared.users.test.shots(10), experiments.SHOP_ARMS[arm].rate
+    for s in SMALL:
+        network = compared.models[arm].model(s)
+        for steps, scores in ((0, compared.before), (3, compared.after)):
+            total = 0.0
+            for t in range(15):
+                mine = network.inner_loop((test.support_x[s, t], test.support_y[s, t]), steps, inner_lr=rate)
+                total += float((network.predict(test.query_x[s, t], mine) - test.query_y[s, t]).abs().mean()) / 15
+            assert float(scores[arm][s]) == pytest.approx(total, abs=1e-5)
+
+
+def test_the_rivals_are_lesson_04s(compared):
+    test = compared.users.test.shots(10)
+    models = maml.train(maml.SHOP_ARMS["MAML"], compared.users.train, SMALL, steps=10)
+    expected = maml.errors(models, test, maml.IN_THREE_STEPS["MAML"][10], (3,))[0, 0]
+    torch.testing.assert_close(compared.after["MAML"], expected)
+
+
+def test_shuffled_ratings_are_the_same_ratings(shop):
+    dealt = experiments.without_users(shop.train, SMALL)
+    for s in SMALL:
+        before = torch.cat([shop.train.support_y[s], shop.train.query_y[s]], 1).flatten().sort().values
+        after = torch.cat([dealt.support_y[s], dealt.query_y[s]], 1).flatten().sort().values
+        assert torch.equal(before, after)
+    assert dealt.support_x.shape == shop.train.support_x.shape
+    assert rated(dealt, 0) == rated(shop.train, 0)  # a film still has the rating that it was given
+    whose = zip(shop.train.user[0].tolist(), shop.train.support_y[0].tolist(), strict=True)
+    owner = {stars: user for user, row in whose for stars in row}
+    people = [len({owner[y] for y in row if y in owner and abs(y) < 2}) for row in dealt.support_y[0].tolist()]
+    assert sum(people) / len(people) > 3  # a group had one owner before
+
+
+def rated(tasks, s):
+    """Every film's features with the rating it got."""
+    x, y = experiments.all_ratings({f: getattr(tasks, f)[s] for f in ("support_x", "support_y", "query_x", "query_y")})
+    return {(*row, stars) for row, stars in zip(x.flatten(0, 1).tolist(), y.flatten().tolist(), strict=True)}
+
+
+def test_the_controls_have_their_shape(compared):
+    assert experiments.with_shuffled_users(compared, SMALL, 3).shape == (2,)
+    control = experiments.with_one_taste(SMALL, 3, replace(SHOP, taste_spread=0.0))
+    assert control.before.shape == control.after.shape == control.at_the_shops_rate.shape == (2,)
+
+
+def test_the_scores_behind_the_rates_can_be_had_again(monkeypatch):
+    for module in (experiments, breaking):
+        monkeypatch.setattr(module, "DESIGN_SEEDS", SMALL)
+        monkeypatch.setattr(module, "SHOP", SHOP)
+    monkeypatch.setattr(experiments, "train", lambda *a, train=experiments.train, **k: train(*a, **{**k, "steps": 2}))
+    monkeypatch.setattr(breaking, "UPDATES", 2)
+    for shuffled in (False, True):
+        scores = experiments.score_training(4, (0.5, 1.0), (0.05, 0.1), SHOP, shuffled)
+        assert len(scores) == 4 * len(experiments.RATES)
+        assert len(set(scores.values())) == len(scores)
+    assert set(breaking.score_adam(breaking.MOMENTUM, True, (0.003, 0.01))) == {
+        (a, b) for a in (0.003, 0.01) for b in (0.003, 0.01)
+    }
+
+
+# What the steps add.
+
+
+def test_beside_joint_training_is_measured_in_shares(shop):
+    together = expansion.beside_joint_training(shop.train, SMALL, updates=3)
+    assert together.one_step.shape == together.four_steps.shape == (2, 3)
+    assert 0 < float(together.one_step.max()) < 1e-10
+    assert float(together.four_steps.min()) > 1e-3
+
+
+def test_the_parts_of_two_steps_by_hand():
+    torch.manual_seed(0)
+    network = ReptileRecommender(3, (4,), inner_lr=0.05, inner_steps=2, inner_batch_size=5).double()
+    x, y = torch.randn(10, 3, dtype=torch.float64), torch.randn(10, dtype=torch.float64)
+    params = {name: value.detach() for name, value in network.named_weights().items()}
+    halves = (x[:5], y[:5]), (x[5:], y[5:])
+    update, plain, curved = expansion.two_steps(network, params, *halves, 0.05)
+    move = network.pseudo_gradient((x[None], y[None]))
+    for name in params:
+        torch.testing.assert_close(update[name], move[name] / 0.05)
+
+    def gradient(rows, at):
+        loss = expansion.loss(network, at, *rows)
+        return dict(zip(at, torch.autograd.grad(loss, list(at.values())), strict=True))
+
+    at = {name: value.clone().requires_grad_() for name, value in params.items()}
+    first, second = gradient(halves[0], at), gradient(halves[1], at)
+    h = 1e-6
+    shifted = {name: (value + h * first[name]).requires_grad_() for name, value in params.items()}
+    slope = gradient(halves[1], shifted)
+    for name in params:
+        torch.testing.assert_close(plain[name], first[name] + second[name])
+        torch.testing.assert_close(curved[name], -0.05 * (slope[name] - second[name]) / h, rtol=1e-3, atol=1e-6)
+
+
+def test_the_term_is_the_gradient_of_the_agreement():
+    r"""Both orders together: :math:`H_2 g_1 + H_1 g_2 = \nabla (g_1 \cdot g_2)`."""
+    torch.manual_seed(1)
+    network = ReptileRecommender(3, (4,)).double()
+    x, y = torch.randn(10, 3, dtype=torch.float64), torch.randn(10, dtype=torch.float64)
+    params = {name: value.detach() for name, value in network.named_weights().items()}
+    one, two = (x[:5], y[:5]), (x[5:], y[5:])
+    forth, back = (expansion.two_steps(network, params, *pair, 1.0)[2] for pair in ((one, two), (two, one)))
+
+    def agreement(p):
+        g1, g2 = (torch.func.grad(lambda p, rows=rows: expansion.loss(network, p, *rows))(p) for rows in (one, two))
+        return sum((g1[name] * g2[name]).sum() for name in p)
+
+    expected = torch.func.grad(agreement)(params)
+    for name in params:
+        torch.testing.assert_close(-(forth[name] + back[name]), expected[name])
+
+
+def test_the_term_explains_ever_more_as_the_rate_falls(shop):
+    parts = expansion.take_apart(shop.train, SMALL, (1e-5, 1e-2), users=6)
+    assert float(parts.unexplained[0].max()) < 0.02
+    assert bool((parts.unexplained[1] > parts.unexplained[0]).all())
+    assert bool((parts.extra[1] > 100 * parts.extra[0]).all())
+
+
+# What it costs.
+
+
+def test_the_textbook_ways_are_the_packages():
+    torch.manual_seed(0)
+    network = MAMLRecommender(4, (5,), inner_lr=0.05).double()
+    x, y = torch.randn(20, 4, dtype=torch.float64), torch.randn(20, dtype=torch.float64)
+    support, query = (x[:10], y[:10]), (x[10:], y[10:])
+    for first_order in (False, True):
+        loss = network.query_losses(tuple(t[None] for t in (*support, *query)), 3, first_order).mean()
+        expected = torch.autograd.grad(loss, list(network.parameters()))
+        found = costs.maml_direction(network, support, query, 3, 0.05, first_order)
+        for f, e in zip(found, expected, strict=True):
+            torch.testing.assert_close(f, e)
+    reptile = ReptileRecommender(4, (5,), inner_lr=0.05, inner_steps=4, inner_batch_size=10).double()
+    reptile.load_state_dict(network.state_dict())
+    expected = reptile.pseudo_gradient((x[None], y[None])).values()
+    for f, e in zip(costs.reptile_direction(network, [support, query] * 2, 0.05), expected, strict=True):
+        torch.testing.assert_close(f, e)
+
+
+def test_bytes_kept_by_hand():
+    x, w = torch.randn(10, 4), torch.randn(4, 3, requires_grad=True)
+
+    def work():
+        hidden = (x @ w).exp()  # exp keeps its result, 10 * 3 floats
+        (hidden * hidden).sum().backward()  # and the product keeps it once more, the same bytes
+
+    assert costs.bytes_kept(work, [x, w]) == 10 * 3 * 4
+    assert costs.bytes_kept(work, [w]) == 10 * 3 * 4 + 10 * 4 * 4  # the product's rows count, if they were not there
+    assert costs.bytes_kept(lambda: None, []) == 0
+
+
+def test_memory_grows_for_maml_alone():
+    memory = costs.memory_by_gradients((2, 4, 6))
+    maml_, first_order, reptile = memory["MAML"], memory["first-order MAML"], memory["Reptile"]
+    assert maml_[2] - maml_[1] == maml_[1] - maml_[0] > first_order[0]
+    assert len({*first_order, *reptile}) == 1
+
+
+def test_times_are_of_equal_work():
+    times = costs.time_updates(2)
+    assert {name: len(values) for name, values in times.milliseconds.items()} == {
+        "MAML": 2, "first-order MAML": 2, "Reptile": 2,
+    }  # fmt: skip
+    assert str(times).count(" ms") == 3
+
+
+# What breaks.
+
+
+def test_training_with_adam_inside_is_the_packages_when_fresh(shop):
+    trained = breaking._trained(shop, SMALL, 0.01, breaking.MOMENTUM, False, 2)
+    for s, seed in enumerate(SMALL):
+        torch.manual_seed(seed)
+        alone = ReptileRecommender(
+            16, maml.HIDDEN, meta_lr=1.0, inner_lr=0.01, inner_steps=4, inner_batch_size=10, inner_optimizer="adam",
+            inner_betas=breaking.MOMENTUM,
+        )  # fmt: skip
+        for (x1, y1), (x2, y2) in breaking._batches(shop.train, SMALL, 2):
+            mine = slice(s * breaking.USERS, (s + 1) * breaking.USERS)
+            alone.meta_update((torch.cat([x1, x2], 1)[mine], torch.cat([y1, y2], 1)[mine]))
+        for name, value in alone.named_weights().items():
+            torch.testing.assert_close(trained[s].named_weights()[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_the_state_is_carried_from_the_second_update_on(shop):
+    def trained(carried, updates):
+        return breaking._trained(shop, SMALL, 0.01, breaking.MOMENTUM, carried, updates)[0].head.weight.detach()
+
+    assert torch.equal(trained(True, 1), trained(False, 1))
+    assert not torch.allclose(trained(True, 2), trained(False, 2), atol=1e-3)
+
+
+def test_serving_is_what_the_model_does_when_fresh(shop):
+    networks = breaking._trained(shop, SMALL, 0.01, breaking.MOMENTUM, False, 2)
+    test = shop.test.shots(10)
+    fresh, carried = (breaking.serve(networks, test, 0.01, breaking.MOMENTUM, c) for c in (False, True))
+    torch.testing.assert_close(fresh, breaking._errors(networks, test, 0.01), rtol=1e-3, atol=1e-4)
+    assert float((fresh - carried).abs().min()) > 1e-4
+
+
+def test_each_way_with_adam_is_measured():
+    found = breaking.with_inner_adam(SHOP, SMALL, 2)
+    for errors in (found.fresh, found.trained, found.served):
+        assert set(errors) == {breaking.MOMENTUM, breaking.NO_MOMENTUM}
+        assert all(scores.shape == (2,) for scores in errors.values())
+    pictures.draw_adam(found, new_figure(8, 4))
+
+
+# The race.
+
+
+@pytest.mark.parametrize("budget", race.BUDGETS)
+@pytest.mark.parametrize("rival", race.RIVALS)
+def test_the_race_gives_both_as_much(monkeypatch, budget, rival):
+    monkeypatch.setattr(race, "SHOP", SHOP)
+    monkeypatch.setattr(race, "UPDATES", 30)
+    monkeypatch.setattr(race, "SECONDS", 0.3)
+    result = to_the_end(race.race(4, 1.0, rival, budget, 3))
+    assert result.names == ("Reptile", rival)
+    if budget == race.BUDGETS[0]:
+        assert [int(g[-1]) for g in result.gradients] == [30 * 64] * 2
+    else:
+        assert all(float(s[-1]) >= 0.3 for s in result.seconds)
+        assert all(float(s[-2]) < 0.3 for s in result.seconds)
+    for error, used in zip(result.error, result.gradients, strict=True):
+        assert error.shape == (8, len(used))
+    pictures.draw_race(result, new_figure(9, 4.4))
+    said = pictures.describe_race(result)
+    assert rival in said
+    assert ("gradients" in said) == (budget == race.BUDGETS[0])
+
+
+def test_the_races_errors_are_the_networks(monkeypatch):
+    monkeypatch.setattr(race, "SHOP", SHOP)
+    monkeypatch.setattr(race, "UPDATES", 15)
+    result = to_the_end(race.race(2, 0.5, "MAML", race.BUDGETS[0], 0))
+    seeds = tuple(range(100, 108))
+    shop_ = users.shop_users(SHOP, seeds)
+    models = maml.train(maml.SHOP_ARMS["MAML"], shop_.train, seeds, steps=race.SLICE)
+    expected = maml.errors(models, shop_.valid.shots(10), maml.IN_THREE_STEPS["MAML"][10], (3,))[0, 0]
+    torch.testing.assert_close(result.error[1][:, 1], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_second_explorer_takes_its_controls(monkeypatch):
+    monkeypatch.setattr(race, "SHOP", SHOP)
+    monkeypatch.setattr(race, "UPDATES", 15)
+    explorer = explorers.explore_race()
+    assert explorer.run(inner_steps=8, meta_lr=0.5, rival="first-order MAML").inner_steps == 8
+    explorer.close()
+
+
+# Films.
+
+
+def test_films_are_measured_as_they_say(monkeypatch, shop):
+    few = replace(shop, test=shop.test.shots(10), valid=shop.valid.shots(10))
+    monkeypatch.setattr(films, "film_users", lambda ratings, seeds: few)
+    monkeypatch.setattr(films, "DESIGN_SEEDS", SMALL)
+    result = films.compare_on_films(None, SMALL, 3)
+    assert set(result.after) == {"MAML", 1, 4, "film mean + offset"}
+    arm = films.FILM_ARMS[4]
+    network = experiments.train(arm, shop.train, SMALL, films.FILM_HIDDEN, 3).model(0)
+    errors = []
+    for t in range(15):
+        mine = network.inner_loop((few.test.support_x[0, t], few.test.support_y[0, t]), 2, inner_lr=arm.rate)
+        errors.append((network.predict(few.test.query_x[0, t], mine) - few.test.query_y[0, t]).abs().mean())
+    assert float(result.by_step[4][2, 0]) == pytest.approx(float(torch.stack(errors).mean()), abs=1e-4)
+    pictures.draw_films(result, new_figure(10, 4))
+    monkeypatch.setattr(films, "train", lambda *a, **k: experiments.train(*a, **{**k, "steps": 1}))
+    assert len(films.score_films(None, 4, (0.5,), (0.05, 0.1))) == 2 * len(experiments.RATES)
+
+
+# Pictures.
+
+
+def test_pictures_of_the_comparisons_can_be_drawn(compared, shop):
+    together = expansion.beside_joint_training(shop.train, SMALL, updates=2)
+    for draw in (
+        lambda f: pictures.draw_idea(plane.one_update(), f),
+        lambda f: pictures.draw_comparison(compared, f),
+        lambda f: pictures.draw_together(together, f),
+        lambda f: pictures.draw_memory(costs.memory_by_gradients((2, 4)), (2, 4), f),
+        lambda f: pictures.draw_controls(compared, compared.after[2], f),
+    ):
+        figure = new_figure(9, 4)
+        draw(figure)
+        assert figure.axes
