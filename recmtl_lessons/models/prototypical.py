@@ -253,7 +253,7 @@ class PrototypicalNetworkRecommender(nn.Module):
         ValueError
             If there is no episode, or one does not fit. Nothing has changed then.
         """
-        groups = _by_size(episodes)
+        groups = self._by_size(episodes)
         count = sum(len(group[0]) for group in groups)
         loss = torch.stack([self.query_losses(group).sum() for group in groups]).sum() / count
         if not torch.isfinite(loss):
@@ -293,6 +293,20 @@ class PrototypicalNetworkRecommender(nn.Module):
         if query_x.shape[:-2] != support_x.shape[:-2]:
             wanted = (*support_x.shape[:-2], "rows", self.input_dim)
             raise ValueError(f"query_x: got shape {tuple(query_x.shape)}, expected {_written(wanted)} as in support_x")
+
+    def _by_size(self, episodes: Sequence[Episode] | Episode) -> list[Episode]:
+        """Stacked episodes, those with equal shapes and numbers of classes together."""
+        for episode in episodes if isinstance(episodes, list) else ():
+            if isinstance(episode, (tuple, list)) and len(episode) == len(_FIELDS):
+                self._check_episode(*episode[:3])  # one by one: stacking would turn integers beside floats into floats
+                _check_labels("query_y", episode[3], episode[2].shape[:-1])
+        groups = []
+        for group in stack_by_shape(episodes, _FIELDS):
+            if group[1].ndim != 2:
+                raise ValueError(f"support_y: got shape {tuple(group[1].shape)}, expected (episodes, rows)")
+            counts = torch.tensor([len(row.unique()) for row in group[1]])
+            groups += [tuple(part[counts == n] for part in group) for n in counts.unique()]
+        return groups
 
     @staticmethod
     def _support_codes(name: str, labels: Tensor, n_classes: int | None) -> tuple[Tensor, int]:
@@ -356,18 +370,6 @@ def _places(name: str, labels: Tensor, support: Tensor) -> Tensor:
     if strange.any():
         raise ValueError(f"{name}: got label {int(labels[strange][0])}, expected labels that the support has")
     return places
-
-
-def _by_size(episodes: Sequence[Episode] | Episode) -> list[Episode]:
-    """Stacked episodes, those with equal shapes and numbers of classes together."""
-    groups = []
-    for group in stack_by_shape(episodes, _FIELDS):
-        labels = group[1]
-        if labels.ndim != 2:
-            raise ValueError(f"support_y: got shape {tuple(labels.shape)}, expected (episodes, rows)")
-        counts = torch.tensor([len(row.unique()) for row in labels])
-        groups += [tuple(part[counts == n] for part in group) for n in counts.unique()]
-    return groups
 
 
 def _check_rows(name: str, value: Tensor, width: int | None) -> None:

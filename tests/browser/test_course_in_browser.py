@@ -320,6 +320,43 @@ def test_maml(ran, expecting, take_picture):
     assert notebook.errors() == []
 
 
+def test_reptile(ran, expecting, take_picture):
+    notebook = ran("05_reptile.ipynb")
+    page = notebook.page
+    plane, race = notebook.explorers
+    assert every_control_has_a_name(notebook) >= {"slider", "spinbutton", "combobox", "button", "radio", "textbox"}
+    for n, (explorer, names) in enumerate(
+        ((plane, ("inner_steps", "inner_lr", "meta_lr", "update")), (race, ("inner_steps", "meta_lr")))
+    ):
+        speak_of(explorer)
+        for k, name in enumerate(names):
+            move_every_way(explorer, k, name)
+            take_picture(explorer.root, f"05_explorer{n}_after_{name}")
+        speak_of(explorer)
+    race.root.get_by_label("Both may use").select_option("as many seconds")
+    race.settle(budget="as many seconds")
+    race.root.get_by_label("Against").select_option("first-order MAML")
+    race.settle(rival="first-order MAML")
+    take_picture(race.root, "05_equal_seconds")
+    race.button("New seed").click()
+    race.settle(seed=1)
+
+    predict = page.locator(".recmtl-ask").first
+    predict.get_by_role("radio", name="Joint training").check()
+    predict.get_by_role("button", name="Commit").click()
+    expecting(predict).to_contain_text("Your prediction: Joint training")
+    answer_the_study_question(
+        page.locator(".recmtl-ask:not(.recmtl-ask .recmtl-ask)").nth(1), expecting, "meta_lr",
+        ("MAML: the gradient", "It about doubles for MAML", "How each gradient changes"),
+        "No second derivative is ever computed for it",
+        "Both learn a starting point. MAML follows the gradient of the query loss back through the steps, with second "
+        "derivatives and more memory. Reptile moves towards where the steps end. With one step it is joint training.",
+    )  # fmt: skip
+    fits(notebook)
+    whole_page(notebook, take_picture, "05")
+    assert notebook.errors() == []
+
+
 def answer_the_study_question(study, expecting, control, choices, explanation, answer):
     """All five steps, with the evidence that the explorer above kept, in which ``control`` occurs."""
     press = lambda name: study.get_by_role("button", name=name, exact=True).click()  # noqa: E731

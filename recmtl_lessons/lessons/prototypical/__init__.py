@@ -1,0 +1,42 @@
+"""Lesson 06: prototypical networks. New shelves and new users from a few examples; then the section's comparison."""
+
+from recmtl_lessons.lessons.prototypical.activities import LESSON
+from recmtl_lessons.lessons.prototypical.experiments import (
+    broken_objective,
+    by_ways,
+    classifier_objective,
+    compare,
+    episodic_objective,
+    in_the_shop,
+    score_rates,
+    score_rivals,
+    three_controls,
+    train_broken,
+)
+from recmtl_lessons.lessons.prototypical.explorers import explore_plane, explore_pull
+from recmtl_lessons.lessons.prototypical.films import pulled_prototypes, rank_films, score_tastes
+from recmtl_lessons.lessons.prototypical.pictures import (
+    draw_broken,
+    draw_controls,
+    draw_films,
+    draw_idea,
+    draw_new_shelves,
+    draw_section,
+    draw_ways,
+)
+from recmtl_lessons.lessons.prototypical.questions import (
+    TWENTY,
+    exercise_classify,
+    exercise_design,
+    exercise_linear,
+    exercise_prototypes,
+    prediction,
+    study_cold_start,
+)
+from recmtl_lessons.lessons.prototypical.section import (
+    measure_costs,
+    score_stepping,
+    serve_films,
+    serve_in_shop,
+    table,
+)

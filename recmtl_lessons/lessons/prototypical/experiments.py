@@ -1,0 +1,342 @@
+"""New shelves: how networks are trained on old ones, and what is measured of them and of their rivals."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
+from recmtl_lessons.lessons.prototypical.rivals import logistic_regression, nearest_mean, nearest_neighbours
+from recmtl_lessons.lessons.prototypical.shelves import (
+    NOTHING_HIDDEN,
+    SHOP,
+    SWAPPED,
+    Episodes,
+    Shop,
+    draw_episodes,
+    open_shops,
+)
+from recmtl_lessons.models import PrototypicalNetworkRecommender
+from recmtl_lessons.models.prototypical import squared_distances
+from recmtl_lessons.training import ManyModels
+
+STEPS = 200
+WAYS, SHOTS, QUERIES = 20, 5, 5  # of training episodes, unless said otherwise
+SHELVES_AN_UPDATE = 20  # one episode of 20 ways, or four of 5
+TEST_WAYS = 5
+TO_TRY = (1, 2, 5, 10, 20)  # shots of a new shelf
+HIDDEN, EMBEDDING = (32, 32), 16
+_POOL = 400  # training episodes a shop, from which each update draws
+_JUDGED, _MANY, _JUDGED_QUERIES = 50, 200, 10  # episodes a shop, and rows of each shelf to sort
+
+# Each arm at its own best, on validation shelves of the design seeds: see `score_rates` and `score_rivals`.
+RATES = (0.001, 0.002, 0.003, 0.006, 0.01, 0.02)  # what was tried
+RATE_OF_WAYS = {2: 0.006, 5: 0.006, 10: 0.006, 20: 0.003}
+CLASSIFIER_RATE = 0.01
+BROKEN_RATE = 0.006
+NEIGHBOURS = dict(zip(TO_TRY, (1, 9, 5, 9, 15), strict=True))
+PENALTIES = dict(zip(TO_TRY, (0.1, 1.0, 1.0, 3.0, 1.0), strict=True))
+
+
+# Training.
+
+
+class ClassifierOfOldShelves(nn.Module):
+    """The same encoder with a linear head that names the training shelf; the head is cut off afterwards."""
+
+    def __init__(self, width: int, n_shelves: int):
+        super().__init__()
+        self.encoder = encoder(width)
+        self.shelf = nn.Linear(EMBEDDING, n_shelves)
+
+
+def encoder(width: int, **options) -> PrototypicalNetworkRecommender:
+    """The lesson's network."""
+    return PrototypicalNetworkRecommender(width, EMBEDDING, HIDDEN, **options)
+
+
+def episodic_objective(model, batch, setting, progress, ways=WAYS):
+    """Sort the queries of each episode by the prototypes of its support."""
+    e = batch["episodes"]
+    losses = model.query_losses((e["support_x"], e["support_y"], e["query_x"], e["query_y"]), ways)
+    return losses.mean(), {}
+
+
+def classifier_objective(model, batch, setting, progress):
+    """The same rows in one heap: name the shelf of each among all training shelves."""
+    e = batch["episodes"]
+    x = torch.cat([e["support_x"], e["query_x"]], dim=1).flatten(0, 1)  # (episodes * rows, F)
+    shelf = torch.cat([e["support_shelf"], e["query_shelf"]], dim=1).flatten()
+    return F.cross_entropy(model.shelf(model.encoder(x)), shelf), {}
+
+
+def broken_objective(model, batch, setting, progress, ways=WAYS):
+    """The sign in the wrong place: minus the log-softmax of the distance."""
+    e = batch["episodes"]
+    prototypes = model.compute_prototypes(model(e["support_x"]), e["support_y"], ways)
+    queries = model(e["query_x"])
+    log_p = -squared_distances(queries, prototypes).log_softmax(-1)  # should be (-distances).log_softmax(-1)
+    loss = -log_p.gather(-1, e["query_y"].unsqueeze(-1)).mean()
+    return loss, {"row_sum": log_p.logsumexp(-1).mean() / math.log(10), "size": queries.square().mean().sqrt()}
+
+
+def train_on_shelves(
+    episodes: Episodes,
+    seeds: Sequence[int],
+    rate: float,
+    objective: Callable | None = None,
+    build: Callable[[], nn.Module] | None = None,
+    steps: int = STEPS,
+    label: str = "",
+) -> ManyModels:
+    """Train one network a seed; all see as many rows an update, whatever the number of ways."""
+    build = build or partial(encoder, episodes.support_x.shape[-1])
+    objective = objective or partial(episodic_objective, ways=episodes.ways)
+    batch = SHELVES_AN_UPDATE // episodes.ways
+    return fit(ManyModels(build, objective, episodes.stream(), [{"rate": rate}], seeds, batch, rate), steps, label)
+
+
+def train_classifier(
+    episodes: Episodes, seeds: Sequence[int], rate: float = CLASSIFIER_RATE, steps: int = STEPS, label: str = ""
+) -> ManyModels:
+    """Train one classifier of all training shelves a seed, on the same rows in the same order."""
+    build = partial(ClassifierOfOldShelves, episodes.support_x.shape[-1], int(episodes.support_shelf.max()) + 1)
+    return train_on_shelves(episodes, seeds, rate, classifier_objective, build, steps, label)
+
+
+def fit(models: ManyModels, steps: int, label: str = "") -> ManyModels:
+    """Train, with a progress bar if there is a label."""
+    every = max(1, min(steps, 4))
+    if label:
+        return models.fit(steps, label=label, every=every)
+    for _ in models.train(steps, every=every):
+        pass
+    return models
+
+
+# Measuring.
+
+
+def scores_of(models: ManyModels, episodes: Episodes) -> Tensor:
+    """Log-probabilities of every query row by each network's prototypes, (S, T, Q, N)."""
+
+    def answer(model, support_x, support_y, query_x):
+        return getattr(model, "encoder", model).episode_forward(support_x, support_y, query_x, episodes.ways)
+
+    return models.each(answer, episodes.support_x, episodes.support_y, episodes.query_x).cpu()
+
+
+def rival_scores(rule: Callable, episodes: Episodes, **options) -> Tensor:
+    """A rule of `rivals` on every episode, (S, T, Q, N)."""
+    return rule(episodes.support_x, episodes.support_y, episodes.query_x, episodes.ways, **options)
+
+
+def accuracy(scores: Tensor, episodes: Episodes) -> Tensor:
+    """Share of the query rows that are sorted onto their shelf, (S,)."""
+    return (scores.argmax(-1) == episodes.query_y).float().mean((1, 2))
+
+
+def judged(shelves: Tensor, seeds: Sequence[int]) -> Episodes:
+    """Episodes to choose settings by, or to be judged on: five new shelves, up to twenty labelled items of each."""
+    return draw_episodes(shelves, _JUDGED, TEST_WAYS, max(TO_TRY), _JUDGED_QUERIES, seeds)
+
+
+def old_shelves(shop: Shop, seeds: Sequence[int], ways: int = WAYS, shuffled: bool = False) -> Episodes:
+    """The pool of training episodes."""
+    return draw_episodes(open_shops(shop, tuple(seeds)).train, _POOL, ways, SHOTS, QUERIES, seeds, shuffled)
+
+
+def by_rivals(episodes: Episodes, shots: int) -> dict[str, Tensor]:
+    """Accuracy of the three rivals that see the support alone, with their own best settings, (S,) each."""
+    few = episodes.shots(shots)
+    scores = {
+        "nearest mean": rival_scores(nearest_mean, few),
+        "nearest neighbours": rival_scores(nearest_neighbours, few, k=NEIGHBOURS[shots]),
+        "logistic regression": rival_scores(logistic_regression, few, c=PENALTIES[shots]),
+    }
+    return {name: accuracy(found, few) for name, found in scores.items()}
+
+
+def score_rates(shop: Shop = SHOP, shots: int = SHOTS) -> dict[tuple[str, float], float]:
+    """Accuracy on validation shelves of the design seeds for each arm and rate: how the rates were chosen."""
+    valid = judged(open_shops(shop, DESIGN_SEEDS).valid, DESIGN_SEEDS).shots(shots)
+    pools = {ways: old_shelves(shop, DESIGN_SEEDS, ways) for ways in RATE_OF_WAYS}
+    found = {}
+    for rate in RATES:
+        arms = {f"{ways} ways": train_on_shelves(pool, DESIGN_SEEDS, rate) for ways, pool in pools.items()}
+        arms["classifier"] = train_classifier(pools[WAYS], DESIGN_SEEDS, rate)
+        arms["broken"] = train_on_shelves(pools[WAYS], DESIGN_SEEDS, rate, broken_objective)
+        found |= {(name, rate): float(accuracy(scores_of(m, valid), valid).mean()) for name, m in arms.items()}
+    return found
+
+
+def score_rivals(shop: Shop = SHOP) -> dict[tuple[str, int, float], float]:
+    """Accuracy on validation shelves of the design seeds, for each rival, number of shots and setting."""
+    valid, found = judged(open_shops(shop, DESIGN_SEEDS).valid, DESIGN_SEEDS), {}
+    for shots in TO_TRY:
+        few = valid.shots(shots)
+        for k in (k for k in (1, 3, 5, 9, 15) if k <= TEST_WAYS * shots):
+            found["neighbours", shots, k] = float(accuracy(rival_scores(nearest_neighbours, few, k=k), few).mean())
+        for c in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0):
+            found["regression", shots, c] = float(accuracy(rival_scores(logistic_regression, few, c=c), few).mean())
+    return found
+
+
+# What the lesson compares.
+
+
+@dataclass(frozen=True)
+class NewShelves:
+    """Accuracy on new shelves, five at a time; S seeds.
+
+    Attributes
+    ----------
+    shots : tuple of int
+    accuracy : dict {arm: Tensor (len(shots), S)}
+        "prototypes" and "classifier, head cut", which learned from old shelves; "nearest mean", "nearest neighbours"
+        and "logistic regression", which did not; and "signal itself", the nearest mean where nothing is hidden.
+    models : dict {arm: ManyModels}
+    """
+
+    shots: tuple[int, ...]
+    accuracy: dict[str, Tensor]
+    models: dict[str, ManyModels]
+
+
+@lru_cache(maxsize=2)
+def compare(shop: Shop = SHOP, seeds: tuple[int, ...] = SEEDS, steps: int = STEPS) -> NewShelves:
+    """Train on old shelves, and sort the items of new ones from few labelled items."""
+    shops, pool = open_shops(shop, seeds), old_shelves(shop, seeds)
+    models = {
+        "prototypes": train_on_shelves(pool, seeds, RATE_OF_WAYS[WAYS], steps=steps, label="episodes, 20 ways"),
+        "classifier, head cut": train_classifier(pool, seeds, steps=steps, label="classifier"),
+    }
+    test, signal = judged(shops.test, seeds), judged(shops.test_signal, seeds)
+    rows: dict[str, list[Tensor]] = {}
+    for shots in TO_TRY:
+        few, plain = test.shots(shots), signal.shots(shots)
+        found = {name: accuracy(scores_of(m, few), few) for name, m in models.items()}
+        found |= by_rivals(test, shots) | {"signal itself": accuracy(rival_scores(nearest_mean, plain), plain)}
+        for name, values in found.items():
+            rows.setdefault(name, []).append(values)
+    return NewShelves(TO_TRY, {name: torch.stack(values) for name, values in rows.items()}, models)
+
+
+@dataclass(frozen=True)
+class ByWays:
+    """Accuracy on five new shelves, five labelled items each, by how the training rows were dealt.
+
+    Attributes
+    ----------
+    episodes : dict {ways: Tensor (S,)}
+        Trained on episodes of so many shelves, with as many rows an update.
+    classifier : Tensor, (S,)
+        Trained to name all old shelves, and cut.
+    """
+
+    episodes: dict[int, Tensor]
+    classifier: Tensor
+
+
+def by_ways(
+    result: NewShelves,
+    seeds: tuple[int, ...] = SEEDS,
+    steps: int = STEPS,
+    ways: tuple[int, ...] = (2, 5),
+    shop: Shop = SHOP,
+) -> ByWays:
+    """Train on episodes of fewer shelves, beside the two networks of a comparison, and judge all on many episodes."""
+    trained, found = result.models, {}
+    test = draw_episodes(open_shops(shop, seeds).test, _MANY, TEST_WAYS, SHOTS, _JUDGED_QUERIES, seeds)
+    for n in ways:
+        pool = old_shelves(shop, seeds, n)
+        models = train_on_shelves(pool, seeds, RATE_OF_WAYS[n], steps=steps, label=f"episodes, {n} ways")
+        found[n] = accuracy(scores_of(models, test), test)
+    found[WAYS] = accuracy(scores_of(trained["prototypes"], test), test)
+    return ByWays(found, accuracy(scores_of(trained["classifier, head cut"], test), test))
+
+
+@dataclass(frozen=True)
+class Control:
+    """Five new shelves, five labelled items each, where there is nothing to bring along: accuracies, (S,) each."""
+
+    prototypes: Tensor
+    rivals: dict[str, Tensor]
+
+    @property
+    def advantage(self) -> Tensor:
+        """Over the best rival."""
+        return self.prototypes - self.best_rival
+
+    @property
+    def best_rival(self) -> Tensor:
+        """The accuracy of the rival that is best on average."""
+        return max(self.rivals.values(), key=lambda values: float(values.mean()))
+
+
+def control(
+    shop: Shop, label: str, seeds: tuple[int, ...] = SEEDS, steps: int = STEPS, shuffled: bool = False
+) -> Control:
+    """The same training where old shelves say nothing about new ones."""
+    pool = old_shelves(shop, seeds, shuffled=shuffled)
+    models = train_on_shelves(pool, seeds, RATE_OF_WAYS[WAYS], steps=steps, label=label)
+    test = judged(open_shops(shop, seeds).test, seeds)
+    return Control(accuracy(scores_of(models, test.shots(SHOTS)), test), by_rivals(test, SHOTS))
+
+
+def in_the_shop(result: NewShelves) -> Control:
+    """The shop itself, in the form of a control."""
+    at = result.shots.index(SHOTS)
+    rivals = ("nearest mean", "nearest neighbours", "logistic regression")
+    return Control(result.accuracy["prototypes"][at], {name: result.accuracy[name][at] for name in rivals})
+
+
+def three_controls(seeds: tuple[int, ...] = SEEDS, steps: int = STEPS) -> dict[str, Control]:
+    """Nothing hidden; labels of old shelves shuffled; and old shelves told apart by what differs within new ones."""
+    return {
+        "nothing hidden": control(NOTHING_HIDDEN, "nothing hidden", seeds, steps),
+        "shuffled": control(SHOP, "shuffled", seeds, steps, shuffled=True),
+        "swapped": control(SWAPPED, "swapped", seeds, steps),
+    }
+
+
+@dataclass(frozen=True)
+class Broken:
+    """What ``-log_softmax(distance)`` does, S seeds.
+
+    Attributes
+    ----------
+    updates : list of int
+    loss, right_loss : Tensor, (S, moments)
+    row_sum : Tensor, (S, moments)
+        What the exponentials of a row sum to, as a power of ten.
+    size : Tensor, (S, moments)
+        Root mean square of the embeddings.
+    accuracy : Tensor, (S,)
+    """
+
+    updates: list[int]
+    loss: Tensor
+    right_loss: Tensor
+    row_sum: Tensor
+    size: Tensor
+    accuracy: Tensor
+
+
+def train_broken(
+    result: NewShelves, seeds: tuple[int, ...] = SEEDS, steps: int = STEPS // 2, shop: Shop = SHOP
+) -> Broken:
+    """Train with the sign in the wrong place, at the rate that is best for it."""
+    pool = old_shelves(shop, seeds)
+    models = train_on_shelves(pool, seeds, BROKEN_RATE, broken_objective, steps=steps, label="wrong sign")
+    test = judged(open_shops(shop, seeds).test, seeds).shots(SHOTS)
+    h, right = models.history, result.models["prototypes"]
+    at = [right.history_steps.index(step) for step in models.history_steps]
+    return Broken(
+        models.history_steps, h["loss"], right.history["loss"][:, at], h["row_sum"], h["size"],
+        accuracy(scores_of(models, test), test),
+    )  # fmt: skip

@@ -1,0 +1,54 @@
+"""The lesson's explorers: one episode in the plane, and how far to believe a new user."""
+
+from recmtl_lessons.lessons.prototypical.activities import LESSON
+from recmtl_lessons.lessons.prototypical.coldstart import COUNTS, ColdStartDesk
+from recmtl_lessons.lessons.prototypical.pictures import describe_plane, describe_pull, draw_plane, draw_pull
+from recmtl_lessons.lessons.prototypical.plane import MOST_SHOTS, MOST_WAYS, UPDATES, look
+from recmtl_lessons.lessons.prototypical.section import Served
+from recmtl_lessons.teaching import Choice, Explorer, Slider
+
+_MOVES = [k / 2 for k in range(-8, 9)]
+
+
+def explore_plane() -> Explorer:
+    """The explorer of one episode: shelves, shots, training, and one labelled item to move."""
+    return Explorer(
+        lesson=LESSON,
+        key="explorer-plane",
+        title="Sort new shelves in the plane",
+        controls=[
+            Slider("updates", "Training of f", UPDATES, 100, "updates"),
+            Slider("ways", "New shelves", tuple(range(2, MOST_WAYS + 1)), 4),
+            Slider("shots", "Labelled items of each", tuple(range(1, MOST_SHOTS + 1)), 3),
+            Slider("shelf", "Move the first item of shelf", tuple(range(1, MOST_WAYS + 1)), 1, "1: A, 2: B, …"),
+            Slider("right", "…to the right by", _MOVES, 0.0, "standard deviations"),
+            Slider("up", "…and up by", _MOVES, 0.0, "standard deviations"),
+        ],
+        compute=look,
+        draw=draw_plane,
+        describe=describe_plane,
+        seeded=True,
+        size=(11.0, 4.8),
+    )
+
+
+def explore_pull(shop: Served, films: Served | None = None) -> Explorer:
+    """The explorer of cold start: ratings of a new user, and the weight of everybody's prototypes."""
+    served = {"MovieLens": films, "shop": shop} if films else {"shop": shop}
+    desk = ColdStartDesk({name: (s.tastes["prototypes, pulled"], s.users.test) for name, s in served.items()})
+    return Explorer(
+        lesson=LESSON,
+        key="explorer-pull",
+        title="How far to believe a new user?",
+        controls=[
+            Choice("where", "Users of", desk.places, desk.places[0]),
+            Slider("count", "Ratings of each new user", COUNTS, 10),
+            Slider(
+                "weight", "Weight of everybody's prototypes", (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0), 3.0, "ratings"
+            ),
+        ],
+        compute=desk.look,
+        draw=draw_pull,
+        describe=describe_pull,
+        size=(9.6, 4.2),
+    )

@@ -1,0 +1,232 @@
+"""Users as episodes of two classes, liked and disliked: on MovieLens, and wherever users are tasks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from recmtl_lessons.datasets import Ratings
+from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
+from recmtl_lessons.lessons.maml.users import FILM_MEAN, SHOTS, ColdStart, Tasks, film_users, own_mean
+from recmtl_lessons.lessons.prototypical.experiments import EMBEDDING, STEPS, fit
+from recmtl_lessons.lessons.prototypical.rivals import nearest_mean
+from recmtl_lessons.models import PrototypicalNetworkRecommender
+from recmtl_lessons.training import ManyModels
+
+USERS = 16  # an update, as in lesson 04
+FILM_COUNT = 1  # the feature that holds the logarithm of the film's number of ratings
+FILM_HIDDEN = (32,)
+_ROUNDING = 1e-4  # a rating that is the mean does not lie above it
+
+# Chosen on validation users of the design seeds, by `score_tastes`: the rate of training, and the pull.
+FILM_RATE, FILM_PULLED = 0.003, (0.003, 10.0)
+
+
+# Liked and disliked.
+
+
+def liked(tasks: Tasks) -> tuple[Tensor, Tensor]:
+    """Which ratings lie above the mean of the user's support ratings: (S, T, K) and (S, T, Q), 0 or 1."""
+    mean = tasks.support_y.mean(2, keepdim=True) + _ROUNDING
+    return (tasks.support_y > mean).long(), (tasks.query_y > mean).long()
+
+
+def two_sided(tasks: Tasks) -> Tensor:
+    """Whether a user's support ratings differ, so that both classes have a rating, (S, T)."""
+    good = liked(tasks)[0].bool()
+    return good.any(2) & ~good.all(2)
+
+
+def taste_stream(tasks: Tasks) -> dict[str, dict[str, Tensor]]:
+    """Training users as episodes of two classes, for `ManyModels`.
+
+    Users whose support ratings are all the same have one class; others of the same seed stand in for them.
+    """
+    support_y, query_y = liked(tasks)
+    fields = {"support_x": tasks.support_x, "support_y": support_y, "query_x": tasks.query_x, "query_y": query_y}
+    rows = [keep.nonzero().squeeze(1) for keep in two_sided(tasks)]
+    rows = torch.stack([r[torch.arange(tasks.user.shape[1]) % len(r)] for r in rows])  # (S, T)
+    seed = torch.arange(len(rows))[:, None]
+    return {"users": {name: values[seed, rows] for name, values in fields.items()}}
+
+
+# Training and serving.
+
+
+def everybodys_prototypes(model, embeddings: Tensor, labels: Tensor) -> Tensor:
+    """The prototypes of all users' ratings in one heap: (T, K, D), (T, K) -> (2, D)."""
+    return model.compute_prototypes(embeddings.flatten(0, 1), labels.flatten(), 2)
+
+
+def pulled_prototypes(embeddings: Tensor, labels: Tensor, everybody: Tensor, weight: float) -> Tensor:
+    """Users' prototypes, pulled towards everybody's, which count for ``weight`` ratings: (T, K, D) -> (T, 2, D).
+
+    Rows labelled -1 count for neither class.
+    """
+    member = (labels.unsqueeze(-1) == torch.arange(2, device=labels.device)).float()  # (T, K, 2)
+    count = member.sum(-2).unsqueeze(-1)  # (T, 2, 1)
+    return (member.mT @ embeddings + weight * everybody) / (count + weight)
+
+
+def taste_objective(model, batch, setting, progress, weight=0.0):
+    """Tell liked from disliked query items by the prototypes of the support, pulled or not."""
+    u = batch["users"]
+    if not weight:
+        return model.query_losses((u["support_x"], u["support_y"], u["query_x"], u["query_y"]), 2).mean(), {}
+    embeddings, labels = model(u["support_x"]), u["support_y"]
+    everybody = everybodys_prototypes(model, embeddings, labels)
+    log_p = model.classify(model(u["query_x"]), pulled_prototypes(embeddings, labels, everybody, weight))
+    return -log_p.gather(-1, u["query_y"].unsqueeze(-1)).mean(), {}
+
+
+@dataclass(frozen=True)
+class Tastes:
+    """Networks that tell liked from disliked.
+
+    Attributes
+    ----------
+    models : ManyModels
+    weight : float
+        How many ratings everybody's prototypes count for; 0: a user's own alone.
+    train : Tasks
+        Whose ratings everybody's prototypes are made of.
+    """
+
+    models: ManyModels
+    weight: float
+    train: Tasks
+
+
+def train_tastes(
+    tasks: Tasks, seeds: Sequence[int], rate: float, hidden: Sequence[int], weight: float = 0.0, steps: int = STEPS,
+    label: str = "",
+) -> Tastes:  # fmt: skip
+    """Train one network a seed on users as episodes."""
+    build = partial(PrototypicalNetworkRecommender, tasks.support_x.shape[-1], EMBEDDING, tuple(hidden))
+    objective = partial(taste_objective, weight=weight)
+    models = ManyModels(build, objective, taste_stream(tasks), [{"rate": rate}], seeds, USERS, rate)
+    return Tastes(fit(models, steps, label), weight, tasks)
+
+
+def log_odds(tastes: Tastes, tasks: Tasks, weight: float | None = None) -> Tensor:
+    """How much likelier liked than disliked each query item is, (S, T, Q); ``weight`` overrides that of training.
+
+    A user whose support ratings are all the same says nothing of what they prefer. With a pull they get everybody's
+    prototypes, without one 0 for all items.
+    """
+    weight, both = tastes.weight if weight is None else weight, two_sided(tasks)
+    everybody_y = liked(tastes.train)[0]
+    support_y = torch.where(both[..., None], liked(tasks)[0], -1)
+
+    def answer(model, support_x, support_y, query_x, all_x, all_y):
+        embeddings = model(support_x)
+        if weight:
+            everybody = everybodys_prototypes(model, model(all_x), all_y)
+            prototypes = pulled_prototypes(embeddings, support_y, everybody, weight)
+        else:
+            prototypes = model.compute_prototypes(embeddings, support_y, 2)  # NaN where a class is missing
+        log_p = model.classify(model(query_x), prototypes)  # (T, Q, 2)
+        return log_p[..., 1] - log_p[..., 0]
+
+    x = (tasks.support_x, support_y, tasks.query_x, tastes.train.support_x, everybody_y)
+    found = tastes.models.each(answer, *x).cpu()
+    return found if weight else torch.where(both[..., None], found, 0.0)
+
+
+def as_ratings(odds: Tensor, tasks: Tasks) -> Tensor:
+    """Ratings from log-odds: the mean of the user's liked and that of the disliked ratings, weighed by probability.
+
+    Chosen before anything was measured. Who has one class alone gets the mean of all.
+    """
+    good = liked(tasks)[0].float()
+
+    def mean(member: Tensor) -> Tensor:
+        return (tasks.support_y * member).sum(2, keepdim=True) / member.sum(2, keepdim=True).clamp(min=1)
+
+    p = odds.sigmoid()
+    mixed = p * mean(good) + (1 - p) * mean(1 - good)
+    return torch.where(two_sided(tasks)[..., None], mixed, own_mean(tasks))
+
+
+def within_user_auc(scores: Tensor, tasks: Tasks) -> Tensor:
+    """How often a liked query item is ranked before a disliked one of the same user: (S, T, Q) -> (S,).
+
+    Ties count half. Users who like all their query items, or none, are left out, the same for every way to rank.
+    """
+    if scores.shape != tasks.query_y.shape or scores.isnan().any():
+        raise ValueError(f"scores: got {tuple(scores.shape)} with {int(scores.isnan().sum())} NaN, expected numbers of "
+                         f"shape {tuple(tasks.query_y.shape)}")  # fmt: skip
+    good, bad = (side.bool() & tasks.known for side in (liked(tasks)[1], 1 - liked(tasks)[1]))  # (S, T, Q)
+    pairs = good.unsqueeze(-1) & bad.unsqueeze(-2)  # (S, T, Q, Q)
+    ahead = scores.unsqueeze(-1) - scores.unsqueeze(-2)
+    won = ((ahead > 0).float() + 0.5 * (ahead == 0).float()) * pairs
+    count = pairs.sum((-1, -2))
+    share = won.sum((-1, -2)) / count.clamp(min=1)  # (S, T), 0 where there is no pair
+    return share.sum(1) / (count > 0).sum(1)
+
+
+def score_tastes(
+    users: ColdStart, hidden: Sequence[int] = FILM_HIDDEN, rates: Sequence[float] = (0.001, 0.003, 0.01),
+    weights: Sequence[float] = (0.0, 1.0, 3.0, 10.0, 30.0),
+) -> dict[tuple[float, float], float]:  # fmt: skip
+    """AUC on validation users for each rate and pull: how both were chosen. ``users`` are those of `DESIGN_SEEDS`."""
+    valid, found = users.valid.shots(SHOTS), {}
+    for rate in rates:
+        for weight in weights:
+            tastes = train_tastes(users.train, DESIGN_SEEDS, rate, hidden, weight)
+            found[rate, weight] = float(within_user_auc(log_odds(tastes, valid), valid).mean())
+    return found
+
+
+# What the lesson compares on MovieLens.
+
+
+@dataclass(frozen=True)
+class FilmRanking:
+    """How well held-out films are ranked for new users of MovieLens; S splits of the users.
+
+    Attributes
+    ----------
+    users : ColdStart
+    auc : dict {way: Tensor (S,)}
+        Within users.
+    tastes : dict {"prototypes", "prototypes, pulled"}
+    one_sided, left_out : Tensor, (S,)
+        Share of the users whose ten ratings are all the same; share without a liked or a disliked film to be judged on.
+    """
+
+    users: ColdStart
+    auc: dict[str, Tensor]
+    tastes: dict[str, Tastes]
+    one_sided: Tensor
+    left_out: Tensor
+
+
+def rank_films(ratings: Ratings, seeds: tuple[int, ...] = SEEDS, steps: int = STEPS) -> FilmRanking:
+    """Train on users as episodes, and rank the films of others."""
+    users = film_users(ratings, seeds)
+    test, (rate, weight) = users.test, FILM_PULLED
+    tastes = {
+        "prototypes": train_tastes(users.train, seeds, FILM_RATE, FILM_HIDDEN, 0.0, steps, "films, prototypes"),
+        "prototypes, pulled": train_tastes(users.train, seeds, rate, FILM_HIDDEN, weight, steps, "films, pulled"),
+    }
+    scores = {
+        "number of ratings": test.query_x[..., FILM_COUNT],
+        "mean rating": test.query_x[..., FILM_MEAN],
+        "nearest mean of features": _by_features(test),
+        **{name: log_odds(trained, test) for name, trained in tastes.items()},
+    }
+    query = liked(test)[1].bool()
+    no_pair = ~(query & test.known).any(2) | ~(~query & test.known).any(2)
+    return FilmRanking(
+        users, {name: within_user_auc(s, test) for name, s in scores.items()}, tastes,
+        (~two_sided(test)).float().mean(1), no_pair.float().mean(1),
+    )  # fmt: skip
+
+
+def _by_features(tasks: Tasks) -> Tensor:
+    """Prototypes of the features as they are, (S, T, Q)."""
+    found = nearest_mean(tasks.support_x, liked(tasks)[0], tasks.query_x, 2)
+    return torch.where(two_sided(tasks)[..., None], found[..., 1] - found[..., 0], 0.0)

@@ -1,0 +1,328 @@
+"""What the lesson draws: plain functions of a result and a figure."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from recmtl_lessons.lessons.prototypical.coldstart import WEIGHTS, Pull
+from recmtl_lessons.lessons.prototypical.experiments import Broken, ByWays, Control, NewShelves
+from recmtl_lessons.lessons.prototypical.films import FilmRanking
+from recmtl_lessons.lessons.prototypical.plane import Plane, cells
+from recmtl_lessons.lessons.prototypical.section import ARMS, Served
+from recmtl_lessons.teaching import style
+from recmtl_lessons.teaching.claim import t_interval
+
+_GREY = "#555555"
+_SHELF_COLOURS = ("blue", "vermillion", "green", "purple", "orange", "sky", "black", "yellow")
+_LOOKS = {
+    "signal itself": ("black", None, ":"),
+    "prototypes": ("vermillion", "^", "-"),
+    "logistic regression": ("blue", "o", "--"),
+    "nearest mean": ("green", "s", "-."),
+    "nearest neighbours": ("purple", "D", (0, (3, 1, 1, 1))),
+}
+
+
+# The idea.
+
+
+def draw_idea(figure) -> None:
+    """Left: what happens to an item. Right: three classes in the plane, their means, and an item to be sorted."""
+    left, right = style.panels(figure, 2, (1.0, 1.1))
+    left.set(xlim=(0, 10), ylim=(-0.2, 6.2))
+    left.axis("off")
+    blue, red, green = (style.PALETTE[c] for c in ("blue", "vermillion", "green"))
+    style.box(left, 0.2, 4.3, 3.6, "few labelled\nitems of each", green, 1.5)
+    style.box(left, 0.2, 0.5, 3.6, "an item\nto be sorted", _GREY, 1.5)
+    style.box(left, 5.2, 2.4, 1.6, "f", blue, 1.5)
+    style.box(left, 7.9, 2.4, 1.9, "plane", red, 1.5)
+    for start, end in (((4.0, 5.0), (5.1, 3.7)), ((4.0, 1.3), (5.1, 2.6)), ((7.0, 3.15), (7.8, 3.15))):
+        style.arrow(left, start, end, _GREY)
+    _draw_three_classes(right)
+
+
+def _draw_three_classes(axis) -> None:
+    rows = torch.tensor([
+        [[-2.4, 0.3], [-1.4, 1.5], [-1.2, 0.1]],
+        [[1.2, 1.6], [2.4, 1.0], [1.5, 0.4]],
+        [[-0.5, -1.5], [0.7, -1.1], [0.4, -2.2]],
+    ])  # fmt: skip
+    means, query, frame = rows.mean(1), torch.tensor([0.35, 0.25]), (-3.2, 3.2, -2.8, 2.3)
+    _fill_cells(axis, means, frame)
+    for k, (own, mean) in enumerate(zip(rows, means, strict=True)):
+        colour, marker = style.PALETTE[_SHELF_COLOURS[k]], style.MARKERS[k]
+        for point in own:
+            axis.plot(*zip(point, mean, strict=True), color=colour, lw=1.2, ls="-", alpha=0.6)
+        axis.plot(*own.T, marker, color=colour, ms=10, ls="")
+        axis.plot(*mean, "*", color=colour, ms=24, mec="white", mew=1.4)
+        axis.plot(*zip(query, mean, strict=True), color=_GREY, lw=1.6, ls=":")
+    axis.plot(*query, "o", ms=20, color="white", mec="black", mew=1.8)
+    axis.text(*query, "?", ha="center", va="center", fontsize=15, weight="bold")
+    axis.set(xlim=frame[:2], ylim=frame[2:], title="Stars: prototypes. Borders lie halfway.")
+    axis.set_xticks([])
+    axis.set_yticks([])
+
+
+def _fill_cells(axis, prototypes: Tensor, frame: tuple[float, float, float, float]) -> None:
+    from matplotlib.patches import Polygon
+
+    for k, corners in enumerate(cells(prototypes, frame)):
+        if len(corners):
+            shade = style.PALETTE[_SHELF_COLOURS[k % 8]]
+            axis.add_patch(Polygon(corners, closed=True, fc=shade, alpha=0.13, ec="none", zorder=0))
+            axis.add_patch(Polygon(corners, closed=True, fc="none", ec="#777777", lw=1.2, zorder=1))
+    axis.grid(False)
+
+
+# New shelves.
+
+
+def draw_new_shelves(result: NewShelves, figure) -> None:
+    """Left: accuracy by labelled items of each new shelf. Right: how far ahead of the better rival."""
+    left, right = style.panels(figure, 2, (1.25, 1.0))
+    places = range(len(result.shots))
+    for name, look in _LOOKS.items():
+        style.band(left, places, result.accuracy[name].T, name, *look)
+    left.axhline(0.2, color="#999999", lw=1.4, ls=(0, (1, 2)))
+    left.text(0, 0.21, "guessing", color=_GREY, ha="left", va="bottom", fontsize=11)
+    left.set(ylabel="share sorted right", ylim=(0.1, 1.0), title="Five new shelves")
+    left.legend(
+        loc="lower right", fontsize=11, bbox_to_anchor=(1.02, 0.0), frameon=True, framealpha=1, edgecolor="none"
+    )
+    for rival in ("logistic regression", "nearest neighbours"):
+        ahead = result.accuracy["prototypes"] - result.accuracy[rival]
+        style.band(right, places, ahead.T, f"over {rival}", *_LOOKS[rival])
+    right.axhline(0, color=_GREY, lw=1.2, ls=":")
+    right.set(ylabel="prototypes are ahead by", ylim=(-0.03, 0.42), title="The gap")
+    right.legend(loc="lower left", fontsize=11, bbox_to_anchor=(0.0, 0.06))
+    for axis in (left, right):
+        axis.set_xticks(places, result.shots)
+        axis.set(xlabel="labelled items of each shelf")
+
+
+def draw_ways(result: ByWays, figure) -> None:
+    """Accuracy on five new shelves by the number of shelves in a training episode, and of the classifier."""
+    (axis,) = style.panels(figure, 1)
+    labels = [*(f"{n} shelves\nan episode" for n in result.episodes), "no episodes:\nclassifier, head cut"]
+    colours = ("sky", "orange", "vermillion", "black")
+    style.points_with_interval(
+        axis, labels, torch.stack([*result.episodes.values(), result.classifier], dim=1), colours
+    )
+    axis.set(ylabel="share sorted right", title="The same rows an update, dealt differently")
+
+
+def draw_controls(shop: Control, controls: Mapping[str, Control], figure) -> None:
+    """Prototypes beside their best rival in the shop, and where old shelves say nothing about new ones."""
+    (axis,) = style.panels(figure, 1)
+    groups = {"the shop": shop, **controls}
+    for k, found in enumerate(groups.values()):
+        for offset, values, colour, marker, label in (
+            (-0.14, found.best_rival, "blue", "o", "best rival"),
+            (0.14, found.prototypes, "vermillion", "^", "prototypes"),
+        ):  # fmt: skip
+            _point(axis, k + offset, values, colour, marker, label if k == 0 else None)
+    axis.axhline(1 / 5, color="#999999", lw=1.4, ls=(0, (1, 2)))
+    axis.text(-0.45, 0.21, "guessing", color=_GREY, ha="left", va="bottom", fontsize=11)
+    wrapped = {
+        "nothing hidden": "nothing\nhidden",
+        "shuffled": "old labels\nshuffled",
+        "swapped": "signal and\nnuisance swapped",
+    }
+    axis.set_xticks(range(len(groups)), [wrapped.get(name, name) for name in groups])
+    axis.set(xlim=(-0.5, len(groups) - 0.5), ylim=(0.1, 1.05), ylabel="share sorted right",
+             title="Where old shelves have nothing to teach")  # fmt: skip
+    axis.legend(loc="upper right", fontsize=12)
+
+
+def _point(axis, place: float, values: Tensor, colour: str, marker: str, label: str | None) -> None:
+    mean, low, high = t_interval(values)
+    shade = style.PALETTE[colour]
+    axis.plot([place] * len(values), values, "o", color=shade, alpha=0.25, ms=5, ls="")
+    axis.errorbar(place, mean, [[mean - low], [high - mean]], color=shade, marker=marker, ms=12, capsize=6, lw=3,
+                  ls="", label=label)  # fmt: skip
+
+
+def draw_broken(broken: Broken, figure) -> None:
+    """Left: the losses. Right: what the exponentials of a row sum to."""
+    left, right = style.panels(figure, 2)
+    wrong = ("−log_softmax(distance)", "vermillion", None, "--")
+    style.band(left, broken.updates, broken.right_loss, "log_softmax(−distance)", "blue", None, "-")
+    style.band(left, broken.updates, broken.loss, *wrong)
+    left.set_yscale("symlog", linthresh=1.0)
+    left.set_yticks([1, 0, -1, -100, -1e4, -1e6, -1e8], ["1", "0", "−1", "−100", "−10⁴", "−10⁶", "−10⁸"])
+    left.set(xlabel="update", ylabel="training loss", title="The wrong loss knows no floor")
+    style.band(right, broken.updates, broken.row_sum, *wrong)
+    right.set_yscale("symlog", linthresh=1.0)
+    right.set_yticks(
+        [0, 1, 100, 1e4, 1e6, 1e8], ["1", "10", "10 to the 100", "10 to the 10⁴", "10 to the 10⁶", "10 to the 10⁸"]
+    )
+    right.axhline(0, color=style.PALETTE["blue"], lw=2.2, label="log_softmax(−distance)")
+    right.set(xlabel="update", title="“Probabilities” of one row, summed", ylim=(-0.6, None))
+    left.legend(loc="lower left")
+
+
+# Films, and the section.
+
+
+def draw_films(ranked: FilmRanking, figure) -> None:
+    """AUC within users for five ways to rank a new user's films."""
+    (axis,) = style.panels(figure, 1)
+    labels = (
+        "nearest mean\nof features",
+        "number of\nratings",
+        "prototypes",
+        "film's\nmean rating",
+        "prototypes,\npulled",
+    )
+    names = ("nearest mean of features", "number of ratings", "prototypes", "mean rating", "prototypes, pulled")
+    colours = ("sky", "green", "vermillion", "black", "blue")
+    style.points_with_interval(axis, labels, torch.stack([ranked.auc[n] for n in names], dim=1), colours)
+    axis.axhline(0.5, color="#999999", lw=1.4, ls=(0, (1, 2)))
+    axis.text(4.45, 0.503, "coin flip", color=_GREY, ha="right", va="bottom", fontsize=11)
+    axis.set(ylabel="AUC within users", title="New users of MovieLens: liked above disliked")
+
+
+_SECTION_LOOKS = {
+    "own mean": ("black", "o"),
+    "film mean + offset": ("sky", "s"),
+    "fine-tuning": ("blue", "D"),
+    "MAML": ("vermillion", "^"),
+    "Reptile": ("green", "v"),
+    "prototypes": ("purple", "P"),
+    "prototypes, pulled": ("orange", "X"),
+}
+
+
+def draw_section(shop: Served, films: Served | None, figure) -> None:
+    """Every arm by error and by AUC, in the shop and on MovieLens; one row an arm."""
+    parts = [(shop.error, "Shop: error"), (shop.auc, "Shop: AUC")]
+    parts += [(films.error, "MovieLens: error"), (films.auc, "MovieLens: AUC")] if films else []
+    names = [name for name in _SECTION_LOOKS if name in ARMS or (films and name in films.error)]
+    axes = style.panels(figure, len(parts))
+    for axis, (scores, title) in zip(axes, parts, strict=True):
+        error = title.endswith("error")
+        for row, name in enumerate(reversed(names)):
+            if name in scores and float(scores[name].std()) > 1e-9:
+                _row(axis, row, scores[name], *_SECTION_LOOKS[name])
+        if not error:  # at 0.5, far from the others
+            axis.text(0.04, len(names) - 1, "0.5: ranks nothing", transform=axis.get_yaxis_transform(), va="center")
+        axis.set(ylim=(-0.6, len(names) - 0.4), xlabel="stars, low is good" if error else "high is good", title=title)
+        axis.set_yticks(range(len(names)), reversed(names) if axis is axes[0] else [""] * len(names))
+
+
+def _row(axis, row: int, values: Tensor, colour: str, marker: str) -> None:
+    shade = style.PALETTE[colour]
+    mean, low, high = t_interval(values)
+    axis.plot(values, [row] * len(values), "o", color=shade, alpha=0.25, ms=5, ls="")
+    axis.errorbar(mean, row, xerr=[[mean - low], [high - mean]], color=shade, marker=marker, ms=11, capsize=5, lw=3)
+
+
+# The explorers.
+
+
+def draw_plane(plane: Plane, figure) -> None:
+    """Left: the episode in the plane. Right: how many of each shelf's items are sorted right."""
+    left, right = style.panels(figure, 2, (1.35, 1.0))
+    everything = torch.cat([plane.support.flatten(0, 1), plane.queries.flatten(0, 1), plane.start[None]])
+    low, high = everything.amin(0), everything.amax(0)
+    pad = 0.06 * (high - low).clamp(min=1e-3)
+    frame = (*(low - pad).tolist(), *(high + pad).tolist())
+    frame = (frame[0], frame[2], frame[1], frame[3])
+    _fill_cells(left, plane.prototypes, frame)
+    for k in range(plane.ways):
+        colour, marker = style.PALETTE[_SHELF_COLOURS[k]], style.MARKERS[k]
+        edge = {"mec": _GREY, "mew": 0.6}
+        left.plot(*plane.queries[k].T, marker, color=colour, ms=5, alpha=0.45, ls="", **edge)
+        left.plot(*plane.support[k].T, marker, color=colour, ms=11, ls="", mec="black", mew=1.2)
+    for k in range(plane.ways):
+        place, label = plane.prototypes[k].tolist(), {"fc": "white", "ec": "none", "alpha": 0.75, "pad": 1.0}
+        left.plot(*place, "*", color=style.PALETTE[_SHELF_COLOURS[k]], ms=25, mec="white", mew=1.6)
+        left.annotate(_letter(k + 1), place, (0, 16), textcoords="offset points", ha="center", va="center", fontsize=13,
+                      weight="bold", bbox=label)  # fmt: skip
+    _draw_move(left, plane)
+    left.set(xlim=frame[:2], ylim=frame[2:], xlabel="first output of f", ylabel="second output of f",
+             title=f"Update {plane.updates}: stars are prototypes")  # fmt: skip
+    _draw_accuracies(right, plane)
+
+
+def _draw_move(axis, plane: Plane) -> None:
+    k, now = plane.shelf - 1, plane.support[plane.shelf - 1, 0]
+    if bool((now == plane.start).all()):
+        axis.plot(*now, "o", ms=20, mfc="none", mec="black", mew=1.6)
+        return
+    look = {"arrowstyle": "-|>", "color": "black", "lw": 1.8}
+    axis.annotate("", now.tolist(), plane.start.tolist(), arrowprops=look)
+    axis.annotate("", plane.prototypes[k].tolist(), plane.before[k].tolist(), arrowprops=look)
+    axis.plot(*plane.before[k], "*", ms=18, mfc="none", mec="black", mew=1.2)
+
+
+def _draw_accuracies(axis, plane: Plane) -> None:
+    for k in range(plane.ways):
+        row = plane.ways - 1 - k
+        axis.barh(row, float(plane.accuracy[k]), height=0.6, color=style.PALETTE[_SHELF_COLOURS[k]], ec=_GREY)
+        axis.plot(plane.accuracy_before[k], row, "d", ms=10, mfc="white", mec="black", mew=1.6)
+    axis.axvline(1 / plane.ways, color="#777777", lw=1.4, ls=(0, (1, 2)))
+    names = [f"{_letter(k + 1)} {_SIGNS[k]}" for k in range(plane.ways)]
+    axis.set_yticks(range(plane.ways), reversed(names))
+    axis.set(xlim=(0, 1.02), ylim=(-0.6, plane.ways - 0.4), xlabel="share sorted right (diamond: before the move)",
+             title=f"All: {float(plane.accuracy.mean()):.0%}")  # fmt: skip
+
+
+_SIGNS = ("●", "■", "▲", "◆", "▼", "✚", "✖", "★")
+
+
+def _letter(shelf: int) -> str:
+    return "ABCDEFGH"[shelf - 1]
+
+
+def describe_plane(plane: Plane) -> str:
+    """The picture in words."""
+    now, then = float(plane.accuracy.mean()), float(plane.accuracy_before.mean())
+    worst = int(plane.accuracy.argmin())
+    text = (
+        f"{plane.ways} new shelves, {plane.shots} labelled item{'s' * (plane.shots != 1)} of each, after "
+        f"{plane.updates} updates: {now:.0%} of {plane.queries[..., 0].numel()} items are sorted right, guessing gives "
+        f"{1 / plane.ways:.0%}. Worst is shelf {_letter(worst + 1)} with {float(plane.accuracy[worst]):.0%}."
+    )
+    moved = (plane.support[plane.shelf - 1, 0] - plane.start).norm()
+    if float(moved) == 0:
+        return text
+    share = (plane.prototypes[plane.shelf - 1] - plane.before[plane.shelf - 1]).norm() / moved
+    return (
+        f"{text} Shelf {_letter(plane.shelf)}'s first item was moved; its prototype followed {float(share):.0%} of the "
+        f"way. Before the move {then:.0%} were sorted right."
+    )
+
+
+def draw_pull(pull: Pull, figure) -> None:
+    """What a user's own ratings bring beside everybody's prototypes, by the weight of these, and where it stands."""
+    (axis,) = style.panels(figure, 1)
+    everybody = pull.curve[:, -1:]
+    style.band(axis, [_place(w) for w in WEIGHTS], pull.curve - everybody, "mean and 95 % interval", "blue", "o", "-")
+    now = float((pull.auc - everybody[:, 0]).mean())
+    axis.plot(_place(pull.weight), now, "*", ms=24, color=style.PALETTE["vermillion"], mec="white",
+              label=f"weight {pull.weight:g}: AUC {float(pull.auc.mean()):.3f}", zorder=5)  # fmt: skip
+    axis.axhline(0, color=_GREY, lw=1.4, ls=":", label=f"everybody's: AUC {float(everybody.mean()):.3f}")
+    axis.set_xticks([_place(w) for w in WEIGHTS], [f"{w:g}" for w in WEIGHTS])
+    axis.set(
+        xlabel="weight of everybody's prototypes, in ratings", ylabel="AUC gained over everybody's",
+        title=f"{pull.where}: {pull.count} rating{'s' * (pull.count != 1)} of each new user",
+    )  # fmt: skip
+    axis.legend(loc="lower right")
+
+
+def _place(weight: float) -> float:
+    return math.log10(1 + 3 * weight)
+
+
+def describe_pull(pull: Pull) -> str:
+    """The picture in words."""
+    best = int(pull.curve.mean(0).argmax())
+    return (
+        f"{pull.where}, {pull.count} rating{'s' * (pull.count != 1)} of each new user, weight {pull.weight:g}: AUC "
+        f"{float(pull.auc.mean()):.3f}. The user's own prototypes alone give {float(pull.curve[:, 0].mean()):.3f}, "
+        f"everybody's nearly alone {float(pull.curve[:, -1].mean()):.3f}; of the weights on the curve "
+        f"{WEIGHTS[best]:g} is best here. {pull.one_sided:.0%} of the users have one class only."
+    )

@@ -1,0 +1,333 @@
+"""The section's ways to serve a new user, side by side: the same users, ratings and numbers of updates."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
+from recmtl_lessons.lessons.maml import experiments as maml
+from recmtl_lessons.lessons.maml.users import (
+    SHOP,
+    SHOTS,
+    ColdStart,
+    Shop,
+    Tasks,
+    film_mean_and_offset,
+    mean_error,
+    own_mean,
+    shop_users,
+)
+from recmtl_lessons.lessons.prototypical.experiments import EMBEDDING
+from recmtl_lessons.lessons.prototypical.films import (
+    FILM_HIDDEN,
+    FILM_PULLED,
+    FILM_RATE,
+    USERS,
+    FilmRanking,
+    Tastes,
+    as_ratings,
+    log_odds,
+    pulled_prototypes,
+    taste_objective,
+    train_tastes,
+    within_user_auc,
+)
+from recmtl_lessons.lessons.reptile import experiments as reptile
+from recmtl_lessons.models import MAMLRecommender, PrototypicalNetworkRecommender, ReptileRecommender
+
+STEPS = 200  # updates of every arm, on 16 users with twenty ratings each
+INNER_STEPS = maml.INNER_STEPS  # for a new user, where an arm takes any
+ARMS = ("own mean", "fine-tuning", "MAML", "Reptile", "prototypes", "prototypes, pulled")
+
+
+@dataclass(frozen=True)
+class Stepping:
+    """An arm that takes gradient steps on a new user's ratings.
+
+    Attributes
+    ----------
+    lesson : module
+        Whose ``train`` and ``adapt_and_answer`` it is.
+    arm : object
+        Its settings of training.
+    for_error, for_auc : float
+        The rates of the steps that are best for each of the two measures.
+    """
+
+    lesson: ModuleType
+    arm: object
+    for_error: float
+    for_auc: float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every arm at its own best, on validation users of the design seeds: see `score_stepping` and `score_tastes`.
+
+    Attributes
+    ----------
+    hidden : tuple of int
+        Of every network.
+    stepping : mapping {arm: Stepping}
+    rate : float
+        Of training for prototypes.
+    pulled : (float, float)
+        The same for pulled prototypes, and how many ratings everybody's count for.
+    """
+
+    hidden: tuple[int, ...]
+    stepping: Mapping[str, Stepping]
+    rate: float
+    pulled: tuple[float, float]
+
+
+SHOP_SETTINGS = Settings(
+    maml.HIDDEN,
+    {
+        "fine-tuning": Stepping(maml, maml.Arm(maml.joint_objective, 0.002), 0.07, 0.15),
+        "MAML": Stepping(maml, maml.Arm(maml.meta_objective, 0.005, 0.1), 0.1, 0.1),
+        "Reptile": Stepping(reptile, reptile.Arm(4, 1.0, 0.05), 0.05, 0.07),
+    },
+    0.003,
+    (0.003, 3.0),
+)
+FILM_SETTINGS = Settings(
+    FILM_HIDDEN,
+    {
+        "fine-tuning": Stepping(maml, maml.Arm(maml.joint_objective, 0.002), 0.07, 0.1),
+        "MAML": Stepping(maml, maml.Arm(maml.meta_objective, 0.002, 0.05), 0.07, 0.05),
+        "Reptile": Stepping(reptile, reptile.Arm(4, 0.5, 0.2), 0.1, 0.1),
+    },
+    FILM_RATE,
+    FILM_PULLED,
+)
+# What was tried, for each arm: rates of training, inner rates in training, rates for a new user.
+_GRIDS = {
+    "fine-tuning": ((0.001, 0.002, 0.003, 0.005), (1.0,)),
+    "MAML": ((0.002, 0.005, 0.01), (0.05, 0.1, 0.15)),
+    "Reptile": ((0.25, 0.5, 1.0, 1.5), (0.05, 0.07, 0.1, 0.15, 0.2, 0.3)),
+}
+_RATES = (0.03, 0.05, 0.07, 0.1, 0.15, 0.2)
+
+
+def score_stepping(
+    users: ColdStart, name: str, hidden: Sequence[int], steps: int = STEPS, seeds: Sequence[int] = DESIGN_SEEDS
+) -> dict[tuple[float, float, float], tuple[float, float]]:
+    """Error and AUC on validation users of the design seeds, for every setting that was tried."""
+    valid, found = users.valid.shots(SHOTS), {}
+    meta_rates, inner_rates = _GRIDS[name]
+    for meta_lr in meta_rates:
+        for inner_lr in inner_rates:
+            lesson, arm = _arm(name, meta_lr, inner_lr)
+            models = lesson.train(arm, users.train, seeds, hidden, steps)
+            for rate in _RATES:
+                answers = lesson.adapt_and_answer(models, valid, rate, (INNER_STEPS,))[0]
+                scores = _measures(answers, answers, valid)
+                found[meta_lr, inner_lr, rate] = tuple(float(s.nan_to_num(torch.inf).mean()) for s in scores)
+    return found
+
+
+def _arm(name: str, meta_lr: float, inner_lr: float) -> tuple[ModuleType, object]:
+    if name == "Reptile":
+        return reptile, reptile.Arm(4, meta_lr, inner_lr)
+    objective = maml.meta_objective if name == "MAML" else maml.joint_objective
+    return maml, maml.Arm(objective, meta_lr, inner_lr)
+
+
+def _measures(for_error: Tensor, for_auc: Tensor, tasks: Tasks) -> tuple[Tensor, Tensor]:
+    return mean_error(for_error, tasks), within_user_auc(for_auc.nan_to_num(0.0), tasks)
+
+
+# The comparison.
+
+
+@dataclass(frozen=True)
+class Served:
+    """New users with ten ratings, served in every way; S seeds.
+
+    Attributes
+    ----------
+    error, auc : dict {arm: Tensor (S,)}
+        Mean absolute error in stars, and AUC within users.
+    tastes : dict {arm: Tastes}
+        The networks behind the two arms with prototypes.
+    users : ColdStart
+    """
+
+    error: dict[str, Tensor]
+    auc: dict[str, Tensor]
+    tastes: dict[str, Tastes]
+    users: ColdStart
+
+
+def serve(
+    users: ColdStart, settings: Settings, seeds: Sequence[int], steps: int = STEPS, label: str = "",
+    tastes: Mapping[str, Tastes] | None = None,
+) -> Served:  # fmt: skip
+    """Train every arm on the same users for as many updates, and let each serve the users to be judged.
+
+    ``tastes`` are networks for the arms with prototypes, if there are some already.
+    """
+    test, error, auc = users.test.shots(SHOTS), {}, {}
+    error["own mean"], auc["own mean"] = _measures(own_mean(test), own_mean(test), test)
+    for name, how in settings.stepping.items():
+        models = how.lesson.train(how.arm, users.train, seeds, settings.hidden, steps, f"{label}, {name}")
+        rates = (how.for_error, how.for_auc)
+        answers = [how.lesson.adapt_and_answer(models, test, rate, (INNER_STEPS,))[0] for rate in rates]
+        error[name], auc[name] = _measures(*answers, test)
+    if tastes is None:
+        rate, weight = settings.pulled
+        plain = train_tastes(users.train, seeds, settings.rate, settings.hidden, 0.0, steps, f"{label}, prototypes")
+        pulled = train_tastes(users.train, seeds, rate, settings.hidden, weight, steps, f"{label}, pulled")
+        tastes = {"prototypes": plain, "prototypes, pulled": pulled}
+    for name, trained in tastes.items():
+        odds = log_odds(trained, test)
+        error[name], auc[name] = _measures(as_ratings(odds, test), odds, test)
+    return Served(error, auc, dict(tastes), users)
+
+
+@lru_cache(maxsize=2)
+def serve_in_shop(seeds: tuple[int, ...] = SEEDS, steps: int = STEPS, shop: Shop = SHOP) -> Served:
+    """The comparison in lesson 04's shop."""
+    return serve(shop_users(shop, seeds), SHOP_SETTINGS, seeds, steps, "shop")
+
+
+def serve_films(ranked: FilmRanking, seeds: tuple[int, ...] = SEEDS, steps: int = STEPS) -> Served:
+    """The comparison on MovieLens, with the networks that have ranked its films already.
+
+    One more way needs no network: the film's mean rating plus how generous the user has been.
+    """
+    served, test = serve(ranked.users, FILM_SETTINGS, seeds, steps, "films", ranked.tastes), ranked.users.test
+    known = film_mean_and_offset(test)
+    served.error["film mean + offset"], served.auc["film mean + offset"] = _measures(known, known, test)
+    return served
+
+
+# What it costs.
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one arm: parameters of its network, milliseconds an update on 16 users, milliseconds to serve a new one."""
+
+    parameters: int
+    update: float
+    serve: float
+
+
+def measure_costs(width: int = 16, queries: int = 20, repeats: int = 20) -> dict[str, Cost]:
+    """Time one network of each arm alone, at the sizes of the shop, on random rows; medians."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    tasks = normal(USERS, SHOTS, width), normal(USERS, SHOTS), normal(USERS, SHOTS, width), normal(USERS, SHOTS)
+    mine = normal(SHOTS, width), normal(SHOTS), normal(queries, width)
+    networks = {
+        "fine-tuning": MAMLRecommender(width, maml.HIDDEN, inner_steps=INNER_STEPS),
+        "MAML": MAMLRecommender(width, maml.HIDDEN, inner_steps=INNER_STEPS),
+        "Reptile": ReptileRecommender(width, maml.HIDDEN, inner_steps=INNER_STEPS + 1, inner_batch_size=SHOTS),
+        "prototypes": PrototypicalNetworkRecommender(width, EMBEDDING, maml.HIDDEN),
+        "prototypes, pulled": PrototypicalNetworkRecommender(width, EMBEDDING, maml.HIDDEN),
+    }
+    work = {name: _work(name, network, tasks, mine) for name, network in networks.items()}
+    work["own mean"] = (lambda: None, lambda: mine[1].mean().expand(queries))
+    times = _median_ms([act for acts in work.values() for act in acts], repeats)
+    parameters = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
+    return {
+        name: Cost(parameters.get(name, 0), *pair)
+        for name, pair in zip(work, zip(times[::2], times[1::2], strict=True), strict=True)
+    }
+
+
+def _work(name: str, network, tasks: tuple[Tensor, ...], mine: tuple[Tensor, ...]) -> tuple[Callable, Callable]:
+    """An update, and serving one new user."""
+    support_x, support_y, query_x, query_y = tasks
+    everything = torch.cat([support_x, query_x], dim=1), torch.cat([support_y, query_y], dim=1)
+    if name.startswith("prototypes"):
+        weight = 0.0 if name == "prototypes" else SHOP_SETTINGS.pulled[1]
+        return _taste_update(network, tasks, weight), _taste_answer(network, *mine, weight)
+    steps = {
+        "fine-tuning": _joint_update(network, *everything),
+        "MAML": lambda: network.meta_update(tasks),
+        "Reptile": lambda: network.meta_update(everything),
+    }
+    return steps[name], lambda: network.predict(mine[2], network.adapt_to_new_task(*mine[:2], INNER_STEPS))
+
+
+def _taste_update(network, tasks: tuple[Tensor, ...], weight: float) -> Callable[[], None]:
+    support_x, support_y, query_x, query_y = tasks
+    labels = {f: (y > y.mean(-1, keepdim=True)).long() for f, y in (("support_y", support_y), ("query_y", query_y))}
+    batch = {"users": {"support_x": support_x, "query_x": query_x, **labels}}
+    optimizer = torch.optim.Adam(network.parameters())
+
+    def update() -> None:
+        optimizer.zero_grad()
+        taste_objective(network, batch, {}, 0.0, weight)[0].backward()
+        optimizer.step()
+
+    return update
+
+
+def _taste_answer(network, own_x: Tensor, own_y: Tensor, query_x: Tensor, weight: float) -> Callable[[], Tensor]:
+    labels, everybody = (own_y > own_y.mean()).long(), torch.zeros(2, network.embedding_dim)
+
+    @torch.no_grad()
+    def answer() -> Tensor:
+        if not weight:
+            return network.episode_forward(own_x, labels, query_x)
+        prototypes = pulled_prototypes(network(own_x), labels, everybody, weight)
+        return network.classify(network(query_x), prototypes)
+
+    return answer
+
+
+def _joint_update(network, x: Tensor, y: Tensor) -> Callable[[], None]:
+    x, y = x.flatten(0, 1), y.flatten()
+    optimizer = torch.optim.Adam(network.parameters())
+
+    def update() -> None:
+        optimizer.zero_grad()
+        F.mse_loss(network(x).squeeze(1), y).backward()
+        optimizer.step()
+
+    return update
+
+
+def _median_ms(acts: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """The median time of each, taken by turns, so that a busy moment of the machine meets all of them."""
+    times = torch.zeros(repeats + 3, len(acts))
+    for turn in times:
+        for k, act in enumerate(acts):
+            started = time.perf_counter()
+            act()
+            turn[k] = 1e3 * (time.perf_counter() - started)
+    return times[3:].median(0).values.tolist()
+
+
+def table(shop: Served, films: Served | None, costs: Mapping[str, Cost]) -> str:
+    """Quality beside cost, one line an arm."""
+    heads = ("shop error", "AUC", "films error", "AUC", "an update", "a new user", "parameters")
+    widths = (12, 7, 13, 7, 11, 12, 12)
+    lines = [f"{'':<19}" + "".join(f"{head:>{width}}" for head, width in zip(heads, widths, strict=True))]
+    for name in (*ARMS, *(name for name in (films.error if films else ()) if name not in ARMS)):
+        cells = [_mean(scores, name) for served in (shop, films) for scores in _both(served)]
+        cost = costs.get(name)
+        cells += [f"{cost.update:.1f} ms", f"{cost.serve:.2f} ms", f"{cost.parameters:,}"] if cost else [""] * 3
+        lines.append(f"{name:<19}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _both(served: Served | None) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    return (served.error, served.auc) if served else ({}, {})
+
+
+def _mean(scores: Mapping[str, Tensor], name: str) -> str:
+    return f"{float(scores[name].mean()):.3f}" if name in scores else ""
