@@ -59,7 +59,7 @@ COURSE = (
     Entry(2, "cross_domain_transfer", "Matching distributions, linking people", "Cross-domain transfer", 60),
     Entry(3, "domain_attention", "Attention across domains", "Cross-domain transfer", 60),
     Entry(4, "maml", "MAML: learning to adapt", "Meta-learning", 75),
-    Entry(5, "reptile", "Reptile", "Meta-learning", 45),
+    Entry(5, "reptile", "Reptile", "Meta-learning", 60),
     Entry(6, "prototypical", "Prototypical networks", "Meta-learning", 60),
     Entry(7, "policy", "Policies for several tasks", "Multi-task reinforcement learning", 75),
     Entry(8, "distilled_q", "Distilled Q-networks", "Multi-task reinforcement learning", 60),

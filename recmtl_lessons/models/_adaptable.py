@@ -9,7 +9,9 @@ from torch.nn import functional as F
 
 from recmtl_lessons.models._checks import (
     check_count,
+    check_dense,
     check_features,
+    check_finite,
     check_number,
     check_positive,
     check_values,
@@ -133,24 +135,29 @@ class AdaptableNetwork(nn.Module):
             if not isinstance(value, Tensor) or value.shape != shape or value.dtype != dtype:
                 kind = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
                 raise ValueError(f"params[{name!r}]: got {kind}, expected {dtype} {tuple(shape)}")
+            check_dense(f"params[{name!r}]", value)
+            check_finite(f"params[{name!r}]", value)
 
     def _targets(self, name: str, y: Tensor, rows: tuple[int, ...]) -> Tensor:
         """The targets as (..., output_dim); (...,) alone is taken for one value a row, and nothing is broadcast."""
         flat = self.output_dim == 1 and isinstance(y, Tensor) and y.ndim == len(rows)
         check_values(name, y, rows if flat else (*rows, self.output_dim))
         y = y.unsqueeze(-1) if flat else y  # (..., output_dim)
-        return y.to(self.head.weight.dtype)
+        y = y.to(self.head.weight.dtype)
+        check_finite(name, y, f"numbers that fit into {y.dtype}")
+        return y
 
     def _check_rows(self, names: tuple[str, str], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Rows of T tasks side by side: x (T, rows, input_dim), and y as (T, rows, output_dim)."""
         if not isinstance(x, Tensor) or x.ndim != 3 or 0 in x.shape:
             came = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"{names[0]}: got {came}, expected (tasks, rows, {self.input_dim}), no 0")
+        check_dense(names[0], x)
         self._check_features(names[0], x.flatten(0, 1))  # (tasks * rows, input_dim)
         return x, self._targets(names[1], y, tuple(x.shape[:2]))
 
 
-def stack_by_shape(tasks: object, fields: Sequence[str]) -> list[tuple[Tensor, ...]]:
+def stack_by_shape(tasks: object, fields: Sequence[str], name: str = "tasks") -> list[tuple[Tensor, ...]]:
     """Tasks given as stacked tensors or as a list of tuples of tensors, stacked: those of equal shapes together.
 
     Raises
@@ -163,11 +170,13 @@ def stack_by_shape(tasks: object, fields: Sequence[str]) -> list[tuple[Tensor, .
         return [tasks]
     if not isinstance(tasks, Sequence) or not tasks:
         came = "none" if isinstance(tasks, Sequence) else type(tasks).__name__
-        raise ValueError(f"tasks: got {came}, expected a list of at least one task, or {count} stacked tensors")
+        raise ValueError(f"{name}: got {came}, expected a list of at least one, or {count} stacked tensors")
     groups: dict[tuple, list[tuple[Tensor, ...]]] = {}
     for number, task in enumerate(tasks):
         if not _are_tensors(task, size):
-            raise ValueError(f"tasks[{number}]: got {_kind(task)}, expected {count} tensors: {', '.join(fields)}")
+            raise ValueError(f"{name}[{number}]: got {_kind(task)}, expected {count} tensors: {', '.join(fields)}")
+        for field, part in zip(fields, task, strict=True):
+            check_dense(f"tasks[{number}], {field}", part)
         groups.setdefault(tuple(part.shape for part in task), []).append(tuple(task))
     return [tuple(torch.stack(parts) for parts in zip(*group, strict=True)) for group in groups.values()]
 

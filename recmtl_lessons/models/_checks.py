@@ -17,8 +17,8 @@ def check_features(name: str, value: Tensor, width: int) -> None:
         raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected (batch, {width}) with at least one row")
     if not value.is_floating_point():
         raise ValueError(f"{name}: got dtype {value.dtype}, expected a floating point dtype")
-    if _values_are_at_hand(value) and not torch.isfinite(value).all():
-        raise ValueError(f"{name}: got NaN or infinite values, expected finite numbers")
+    check_dense(name, value)
+    check_finite(name, value)
 
 
 def check_labels(name: str, value: Tensor, rows: int, classes: int) -> None:
@@ -40,10 +40,16 @@ def check_values(name: str, value: Tensor, shape: tuple[int, ...], binary: bool 
         raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected {shape}")
     if value.is_complex():
         raise ValueError(f"{name}: got dtype {value.dtype}, expected real numbers")
-    if _values_are_at_hand(value) and not torch.isfinite(value).all():
-        raise ValueError(f"{name}: got NaN or infinite values, expected finite numbers")
+    check_dense(name, value)
+    check_finite(name, value)
     if binary and _values_are_at_hand(value) and not ((value == 0) | (value == 1)).all():
         raise ValueError(f"{name}: got values from {value.min():g} to {value.max():g}, expected 0 or 1")
+
+
+def check_dense(name: str, value: Tensor) -> None:
+    """Refuse a sparse tensor."""
+    if value.layout != torch.strided:
+        raise ValueError(f"{name}: got layout {value.layout}, expected a dense tensor")
 
 
 def check_ids(name: str, value: Tensor, vocabulary: int, rows: int | None = None) -> None:
@@ -83,6 +89,8 @@ def check_count(name: str, value: object, least: int = 1) -> None:
 def check_number(name: str, value: object, low: float, high: float = float("inf")) -> None:
     """Refuse a number outside [low, high] or infinite, and a tensor with one such value."""
     if isinstance(value, Tensor):
+        if value.is_complex() or value.layout != torch.strided:
+            raise ValueError(f"{name}: got {value.dtype}, {value.layout}, expected {_range(low, high)}")
         if _values_are_at_hand(value) and not ((value >= low) & (value <= high) & torch.isfinite(value)).all():
             raise ValueError(
                 f"{name}: got values from {value.min():g} to {value.max():g}, expected {_range(low, high)}"
@@ -96,12 +104,14 @@ def check_number(name: str, value: object, low: float, high: float = float("inf"
 def check_positive(name: str, value: object) -> None:
     """Refuse anything but one positive finite number, plain or as a tensor of shape ()."""
     if isinstance(value, Tensor) and value.ndim == 0:
-        fits = not _values_are_at_hand(value) or 0 < float(value.detach()) < float("inf")
+        real = not value.is_complex() and value.layout == torch.strided
+        fits = real and (not _values_are_at_hand(value) or 0 < float(value.detach()) < float("inf"))
     else:
         plain = isinstance(value, (int, float)) and not isinstance(value, bool)
         fits = plain and 0 < value < float("inf")
     if not fits:
-        came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) and value.ndim else repr(value)
+        odd = isinstance(value, Tensor) and (value.ndim or value.layout != torch.strided)
+        came = f"shape {tuple(value.shape)}, {value.layout}" if odd else repr(value)
         raise ValueError(f"{name}: got {came}, expected a positive number")
 
 
@@ -112,6 +122,12 @@ def _range(low: float, high: float) -> str:
 def _in_range(value: Tensor, size: int) -> Tensor:
     """Whether all are in 0..size-1; as int64, since a byte compares with 300 as if it were 44."""
     return ((value >= 0) & (value.long() < size)).all()
+
+
+def check_finite(name: str, value: Tensor, hint: str = "finite numbers") -> None:
+    """Refuse NaN and infinite values, where values can be looked at."""
+    if _values_are_at_hand(value) and not torch.isfinite(value).all():
+        raise ValueError(f"{name}: got NaN or infinite values, expected {hint}")
 
 
 def _values_are_at_hand(value: Tensor) -> bool:

@@ -116,7 +116,7 @@ class PrototypicalNetworkRecommender(nn.Module):
         ValueError
             If ``x`` has the wrong shape, no rows, or values that are not finite.
         """
-        _check_rows("x", x, self.input_dim)
+        self._check_features("x", x)
         return self._embed(x)
 
     def compute_prototypes(
@@ -167,6 +167,10 @@ class PrototypicalNetworkRecommender(nn.Module):
         """
         _check_rows("query_embeddings", query_embeddings, None)
         _check_rows("prototypes", prototypes, query_embeddings.shape[-1])
+        if prototypes.dtype != query_embeddings.dtype:
+            raise ValueError(
+                f"prototypes: got dtype {prototypes.dtype}, expected {query_embeddings.dtype} as query_embeddings"
+            )
         if prototypes.shape[:-2] != query_embeddings.shape[:-2]:
             came, wanted = tuple(prototypes.shape), (*query_embeddings.shape[:-2], "n", query_embeddings.shape[-1])
             raise ValueError(f"prototypes: got shape {came}, expected {_written(wanted)} as in query_embeddings")
@@ -225,12 +229,18 @@ class PrototypicalNetworkRecommender(nn.Module):
         Raises
         ------
         ValueError
-            If shapes, types or values do not fit, a class is empty, or a query label is not among the support's.
+            If shapes, types or values do not fit, a class is empty, there is only one, or a query label is not among
+            the support's.
         """
+        if not isinstance(episodes, (tuple, list)) or len(episodes) != len(_FIELDS):
+            came = f"{len(episodes)} parts" if isinstance(episodes, (tuple, list)) else type(episodes).__name__
+            raise ValueError(f"episodes: got {came}, expected four tensors: {', '.join(_FIELDS)}")
         support_x, support_y, query_x, query_y = episodes
         self._check_episode(support_x, support_y, query_x)
         _check_labels("query_y", query_y, query_x.shape[:-1])
         codes, n = self._support_codes("support_y", support_y, n_classes)
+        if n < 2:
+            raise ValueError("support_y: got one class, expected at least two: there is nothing to tell apart")
         wanted = _check_codes("query_y", query_y, n) if n_classes else _places("query_y", query_y, support_y)
         log_p = self._answer(support_x, codes, query_x, n)  # (..., Q, n)
         return -log_p.gather(-1, wanted.unsqueeze(-1)).squeeze(-1).mean(-1)
@@ -251,17 +261,22 @@ class PrototypicalNetworkRecommender(nn.Module):
         Raises
         ------
         ValueError
-            If there is no episode, or one does not fit. Nothing has changed then.
+            If there is no episode, one does not fit, or the loss or its gradient is too large to go on from. Nothing
+            has changed then.
         """
         groups = self._by_size(episodes)
         count = sum(len(group[0]) for group in groups)
         loss = torch.stack([self.query_losses(group).sum() for group in groups]).sum() / count
-        if not torch.isfinite(loss):
-            raise ValueError(f"episodes: got a query loss of {float(loss.detach())}, expected a finite one")
+        gradients = torch.autograd.grad(loss, list(self.parameters()))
+        if not all(torch.isfinite(value.square()).all() for value in (loss, *gradients)):  # Adam squares gradients
+            raise ValueError(
+                f"episodes: got a query loss of {float(loss.detach()):g} whose gradient is too large for "
+                f"{loss.dtype}, expected features of moderate size; standardise them"
+            )
         if self._optimizer is None:
             self._optimizer = torch.optim.Adam(self.parameters(), lr=self.meta_lr)
-        self._optimizer.zero_grad()
-        loss.backward()
+        for parameter, gradient in zip(self.parameters(), gradients, strict=True):
+            parameter.grad = gradient
         self._optimizer.step()
         return float(loss.detach())
 
@@ -279,17 +294,26 @@ class PrototypicalNetworkRecommender(nn.Module):
         return self._log_probabilities(embedded[..., shots:, :], prototypes)
 
     def _log_probabilities(self, queries: Tensor, prototypes: Tensor) -> Tensor:
-        logits = -squared_distances(queries, prototypes) if self.distance == "euclidean" else _cosines(
-            queries, prototypes
-        )  # fmt: skip
-        return (logits / self.temperature).log_softmax(-1)  # (..., Q, n)
+        if self.distance == "euclidean":
+            logits = -squared_distances(queries, prototypes)
+        else:
+            logits = _cosines(queries, prototypes)
+        logits = logits / self.temperature
+        if _values_are_at_hand(logits) and not torch.isfinite(logits).all():
+            raise ValueError(f"x: got distances too large for {logits.dtype}, expected features of moderate size")
+        return logits.log_softmax(-1)  # (..., Q, n)
 
     # What comes in.
 
+    def _check_features(self, name: str, x: Tensor) -> None:
+        _check_rows(name, x, self.input_dim)
+        if x.dtype != self.head.weight.dtype:
+            raise ValueError(f"{name}: got dtype {x.dtype}, expected {self.head.weight.dtype} as the network's")
+
     def _check_episode(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> None:
-        _check_rows("support_x", support_x, self.input_dim)
+        self._check_features("support_x", support_x)
         _check_labels("support_y", support_y, support_x.shape[:-1])
-        _check_rows("query_x", query_x, self.input_dim)
+        self._check_features("query_x", query_x)
         if query_x.shape[:-2] != support_x.shape[:-2]:
             wanted = (*support_x.shape[:-2], "rows", self.input_dim)
             raise ValueError(f"query_x: got shape {tuple(query_x.shape)}, expected {_written(wanted)} as in support_x")
@@ -301,8 +325,8 @@ class PrototypicalNetworkRecommender(nn.Module):
                 self._check_episode(*episode[:3])  # one by one: stacking would turn integers beside floats into floats
                 _check_labels("query_y", episode[3], episode[2].shape[:-1])
         groups = []
-        for group in stack_by_shape(episodes, _FIELDS):
-            if group[1].ndim != 2:
+        for group in stack_by_shape(episodes, _FIELDS, "episodes"):
+            if group[1].ndim != 2 or 0 in group[1].shape:
                 raise ValueError(f"support_y: got shape {tuple(group[1].shape)}, expected (episodes, rows)")
             counts = torch.tensor([len(row.unique()) for row in group[1]])
             groups += [tuple(part[counts == n] for part in group) for n in counts.unique()]

@@ -2,10 +2,11 @@
 
 Source: Nichol, Achiam, Schulman, "On first-order meta-learning algorithms", 2018.
 
-Departures: the loss is squared error only. The minibatches of an inner loop are the task's rows in the order in which
-they come, not drawn at random. Dropout, if there is any, acts in the inner steps of `ReptileRecommender.meta_update`
-alone, since that is where the model learns. All tasks of equal size take their inner steps together, where the paper's
-serial version takes one task at a time.
+Departures: the loss is squared error only. The tasks of an update are averaged, as in the paper's algorithm 2, and
+epsilon is not annealed, as the authors' code can. The minibatches of an inner loop are the task's rows in the order in
+which they come, not drawn at random. Dropout, if there is any, acts in the inner steps of
+`ReptileRecommender.meta_update` alone, since that is where the model learns. All tasks of equal size take their inner
+steps together, where the paper's serial version takes one task at a time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -190,6 +191,9 @@ class ReptileRecommender(AdaptableNetwork):
     def meta_update(self, tasks: Sequence[TaskData] | TaskData) -> float:
         r"""One step towards the parameters of some tasks after their inner loops.
 
+        A new value of ``meta_lr`` counts from the next update on. Parameters that do not require a gradient stay as
+        they are; in the inner loops they move with the others.
+
         Parameters
         ----------
         tasks : list of (x, y), or a tuple of two stacked tensors
@@ -223,8 +227,11 @@ class ReptileRecommender(AdaptableNetwork):
         if self._optimizer is None:
             kind = torch.optim.SGD if self.meta_optimizer == "sgd" else torch.optim.Adam
             self._optimizer = kind(self.parameters(), lr=self.meta_lr)
+        self._optimizer.param_groups[0]["lr"] = self.meta_lr
         for name, value in self.named_weights().items():
-            value.grad = mean[name]  # phi - W: an SGD step of rate epsilon is phi += epsilon (W - phi)
+            # phi - W: an SGD step of rate epsilon is phi += epsilon (W - phi)
+            value.grad = mean[name] if value.requires_grad else None
+            _move_state(self._optimizer, value)
         self._optimizer.step()
         self._optimizer.zero_grad()
 
@@ -245,7 +252,9 @@ class ReptileRecommender(AdaptableNetwork):
         """Inner steps of T tasks from ``params`` (T, ...), and the sum over steps of the tasks' mean loss."""
         adam = _Adam(self.inner_betas) if self.inner_optimizer == "adam" else None  # a fresh one, for each task
         size, total = self.inner_batch_size or x.shape[1], x.new_zeros(())
-        factor = 1.0 if adam else -inner_lr  # minus the rate costs less in the loss than at each parameter
+        # Without Adam the loss is multiplied by minus the rate, so that its gradient already is the step: one product,
+        # and not one at each parameter.
+        factor = 1.0 if adam else -inner_lr
         for step in range(num_steps):
             rows_x, rows_y = (_rows(part, step, size) for part in (x, y))  # (T, size, ...)
             gradient, loss = grad_and_value(self._support_loss({}, rows_x, rows_y, factor, dropout))(params)
@@ -286,8 +295,17 @@ class ReptileRecommender(AdaptableNetwork):
         return inner_lr
 
 
+def _move_state(optimizer: torch.optim.Optimizer, value: Tensor) -> None:
+    """Let what Adam remembers of a parameter follow it to another dtype or device."""
+    state = optimizer.state.get(value, {})
+    state |= {name: kept.to(value) for name, kept in state.items() if kept.shape == value.shape != ()}
+
+
 class _Adam:
-    """Adam's direction for parameters (T, ...), with a state that begins at nothing (Kingma and Ba 2015)."""
+    """Adam's direction for parameters (T, ...), with a state that begins at nothing (Kingma and Ba 2015).
+
+    A rule of its own, since PyTorch's optimizers work in place and so not under `torch.vmap`.
+    """
 
     def __init__(self, betas: tuple[float, float]):
         self._betas, self._steps = betas, 0

@@ -357,6 +357,44 @@ def test_reptile(ran, expecting, take_picture):
     assert notebook.errors() == []
 
 
+def test_prototypical(ran, expecting, take_picture):
+    notebook = ran("06_prototypical.ipynb")
+    page = notebook.page
+    plane, pull = notebook.explorers
+    assert every_control_has_a_name(notebook) >= {"slider", "spinbutton", "combobox", "button", "radio", "textbox"}
+    for n, (explorer, names) in enumerate(
+        ((plane, ("updates", "ways", "shots", "right", "up")), (pull, ("count", "weight")))
+    ):
+        speak_of(explorer)
+        for k, name in enumerate(names):
+            move_every_way(explorer, k, name)
+            take_picture(explorer.root, f"06_explorer{n}_after_{name}")
+        speak_of(explorer)
+    plane.root.get_by_label("Move an item of shelf").select_option("C")
+    plane.settle(shelf="C")
+    take_picture(plane.root, "06_explorer0_shelf_c")
+    plane.button("New seed").click()
+    plane.settle(seed=1)
+    pull.root.get_by_label("Users of").select_option("shop")
+    pull.settle(where="shop")
+
+    predict = page.locator(".recmtl-ask").first
+    predict.get_by_role("radio", name="One episode of 20").check()
+    predict.get_by_role("button", name="Commit").click()
+    expecting(predict).to_contain_text("Your prediction: One episode of 20")
+    answer_the_study_question(
+        page.locator(".recmtl-ask:not(.recmtl-ask .recmtl-ask)").nth(1), expecting, "weight",
+        ("What holds for everybody", "On validation users", "They may be worth nothing"),
+        "sorted hardly better than guessing",
+        "Users are tasks with support and query. The encoder is shared by all. Before the first rating everybody's "
+        "answer is served. Few ratings are pulled towards everybody's prototypes, many are believed. Settings are "
+        "chosen on validation users, and it is judged on test users, against the mean.",
+    )  # fmt: skip
+    fits(notebook)
+    whole_page(notebook, take_picture, "06")
+    assert notebook.errors() == []
+
+
 def answer_the_study_question(study, expecting, control, choices, explanation, answer):
     """All five steps, with the evidence that the explorer above kept, in which ``control`` occurs."""
     press = lambda name: study.get_by_role("button", name=name, exact=True).click()  # noqa: E731

@@ -2,6 +2,9 @@
 
 import nbformat
 import pytest
+import torch
+
+from recmtl_lessons.datasets import Ratings
 
 
 @pytest.fixture
@@ -39,3 +42,24 @@ def solved(request):
         return kinds
 
     return run
+
+
+@pytest.fixture(scope="session")
+def small_movielens():
+    """Some thousand ratings by chance, in the form of MovieLens; nobody has rated a film twice."""
+    generator = torch.Generator().manual_seed(0)
+    n, people, items = 5_000, 90, 200
+    user = torch.randint(people, (n,), generator=generator)
+    item = torch.randint(items, (n,), generator=generator)
+    user, item = torch.tensor(sorted({(int(u), int(i)) for u, i in zip(user, item, strict=True)})).T.contiguous()
+    return Ratings(
+        user=user,
+        item=item,
+        rating=torch.randint(1, 6, user.shape, generator=generator).float(),
+        user_ids=tuple(range(people)),
+        item_ids=tuple(range(items)),
+        titles=tuple(f"Film, The {k} (2000)" for k in range(items)),
+        years=torch.randint(1950, 2010, (items,), generator=generator),
+        genres=torch.rand(items, 4, generator=generator) < 0.4,
+        genre_names=("A", "B", "C", "D"),
+    )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from recmtl_lessons.datasets import Ratings, load_movielens
+from recmtl_lessons.datasets import load_movielens
 from recmtl_lessons.lessons import maml as lesson
 from recmtl_lessons.lessons.maml import breaking, experiments, explorers, films, path, pictures, sinusoid, users
 from recmtl_lessons.models import MAMLRecommender
@@ -484,24 +484,10 @@ def test_the_first_explorer_runs(compared):
 
 
 @pytest.fixture(scope="module")
-def ratings():
-    generator = torch.Generator().manual_seed(0)
-    n, people, items = 5_000, 90, 200
-    user = torch.randint(people, (n,), generator=generator)
-    item = torch.randint(items, (n,), generator=generator)
-    user, item = torch.tensor(sorted({(int(u), int(i)) for u, i in zip(user, item, strict=True)})).T.contiguous()
-    titles = [*films.TO_RATE.values(), *(f"Film, The {k} (2000)" for k in range(items - 10))]
-    return Ratings(
-        user=user,
-        item=item,
-        rating=torch.randint(1, 6, user.shape, generator=generator).float(),
-        user_ids=tuple(range(people)),
-        item_ids=tuple(range(items)),
-        titles=tuple(titles),
-        years=torch.randint(1950, 2010, (items,), generator=generator),
-        genres=torch.rand(items, 4, generator=generator) < 0.4,
-        genre_names=("A", "B", "C", "D"),
-    )
+def ratings(small_movielens):
+    """With the films that a reader can rate."""
+    titles = (*films.TO_RATE.values(), *small_movielens.titles[len(films.TO_RATE) :])
+    return replace(small_movielens, titles=titles)
 
 
 def test_no_person_is_in_two_groups(ratings):

@@ -470,9 +470,10 @@ class TestRefuses:
     @pytest.mark.parametrize(
         ("episodes", "message"),
         [
-            ([], r"^tasks: got none"),
-            ([an_episode()[:3]], r"^tasks\[0\]: got tuple of 3"),
+            ([], r"^episodes: got none"),
+            ([an_episode()[:3]], r"^episodes\[0\]: got tuple of 3"),
             (an_episode(), r"^support_y: got shape \(7,\), expected \(episodes, rows\)"),
+            (tuple(part[None][:0] for part in an_episode()), r"^support_y: got shape \(0, 7\), expected"),
         ],
     )
     def test_no_episodes(self, episodes, message):
@@ -484,6 +485,37 @@ class TestRefuses:
         with torch.no_grad():
             network.head.weight.mul_(1e200)
         before = copy.deepcopy(network.state_dict())
-        with pytest.raises(ValueError, match=r"^episodes: got a query loss of (nan|inf), expected a finite one"):
+        with pytest.raises(ValueError, match=r"^x: got distances too large for torch.float64"):
             network.meta_update([an_episode()])
         assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+    @pytest.mark.parametrize("episode", [None, an_episode()[:3], an_episode()[0]])
+    def test_losses_of_what_is_no_episode(self, episode):
+        with pytest.raises(ValueError, match=r"^episodes: got .*, expected four tensors"):
+            model().query_losses(episode)
+
+    def test_one_class_is_nothing_to_tell_apart(self):
+        x, _, query_x, _ = an_episode()
+        one = (x, torch.full((len(x),), 4), query_x, torch.full((len(query_x),), 4))
+        with pytest.raises(ValueError, match=r"^support_y: got one class, expected at least two"):
+            model().query_losses(one)
+
+    def test_another_precision_is_named(self):
+        x, y, query_x, _ = an_episode()
+        network = model()
+        other = torch.float16
+        with pytest.raises(ValueError, match=r"^support_x: got dtype torch.float16, expected"):
+            network.episode_forward(x.to(other), y, query_x.to(other))
+        with pytest.raises(ValueError, match=r"^prototypes: got dtype torch.float16, expected"):
+            network.classify(network(query_x), network(x).to(other))
+
+    def test_features_too_large_are_refused_and_nothing_changes(self):
+        network = PrototypicalNetworkRecommender(3, 4, (5,))
+        x, y = 1e12 * torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 2
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        with pytest.raises(ValueError, match=r"standardise them$|expected features of moderate size"):
+            network.meta_update([(x, y, x, y)])
+        assert network._optimizer is None
+        assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+        with pytest.raises(ValueError, match=r"^x: got distances too large for torch.float32"):
+            network.predict(1e18 * x, y, x)

@@ -194,6 +194,47 @@ class TestLimits:
         assert_close(network.adapt_to_new_task(x, y), maml.adapt_to_new_task(x, y), 1e-12)
 
 
+class TestTheOuterOptimizer:
+    @pytest.mark.parametrize("kind", ["sgd", "adam"])
+    def test_a_new_rate_counts_from_the_next_update_on(self, kind):
+        network, tasks = model(meta_lr=0.1, meta_optimizer=kind, inner_steps=2), some_tasks()
+        network.meta_update(tasks)
+        twin = copy.deepcopy(network)
+        before = copy.deepcopy(network.named_weights())
+        twin.meta_lr = 0.02
+        network.meta_update(tasks)
+        twin.meta_update(tasks)
+        for name, value in before.items():
+            there, here = network.named_weights()[name] - value, twin.named_weights()[name] - value
+            torch.testing.assert_close(here, 0.2 * there)
+            assert float(there.detach().abs().max()) > 1e-4
+
+    def test_what_adam_remembers_goes_with_the_network(self):
+        network, tasks = model(meta_lr=0.01, meta_optimizer="adam", dtype=torch.float32), some_tasks()
+        network.meta_update(tuple(part.float() for part in tasks))
+        twin = copy.deepcopy(network)
+        network.double().meta_update(tasks)
+        twin.meta_update(tuple(part.float() for part in tasks))
+        assert all(value.dtype == torch.float64 for value in network.parameters())
+        assert_close(network.named_weights(), twin.double().named_weights(), 1e-5)
+        afresh = copy.deepcopy(network)
+        afresh._optimizer = None
+        for one in (network, afresh):
+            one.meta_update(tasks)
+        assert float((network.head.weight - afresh.head.weight).detach().abs().max()) > 1e-4  # it was not forgotten
+
+    @pytest.mark.parametrize("kind", ["sgd", "adam"])
+    def test_what_asks_for_no_gradient_stays(self, kind):
+        network, tasks = model(meta_lr=0.1, meta_optimizer=kind, inner_steps=2), some_tasks()
+        network.meta_update(tasks)  # Adam's averages of it exist
+        network.body[0].weight.requires_grad_(False)
+        network.body[0].weight.grad = torch.ones_like(network.body[0].weight)
+        before = copy.deepcopy(network.named_weights())
+        network.meta_update(tasks)
+        moved = {name: not torch.equal(value, before[name]) for name, value in network.named_weights().items()}
+        assert moved == {name: name != "body.0.weight" for name in before}
+
+
 class TestInnerLoop:
     def test_the_model_stays_as_it_is(self):
         network, (x, y) = model(dropout_rate=0.3).train(), listed(some_tasks())[0]
@@ -411,6 +452,47 @@ class TestBadInput:
             unchanged.inner_loop((x, y))
         with pytest.raises(ValueError, match=refusal(f"support_{named}", came)):
             unchanged.adapt_to_new_task(x, y)
+
+    @pytest.mark.parametrize(
+        ("x", "y", "named", "came"),
+        [
+            (X.to_sparse(), Y, "x", "sparse"),
+            (X, Y.to_sparse(), "y", "sparse"),
+            (X.to(torch.complex128), Y, "x", "complex128"),
+            (X, Y.to(torch.complex128), "y", "complex128"),
+        ],
+    )
+    def test_rows_of_another_kind(self, unchanged, x, y, named, came):
+        with pytest.raises(ValueError, match=refusal(named, came)):
+            unchanged.inner_loop((x, y))
+        with pytest.raises(ValueError, match=refusal(named, came)):
+            unchanged.pseudo_gradient((torch.stack([x, x]), torch.stack([y, y])))
+        listed_name = f"tasks[1], {named}" if came == "sparse" else named
+        with pytest.raises(ValueError, match=refusal(listed_name, came)):
+            unchanged.meta_update([(X, Y), (x, y)])
+
+    def test_targets_that_do_not_fit(self):
+        network = model(dtype=torch.float32)
+        x, y = X.float(), Y * 1e300
+        with pytest.raises(ValueError, match=refusal("y", "infinite")):
+            network.inner_loop((x, y))
+        with pytest.raises(ValueError, match=refusal("y", "infinite")):
+            network.meta_update([(x, y)])
+
+    @pytest.mark.parametrize("rate", [torch.tensor(0.1j), torch.tensor(0.1).to_sparse()], ids=["complex", "sparse"])
+    def test_rates_of_another_kind(self, unchanged, rate):
+        with pytest.raises(ValueError, match=refusal("inner_lr")):
+            unchanged.inner_loop((X, Y), inner_lr=rate)
+
+    def test_params_that_are_not_finite(self, unchanged):
+        broken = {**unchanged.named_weights(), "head.weight": holed(unchanged.head.weight.detach())}
+        with pytest.raises(ValueError, match=refusal("params['head.weight']", "NaN")):
+            unchanged.inner_loop((X, Y), params=broken)
+        with pytest.raises(ValueError, match=refusal("params['head.weight']", "NaN")):
+            unchanged.predict(X, broken)
+        sparse = {**unchanged.named_weights(), "head.weight": unchanged.head.weight.detach().to_sparse()}
+        with pytest.raises(ValueError, match=refusal("params['head.weight']", "sparse")):
+            unchanged(X, sparse)
 
     @pytest.mark.parametrize("task", [X, (X,), (X, Y, X), None])
     def test_task_data(self, unchanged, task):

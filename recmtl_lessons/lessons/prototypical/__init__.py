@@ -14,7 +14,7 @@ from recmtl_lessons.lessons.prototypical.experiments import (
     train_broken,
 )
 from recmtl_lessons.lessons.prototypical.explorers import explore_plane, explore_pull
-from recmtl_lessons.lessons.prototypical.films import pulled_prototypes, rank_films, score_tastes
+from recmtl_lessons.lessons.prototypical.films import pulled_prototypes, rank_films, score_stars, score_tastes
 from recmtl_lessons.lessons.prototypical.pictures import (
     draw_broken,
     draw_controls,
@@ -29,13 +29,12 @@ from recmtl_lessons.lessons.prototypical.questions import (
     exercise_classify,
     exercise_design,
     exercise_linear,
-    exercise_prototypes,
     prediction,
     study_cold_start,
 )
 from recmtl_lessons.lessons.prototypical.section import (
     measure_costs,
-    score_stepping,
+    score_serving,
     serve_films,
     serve_in_shop,
     table,

@@ -8,7 +8,6 @@ LESSON = Lesson(
         "predict": "Predict how many shelves to train on at a time",
         "explorer-plane": "Explore one episode in the plane",
         "explorer-pull": "Explore how far to believe a new user",
-        "exercise-prototypes": "Exercise: prototypes",
         "exercise-classify": "Exercise: log-probabilities",
         "exercise-linear": "Exercise: the linear classifier inside",
         "exercise-design": "Exercise: serve every new user",

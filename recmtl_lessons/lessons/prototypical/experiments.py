@@ -113,7 +113,7 @@ def fit(models: ManyModels, steps: int, label: str = "") -> ManyModels:
     every = max(1, min(steps, 4))
     if label:
         return models.fit(steps, label=label, every=every)
-    for _ in models.train(steps, every=every):
+    for _ in models.train(steps, every=every) if steps else ():
         pass
     return models
 
@@ -179,9 +179,9 @@ def score_rivals(shop: Shop = SHOP) -> dict[tuple[str, int, float], float]:
     valid, found = judged(open_shops(shop, DESIGN_SEEDS).valid, DESIGN_SEEDS), {}
     for shots in TO_TRY:
         few = valid.shots(shots)
-        for k in (k for k in (1, 3, 5, 9, 15) if k <= TEST_WAYS * shots):
+        for k in (k for k in (1, 3, 5, 9, 15, 21) if k <= TEST_WAYS * shots):
             found["neighbours", shots, k] = float(accuracy(rival_scores(nearest_neighbours, few, k=k), few).mean())
-        for c in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0):
+        for c in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0):
             found["regression", shots, c] = float(accuracy(rival_scores(logistic_regression, few, c=c), few).mean())
     return found
 
@@ -262,10 +262,22 @@ def by_ways(
 
 @dataclass(frozen=True)
 class Control:
-    """Five new shelves, five labelled items each, where there is nothing to bring along: accuracies, (S,) each."""
+    """Five new shelves, five labelled items each, where there is nothing to bring along: accuracies, (S,) each.
+
+    Attributes
+    ----------
+    prototypes : Tensor
+    rivals : dict {name: Tensor}
+    untrained : Tensor
+        Prototypes of the network before its first update.
+    with_twenty : Tensor
+        Prototypes of the trained network, with twenty labelled items each.
+    """
 
     prototypes: Tensor
     rivals: dict[str, Tensor]
+    untrained: Tensor
+    with_twenty: Tensor
 
     @property
     def advantage(self) -> Tensor:
@@ -285,14 +297,22 @@ def control(
     pool = old_shelves(shop, seeds, shuffled=shuffled)
     models = train_on_shelves(pool, seeds, RATE_OF_WAYS[WAYS], steps=steps, label=label)
     test = judged(open_shops(shop, seeds).test, seeds)
-    return Control(accuracy(scores_of(models, test.shots(SHOTS)), test), by_rivals(test, SHOTS))
+    five, twenty = (accuracy(scores_of(models, test.shots(shots)), test) for shots in (SHOTS, max(TO_TRY)))
+    return Control(five, by_rivals(test, SHOTS), _untrained(pool, test, seeds), twenty)
 
 
-def in_the_shop(result: NewShelves) -> Control:
+def _untrained(pool: Episodes, test: Episodes, seeds: Sequence[int]) -> Tensor:
+    models = train_on_shelves(pool, seeds, RATE_OF_WAYS[WAYS], steps=0)
+    return accuracy(scores_of(models, test.shots(SHOTS)), test)
+
+
+def in_the_shop(result: NewShelves, seeds: tuple[int, ...] = SEEDS, shop: Shop = SHOP) -> Control:
     """The shop itself, in the form of a control."""
-    at = result.shots.index(SHOTS)
+    five, twenty = (result.shots.index(shots) for shots in (SHOTS, max(TO_TRY)))
     rivals = ("nearest mean", "nearest neighbours", "logistic regression")
-    return Control(result.accuracy["prototypes"][at], {name: result.accuracy[name][at] for name in rivals})
+    mine, test = result.accuracy["prototypes"], judged(open_shops(shop, seeds).test, seeds)
+    untrained = _untrained(old_shelves(shop, seeds), test, seeds)
+    return Control(mine[five], {name: result.accuracy[name][five] for name in rivals}, untrained, mine[twenty])
 
 
 def three_controls(seeds: tuple[int, ...] = SEEDS, steps: int = STEPS) -> dict[str, Control]:

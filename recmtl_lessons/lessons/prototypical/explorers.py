@@ -7,7 +7,8 @@ from recmtl_lessons.lessons.prototypical.plane import MOST_SHOTS, MOST_WAYS, UPD
 from recmtl_lessons.lessons.prototypical.section import Served
 from recmtl_lessons.teaching import Choice, Explorer, Slider
 
-_MOVES = [k / 2 for k in range(-8, 9)]
+_MOVES = [k / 2 for k in range(-8, 9)]  # in standard deviations of the labelled items
+_LETTERS = tuple("ABCDEFGH"[:MOST_WAYS])
 
 
 def explore_plane() -> Explorer:
@@ -20,11 +21,11 @@ def explore_plane() -> Explorer:
             Slider("updates", "Training of f", UPDATES, 100, "updates"),
             Slider("ways", "New shelves", tuple(range(2, MOST_WAYS + 1)), 4),
             Slider("shots", "Labelled items of each", tuple(range(1, MOST_SHOTS + 1)), 3),
-            Slider("shelf", "Move the first item of shelf", tuple(range(1, MOST_WAYS + 1)), 1, "1: A, 2: B, …"),
-            Slider("right", "…to the right by", _MOVES, 0.0, "standard deviations"),
-            Slider("up", "…and up by", _MOVES, 0.0, "standard deviations"),
+            Choice("shelf", "Move an item of shelf", _LETTERS, "A"),
+            Slider("right", "Move it right", _MOVES, 0.0, "sd"),
+            Slider("up", "Move it up", _MOVES, 0.0, "sd"),
         ],
-        compute=look,
+        compute=lambda shelf, **others: look(shelf=_LETTERS.index(shelf) + 1, **others),
         draw=draw_plane,
         describe=describe_plane,
         seeded=True,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recmtl_lessons.datasets import Ratings
 from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
-from recmtl_lessons.lessons.maml.users import FILM_MEAN, SHOTS, ColdStart, Tasks, film_users, own_mean
+from recmtl_lessons.lessons.maml.users import FILM_MEAN, SHOTS, ColdStart, Tasks, film_users, mean_error, own_mean
 from recmtl_lessons.lessons.prototypical.experiments import EMBEDDING, STEPS, fit
 from recmtl_lessons.lessons.prototypical.rivals import nearest_mean
 from recmtl_lessons.models import PrototypicalNetworkRecommender
@@ -135,19 +135,9 @@ def log_odds(tastes: Tastes, tasks: Tasks, weight: float | None = None) -> Tenso
     return found if weight else torch.where(both[..., None], found, 0.0)
 
 
-def as_ratings(odds: Tensor, tasks: Tasks) -> Tensor:
-    """Ratings from log-odds: the mean of the user's liked and that of the disliked ratings, weighed by probability.
-
-    Chosen before anything was measured. Who has one class alone gets the mean of all.
-    """
-    good = liked(tasks)[0].float()
-
-    def mean(member: Tensor) -> Tensor:
-        return (tasks.support_y * member).sum(2, keepdim=True) / member.sum(2, keepdim=True).clamp(min=1)
-
-    p = odds.sigmoid()
-    mixed = p * mean(good) + (1 - p) * mean(1 - good)
-    return torch.where(two_sided(tasks)[..., None], mixed, own_mean(tasks))
+def as_ratings(odds: Tensor, tasks: Tasks, scale: float, most: float) -> Tensor:
+    """Ratings from log-odds: the user's own mean, plus ``scale`` stars a unit, of ``most`` units at most."""
+    return own_mean(tasks) + scale * odds.clamp(-most, most)
 
 
 def within_user_auc(scores: Tensor, tasks: Tasks) -> Tensor:
@@ -167,6 +157,19 @@ def within_user_auc(scores: Tensor, tasks: Tasks) -> Tensor:
     return share.sum(1) / (count > 0).sum(1)
 
 
+def score_stars(
+    tastes: Tastes, tasks: Tasks, scales: Sequence[float] = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5),
+    limits: Sequence[float] = (0.5, 1.0, 2.0, 4.0, 8.0),
+) -> dict[tuple[float, float], float]:  # fmt: skip
+    """Error on some users for each scale and limit of `as_ratings`: how both were chosen, on validation users."""
+    odds = log_odds(tastes, tasks)
+    return {
+        (scale, most): float(mean_error(as_ratings(odds, tasks, scale, most), tasks).mean())
+        for scale in scales
+        for most in limits
+    }
+
+
 def score_tastes(
     users: ColdStart, hidden: Sequence[int] = FILM_HIDDEN, rates: Sequence[float] = (0.001, 0.003, 0.01),
     weights: Sequence[float] = (0.0, 1.0, 3.0, 10.0, 30.0),
@@ -178,6 +181,9 @@ def score_tastes(
             tastes = train_tastes(users.train, DESIGN_SEEDS, rate, hidden, weight)
             found[rate, weight] = float(within_user_auc(log_odds(tastes, valid), valid).mean())
     return found
+
+
+EVERYBODY = 1e6  # a weight at which no user's own ratings count
 
 
 # What the lesson compares on MovieLens.
@@ -217,6 +223,7 @@ def rank_films(ratings: Ratings, seeds: tuple[int, ...] = SEEDS, steps: int = ST
         "mean rating": test.query_x[..., FILM_MEAN],
         "nearest mean of features": _by_features(test),
         **{name: log_odds(trained, test) for name, trained in tastes.items()},
+        "everybody's": log_odds(tastes["prototypes, pulled"], test, EVERYBODY),
     }
     query = liked(test)[1].bool()
     no_pair = ~(query & test.known).any(2) | ~(~query & test.known).any(2)

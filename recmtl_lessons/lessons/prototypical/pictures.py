@@ -10,11 +10,12 @@ from recmtl_lessons.lessons.prototypical.coldstart import WEIGHTS, Pull
 from recmtl_lessons.lessons.prototypical.experiments import Broken, ByWays, Control, NewShelves
 from recmtl_lessons.lessons.prototypical.films import FilmRanking
 from recmtl_lessons.lessons.prototypical.plane import Plane, cells
-from recmtl_lessons.lessons.prototypical.section import ARMS, Served
+from recmtl_lessons.lessons.prototypical.section import Served
 from recmtl_lessons.teaching import style
 from recmtl_lessons.teaching.claim import t_interval
 
 _GREY = "#555555"
+_SHELF_MARKERS = (*style.MARKERS[:7], "p")  # no star: those are the prototypes
 _SHELF_COLOURS = ("blue", "vermillion", "green", "purple", "orange", "sky", "black", "yellow")
 _LOOKS = {
     "signal itself": ("black", None, ":"),
@@ -37,7 +38,7 @@ def draw_idea(figure) -> None:
     style.box(left, 0.2, 4.3, 3.6, "few labelled\nitems of each", green, 1.5)
     style.box(left, 0.2, 0.5, 3.6, "an item\nto be sorted", _GREY, 1.5)
     style.box(left, 5.2, 2.4, 1.6, "f", blue, 1.5)
-    style.box(left, 7.9, 2.4, 1.9, "plane", red, 1.5)
+    style.box(left, 7.9, 2.4, 1.9, "points", red, 1.5)
     for start, end in (((4.0, 5.0), (5.1, 3.7)), ((4.0, 1.3), (5.1, 2.6)), ((7.0, 3.15), (7.8, 3.15))):
         style.arrow(left, start, end, _GREY)
     _draw_three_classes(right)
@@ -49,10 +50,10 @@ def _draw_three_classes(axis) -> None:
         [[1.2, 1.6], [2.4, 1.0], [1.5, 0.4]],
         [[-0.5, -1.5], [0.7, -1.1], [0.4, -2.2]],
     ])  # fmt: skip
-    means, query, frame = rows.mean(1), torch.tensor([0.35, 0.25]), (-3.2, 3.2, -2.8, 2.3)
+    means, query, frame = rows.mean(1), torch.tensor([0.95, 0.45]), (-3.2, 3.2, -2.8, 2.3)
     _fill_cells(axis, means, frame)
     for k, (own, mean) in enumerate(zip(rows, means, strict=True)):
-        colour, marker = style.PALETTE[_SHELF_COLOURS[k]], style.MARKERS[k]
+        colour, marker = style.PALETTE[_SHELF_COLOURS[k]], _SHELF_MARKERS[k]
         for point in own:
             axis.plot(*zip(point, mean, strict=True), color=colour, lw=1.2, ls="-", alpha=0.6)
         axis.plot(*own.T, marker, color=colour, ms=10, ls="")
@@ -119,8 +120,9 @@ def draw_controls(shop: Control, controls: Mapping[str, Control], figure) -> Non
     groups = {"the shop": shop, **controls}
     for k, found in enumerate(groups.values()):
         for offset, values, colour, marker, label in (
-            (-0.14, found.best_rival, "blue", "o", "best rival"),
-            (0.14, found.prototypes, "vermillion", "^", "prototypes"),
+            (-0.2, found.best_rival, "blue", "o", "best rival"),
+            (0.0, found.prototypes, "vermillion", "^", "prototypes"),
+            (0.2, found.untrained, "black", "d", "prototypes, f untrained"),
         ):  # fmt: skip
             _point(axis, k + offset, values, colour, marker, label if k == 0 else None)
     axis.axhline(1 / 5, color="#999999", lw=1.4, ls=(0, (1, 2)))
@@ -167,27 +169,29 @@ def draw_broken(broken: Broken, figure) -> None:
 
 
 def draw_films(ranked: FilmRanking, figure) -> None:
-    """AUC within users for five ways to rank a new user's films."""
+    """AUC within users for six ways to rank a new user's films."""
     (axis,) = style.panels(figure, 1)
     labels = (
         "nearest mean\nof features",
         "number of\nratings",
         "prototypes",
         "film's\nmean rating",
+        "everybody's\nprototypes",
         "prototypes,\npulled",
     )
-    names = ("nearest mean of features", "number of ratings", "prototypes", "mean rating", "prototypes, pulled")
-    colours = ("sky", "green", "vermillion", "black", "blue")
+    names = ("nearest mean of features", "number of ratings", "prototypes", "mean rating", "everybody's",
+             "prototypes, pulled")  # fmt: skip
+    colours = ("green", "black", "purple", "sky", "blue", "orange")
     style.points_with_interval(axis, labels, torch.stack([ranked.auc[n] for n in names], dim=1), colours)
     axis.axhline(0.5, color="#999999", lw=1.4, ls=(0, (1, 2)))
-    axis.text(4.45, 0.503, "coin flip", color=_GREY, ha="right", va="bottom", fontsize=11)
+    axis.text(5.45, 0.503, "coin flip", color=_GREY, ha="right", va="bottom", fontsize=11)
     axis.set(ylabel="AUC within users", title="New users of MovieLens: liked above disliked")
 
 
 _SECTION_LOOKS = {
-    "own mean": ("black", "o"),
     "film mean + offset": ("sky", "s"),
     "fine-tuning": ("blue", "D"),
+    "fine-tuning, longer": ("black", "o"),
     "MAML": ("vermillion", "^"),
     "Reptile": ("green", "v"),
     "prototypes": ("purple", "P"),
@@ -196,19 +200,18 @@ _SECTION_LOOKS = {
 
 
 def draw_section(shop: Served, films: Served | None, figure) -> None:
-    """Every arm by error and by AUC, in the shop and on MovieLens; one row an arm."""
+    """How far each arm is behind MAML, by error and by AUC, in the shop and on MovieLens; one row an arm."""
     parts = [(shop.error, "Shop: error"), (shop.auc, "Shop: AUC")]
     parts += [(films.error, "MovieLens: error"), (films.auc, "MovieLens: AUC")] if films else []
-    names = [name for name in _SECTION_LOOKS if name in ARMS or (films and name in films.error)]
+    names = [name for name in _SECTION_LOOKS if name != "MAML" and any(name in scores for scores, _ in parts)]
     axes = style.panels(figure, len(parts))
     for axis, (scores, title) in zip(axes, parts, strict=True):
-        error = title.endswith("error")
+        sign = 1 if title.endswith("error") else -1
+        axis.axvline(0, color=style.PALETTE["vermillion"], lw=2.4)
         for row, name in enumerate(reversed(names)):
-            if name in scores and float(scores[name].std()) > 1e-9:
-                _row(axis, row, scores[name], *_SECTION_LOOKS[name])
-        if not error:  # at 0.5, far from the others
-            axis.text(0.04, len(names) - 1, "0.5: ranks nothing", transform=axis.get_yaxis_transform(), va="center")
-        axis.set(ylim=(-0.6, len(names) - 0.4), xlabel="stars, low is good" if error else "high is good", title=title)
+            if name in scores:
+                _row(axis, row, sign * (scores[name] - scores["MAML"]), *_SECTION_LOOKS[name])
+        axis.set(ylim=(-0.6, len(names) - 0.4), xlabel="stars behind MAML" if sign == 1 else "behind MAML", title=title)
         axis.set_yticks(range(len(names)), reversed(names) if axis is axes[0] else [""] * len(names))
 
 
@@ -227,12 +230,12 @@ def draw_plane(plane: Plane, figure) -> None:
     left, right = style.panels(figure, 2, (1.35, 1.0))
     everything = torch.cat([plane.support.flatten(0, 1), plane.queries.flatten(0, 1), plane.start[None]])
     low, high = everything.amin(0), everything.amax(0)
-    pad = 0.06 * (high - low).clamp(min=1e-3)
-    frame = (*(low - pad).tolist(), *(high + pad).tolist())
-    frame = (frame[0], frame[2], frame[1], frame[3])
+    middle, half = (low + high) / 2, 0.56 * (high - low).clamp(min=1e-3)
+    half = torch.maximum(half, half.flip(0) * torch.tensor([_WIDE, 1 / _WIDE]))  # a unit is as long either way
+    frame = [float(v) for m, h in zip(middle, half, strict=True) for v in (m - h, m + h)]
     _fill_cells(left, plane.prototypes, frame)
     for k in range(plane.ways):
-        colour, marker = style.PALETTE[_SHELF_COLOURS[k]], style.MARKERS[k]
+        colour, marker = style.PALETTE[_SHELF_COLOURS[k]], _SHELF_MARKERS[k]
         edge = {"mec": _GREY, "mew": 0.6}
         left.plot(*plane.queries[k].T, marker, color=colour, ms=5, alpha=0.45, ls="", **edge)
         left.plot(*plane.support[k].T, marker, color=colour, ms=11, ls="", mec="black", mew=1.2)
@@ -242,9 +245,13 @@ def draw_plane(plane: Plane, figure) -> None:
         left.annotate(_letter(k + 1), place, (0, 16), textcoords="offset points", ha="center", va="center", fontsize=13,
                       weight="bold", bbox=label)  # fmt: skip
     _draw_move(left, plane)
+    left.set_aspect("equal", adjustable="box")
     left.set(xlim=frame[:2], ylim=frame[2:], xlabel="first output of f", ylabel="second output of f",
              title=f"Update {plane.updates}: stars are prototypes")  # fmt: skip
     _draw_accuracies(right, plane)
+
+
+_WIDE = 1.45  # the picture of the plane, width by height
 
 
 def _draw_move(axis, plane: Plane) -> None:
@@ -270,7 +277,7 @@ def _draw_accuracies(axis, plane: Plane) -> None:
              title=f"All: {float(plane.accuracy.mean()):.0%}")  # fmt: skip
 
 
-_SIGNS = ("●", "■", "▲", "◆", "▼", "✚", "✖", "★")
+_SIGNS = ("●", "■", "▲", "◆", "▼", "✚", "✖", "⬟")
 
 
 def _letter(shelf: int) -> str:
@@ -304,10 +311,10 @@ def draw_pull(pull: Pull, figure) -> None:
     now = float((pull.auc - everybody[:, 0]).mean())
     axis.plot(_place(pull.weight), now, "*", ms=24, color=style.PALETTE["vermillion"], mec="white",
               label=f"weight {pull.weight:g}: AUC {float(pull.auc.mean()):.3f}", zorder=5)  # fmt: skip
-    axis.axhline(0, color=_GREY, lw=1.4, ls=":", label=f"everybody's: AUC {float(everybody.mean()):.3f}")
+    axis.axhline(0, color=_GREY, lw=1.4, ls=":", label=f"nearly everybody's: AUC {float(everybody.mean()):.3f}")
     axis.set_xticks([_place(w) for w in WEIGHTS], [f"{w:g}" for w in WEIGHTS])
     axis.set(
-        xlabel="weight of everybody's prototypes, in ratings", ylabel="AUC gained over everybody's",
+        xlabel="weight of everybody's prototypes, in ratings", ylabel="AUC over nearly everybody's",
         title=f"{pull.where}: {pull.count} rating{'s' * (pull.count != 1)} of each new user",
     )  # fmt: skip
     axis.legend(loc="lower right")

@@ -1,6 +1,7 @@
 """What the lesson asks: a prediction, four exercises, and a study question."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -31,102 +32,11 @@ prediction = Predict(
 TWENTY = tuple(prediction.choices)[2]
 
 
-# Exercise: prototypes.
-
-
-def _prototypes(embeddings: Tensor, labels: Tensor) -> Tensor:
-    """The mean of each class, in the order of the sorted distinct labels."""
-    return torch.stack([embeddings[labels == label].mean(0) for label in labels.unique()])
-
-
-def _labelled() -> tuple[Tensor, Tensor]:
-    rows = [[1.0, 2.0], [4.0, -1.0], [3.0, 0.5], [-2.0, 1.5], [0.5, 0.5], [2.5, -3.0]]
-    return torch.tensor(rows), torch.tensor([42, 7, 42, -3, 7, 42])
-
-
-def _check_prototypes(answer: Callable) -> Outcome:
-    embeddings, labels = _labelled()
-    got, expected = answer(embeddings.clone(), labels.clone()), _prototypes(embeddings, labels)
-    if not isinstance(got, Tensor):
-        return wrong(f"Return one tensor (classes, D); yours is a {type(got).__name__}. `torch.stack` joins a list.")
-    if got.shape == (43, 2) or got.shape == (42, 2):
-        return wrong("You made a row for every number up to the largest label. Labels are names: 42 does not mean that "
-                     "there are 43 classes.")  # fmt: skip
-    if got.shape != expected.shape:
-        return wrong(f"My example has the three labels −3, 7 and 42 and embeddings of width 2, so I expected (3, 2). "
-                     f"Yours is {tuple(got.shape)}.")  # fmt: skip
-    if got.isnan().any():
-        return wrong("There is NaN in your prototypes: the mean of no rows. Labels need not be 0, 1 and 2; mine are "
-                     "−3, 7 and 42. Which labels are there?")  # fmt: skip
-    first = torch.stack([embeddings[labels == label].mean(0) for label in (42, 7, -3)])
-    sums = torch.stack([embeddings[labels == label].sum(0) for label in labels.unique()])
-    mistakes = (
-        (first, "Your classes come in the order in which they first appear. Sorted labels give the same order "
-         "whatever the order of the rows."),
-        (sums, "You added the rows of a class up. Its place would then depend on how many there are: a class with more "
-         "rows lies farther out. Take their mean."),
-        (sums / 2, "You divided every class by the same number. Mine have 1, 2 and 3 rows."),
-        (sums / 6, "You divided every class by the number of all rows. Mine have 1, 2 and 3 rows."),
-        (torch.stack([embeddings[labels == k].median(0).values for k in labels.unique()]), "This is the median. The "
-         "prototype is the mean: it is the point with the least sum of squared distances to the rows."),
-    )  # fmt: skip
-    for mistaken, message in mistakes:
-        if torch.allclose(got, mistaken, atol=1e-6):
-            return wrong(message)
-    if not torch.allclose(got, expected, atol=1e-5):
-        return wrong(f"For my example I expected {_rounded(expected)}, and got {_rounded(got)}.")
-    tracked = embeddings.clone().requires_grad_()
-    if not answer(tracked, labels.clone()).requires_grad:
-        return wrong("The numbers are right, but no gradient leads back to the embeddings, so the encoder could not "
-                     "learn. Was something detached, or turned into plain numbers?")  # fmt: skip
-    return right("One mean a class, whatever the labels are called and however many rows each has.")
+# Exercise: log-probabilities.
 
 
 def _rounded(values: Tensor) -> list:
     return [[round(x, 2) for x in row] for row in values.tolist()]
-
-
-exercise_prototypes = Exercise(
-    LESSON,
-    "exercise-prototypes",
-    title="Prototypes",
-    level="beginner",
-    minutes=10,
-    task="`embeddings` (K, D) holds the embedded support rows, `labels` (K,) any integers, such as 42 or −3. Return "
-    "the prototypes (classes, D), in the order of the sorted distinct labels. Gradients must be able to flow through.",
-    check=_check_prototypes,
-    hints=[
-        "Which labels are there? `labels.unique()` tells, sorted.",
-        "`embeddings[labels == label].mean(0)` for each of them, and `torch.stack`.",
-    ],
-    solution=_prototypes,
-    wrong_answers={
-        "labels 0 to n - 1": (
-            lambda e, y: torch.stack([e[y == k].mean(0) for k in range(len(y.unique()))]),
-            "Labels need not be 0, 1 and 2",
-        ),
-        "up to the largest": (
-            lambda e, y: torch.stack([e[y == k].mean(0) for k in range(int(y.max()) + 1)]),
-            "Labels are names",
-        ),
-        "order of appearance": (
-            lambda e, y: torch.stack([e[y == k].mean(0) for k in dict.fromkeys(y.tolist())]),
-            "first appear",
-        ),
-        "sums": (lambda e, y: torch.stack([e[y == k].sum(0) for k in y.unique()]), "added the rows"),
-        "one count for all": (
-            lambda e, y: torch.stack([e[y == k].sum(0) for k in y.unique()]) / (len(y) / len(y.unique())),
-            "by the same number",
-        ),
-        "median": (lambda e, y: torch.stack([e[y == k].median(0).values for k in y.unique()]), "the median"),
-        "detached": (lambda e, y: _prototypes(e, y).detach(), "no gradient"),
-        "a list": (lambda e, y: [e[y == k].mean(0) for k in y.unique()], "Return one tensor"),
-        "over the columns": (lambda e, y: torch.stack([e[y == k].mean(1)[0] for k in y.unique()]), "expected (3, 2)"),
-    },
-)
-
-
-# Exercise: log-probabilities.
 
 
 def _classify(queries: Tensor, prototypes: Tensor) -> Tensor:
@@ -377,6 +287,17 @@ def _refuse_believing(answer: Callable) -> Outcome | None:
     if _order(many)[0] != 1 or _order(many)[-1] != 2:
         return wrong("After 200 ratings that all say the same, your scores still do not follow the user. The pull "
                      "should lose weight as ratings come in: it counts as a fixed number of ratings.")  # fmt: skip
+    leads = []
+    for each in (1, 5, 20, 100):
+        ratings = torch.tensor([5.0] * each + [1.0] * each)
+        got = _scores(answer, torch.stack([up] * each + [down] * each), ratings)
+        if isinstance(got, Outcome):
+            return got
+        leads.append(float(got[1] - got[0]))  # of what the user likes, over everybody's favourite
+    if not all(b > a + 1e-3 for a, b in pairwise(leads)):
+        return wrong("With 2, 10, 40 and 200 ratings that all say the same, your scores should come towards the user "
+                     "each time. Somewhere they stand still: the weight of the user's own ratings should rise with "
+                     "every one, and not jump at some number.")  # fmt: skip
     generous = _scores(answer, torch.stack([up] * 100 + [down] * 100), torch.tensor([5.0] * 100 + [4.0] * 100))
     if isinstance(generous, Outcome):
         return generous
@@ -414,6 +335,12 @@ def _one_sided_as_disliked(own: Tensor, ratings: Tensor, offered: Tensor, everyb
     return _serve(mine, everything, offered, everybody, 0.1)
 
 
+def _a_cliff(own: Tensor, ratings: Tensor, offered: Tensor, everybody: Tensor) -> Tensor:
+    if len(ratings) <= 20:
+        return _serve(own[:0], ratings[:0], offered, everybody)
+    return _serve(own, ratings, offered, everybody, 1e-6)
+
+
 def _half_and_half(own: Tensor, ratings: Tensor, offered: Tensor, everybody: Tensor) -> Tensor:
     return _serve(own, ratings, offered, everybody, 50.0 * max(len(ratings), 1))
 
@@ -442,6 +369,7 @@ exercise_design = Exercise(
         "the wrong way round": (lambda o, r, x, e: -_serve(o, r, x, e), "wrong way round"),
         "believes two ratings": (_own_as_soon_as_possible, "Two ratings are noisy"),
         "a weight that grows": (_half_and_half, "lose weight"),
+        "a cliff": (_a_cliff, "stand still"),
         "a fixed threshold": (_fixed_threshold, "generous user"),
         "one-sided users": (_one_sided_as_disliked, "not everybody's"),
         "zeros for newcomers": (
@@ -469,11 +397,12 @@ parameters, take a few steps for each user, and bend more: in the shop of this s
 hidden things, they were ahead.
 
 Few ratings are noisy. A user's own prototypes, made of ten ratings, ranked films worse than the films' mean. Pulled
-towards everybody's, as if those counted for ten ratings, they ranked about as well as it. The weight is chosen on
+towards everybody's, as if those counted for ten ratings, they ranked better; most of that is everybody's taste, and
+what ten ratings add to it is small there, and large in the shop, where people disagree. The weight is chosen on
 validation users. It takes care of special cases too: no ratings, or one class only, gives everybody's.
 
 A limit: all of this rests on new users being like old ones in what the embedding keeps. Where old shelves were told
-apart by something else, the trained embedding sorted new ones no better than guessing.
+apart by something else, the trained embedding sorted new ones hardly better than guessing.
 
 Then measure on users of their own, by split, beside the plain rivals: the user's mean, the item's mean, fine-tuning
 with its own best rate. And weigh quality against the cost of an update and of serving.
@@ -498,8 +427,8 @@ def study_cold_start(evidence_from: Explorer) -> StudyQuestion:
                 "A new user has rated nothing yet. What should a design with MAML, or with prototypes, serve?",
                 {
                     "The meta-trained starting point as it is, since it was made for new users": "Nothing in MAML's "
-                    "loss asks how good the start is before the first step; lesson 04 measured it behind joint "
-                    "training.",
+                    "loss asks how good the start is before the first step. On MovieLens, lesson 04 found it behind "
+                    "joint training there.",
                     "What holds for everybody: a jointly trained answer, or everybody's prototypes": "Yes. There is "
                     "nothing to adapt to, and the answer of the many is the best there is.",
                     "Nothing at all, until the user has rated enough items for both classes": "The items' means and "
@@ -529,10 +458,10 @@ def study_cold_start(evidence_from: Explorer) -> StudyQuestion:
                     "They stay right, since a prototype is made of the new items themselves": "It is a mean of "
                     "embedded items. If the encoder has learned to ignore what makes the new kind, their means fall "
                     "together.",
-                    "They stay right, if enough new items are labelled for each prototype": "More items make the mean "
-                    "more exact; they do not bring back what the encoder leaves out.",
+                    "They fail, until f has been trained for as long again on the old shelves": "The old shelves hold "
+                    "nothing of what makes the new kind, however long one looks at them.",
                     "They may be worth nothing, where the encoder ignores what makes the kind": "Yes. In the swapped "
-                    "shop the trained embedding did no better than guessing, and raw features did.",
+                    "shop the trained embedding sorted hardly better than guessing, and raw features did.",
                 },
                 "They may be worth nothing, where the encoder ignores what makes the kind",
             ),

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import ModuleType
 
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
 from recmtl_lessons.lessons.maml import experiments as maml
+from recmtl_lessons.lessons.maml import films as maml_films
 from recmtl_lessons.lessons.maml.users import (
     SHOP,
     SHOTS,
@@ -25,6 +26,7 @@ from recmtl_lessons.lessons.maml.users import (
 )
 from recmtl_lessons.lessons.prototypical.experiments import EMBEDDING
 from recmtl_lessons.lessons.prototypical.films import (
+    EVERYBODY,
     FILM_HIDDEN,
     FILM_PULLED,
     FILM_RATE,
@@ -34,16 +36,18 @@ from recmtl_lessons.lessons.prototypical.films import (
     as_ratings,
     log_odds,
     pulled_prototypes,
+    score_stars,
     taste_objective,
     train_tastes,
     within_user_auc,
 )
 from recmtl_lessons.lessons.reptile import experiments as reptile
+from recmtl_lessons.lessons.reptile import films as reptile_films
 from recmtl_lessons.models import MAMLRecommender, PrototypicalNetworkRecommender, ReptileRecommender
 
 STEPS = 200  # updates of every arm, on 16 users with twenty ratings each
 INNER_STEPS = maml.INNER_STEPS  # for a new user, where an arm takes any
-ARMS = ("own mean", "fine-tuning", "MAML", "Reptile", "prototypes", "prototypes, pulled")
+ARMS = ("own mean", "fine-tuning", "fine-tuning, longer", "MAML", "Reptile", "prototypes", "prototypes, pulled")
 
 
 @dataclass(frozen=True)
@@ -55,20 +59,23 @@ class Stepping:
     lesson : module
         Whose ``train`` and ``adapt_and_answer`` it is.
     arm : object
-        Its settings of training.
+        Its settings of training, as its own lesson chose them.
     for_error, for_auc : float
         The rates of the steps that are best for each of the two measures.
+    times : int
+        How many times as many updates as the others it gets.
     """
 
     lesson: ModuleType
     arm: object
     for_error: float
     for_auc: float
+    times: int = 1
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Every arm at its own best, on validation users of the design seeds: see `score_stepping` and `score_tastes`.
+    """Every arm at its own best, on validation users of the design seeds: see `score_serving` and `score_tastes`.
 
     Attributes
     ----------
@@ -79,65 +86,73 @@ class Settings:
         Of training for prototypes.
     pulled : (float, float)
         The same for pulled prototypes, and how many ratings everybody's count for.
+    stars : mapping {arm: (float, float)}
+        How log-odds become ratings, for `as_ratings`.
     """
 
     hidden: tuple[int, ...]
     stepping: Mapping[str, Stepping]
     rate: float
     pulled: tuple[float, float]
+    stars: Mapping[str, tuple[float, float]]
 
 
+_JOINT, _MAML, _REPTILE = maml.SHOP_ARMS["joint"], maml.SHOP_ARMS["MAML"], reptile.SHOP_ARMS[4]
 SHOP_SETTINGS = Settings(
     maml.HIDDEN,
     {
-        "fine-tuning": Stepping(maml, maml.Arm(maml.joint_objective, 0.002), 0.07, 0.15),
-        "MAML": Stepping(maml, maml.Arm(maml.meta_objective, 0.005, 0.1), 0.1, 0.1),
-        "Reptile": Stepping(reptile, reptile.Arm(4, 1.0, 0.05), 0.05, 0.07),
+        "fine-tuning": Stepping(maml, _JOINT, 0.07, 0.15),
+        "fine-tuning, longer": Stepping(maml, replace(_JOINT, meta_lr=maml.LONGER[1]), 0.07, 0.1, 6),
+        "MAML": Stepping(maml, _MAML, 0.1, 0.1),
+        "Reptile": Stepping(reptile, _REPTILE, 0.05, 0.07),
     },
     0.003,
     (0.003, 3.0),
+    {"prototypes": (0.5, 4.0), "prototypes, pulled": (0.5, 4.0)},
 )
 FILM_SETTINGS = Settings(
     FILM_HIDDEN,
     {
-        "fine-tuning": Stepping(maml, maml.Arm(maml.joint_objective, 0.002), 0.07, 0.1),
-        "MAML": Stepping(maml, maml.Arm(maml.meta_objective, 0.002, 0.05), 0.07, 0.05),
-        "Reptile": Stepping(reptile, reptile.Arm(4, 0.5, 0.2), 0.1, 0.1),
+        "fine-tuning": Stepping(maml, maml_films.FILM_ARMS["joint"], 0.07, 0.1),
+        "MAML": Stepping(maml, maml_films.FILM_ARMS["MAML"], 0.07, 0.05),
+        "Reptile": Stepping(reptile, reptile_films.FILM_ARMS[4], 0.1, 0.07),
     },
     FILM_RATE,
     FILM_PULLED,
+    {"prototypes": (0.3, 2.0), "prototypes, pulled": (0.5, 1.0)},
 )
-# What was tried, for each arm: rates of training, inner rates in training, rates for a new user.
-_GRIDS = {
-    "fine-tuning": ((0.001, 0.002, 0.003, 0.005), (1.0,)),
-    "MAML": ((0.002, 0.005, 0.01), (0.05, 0.1, 0.15)),
-    "Reptile": ((0.25, 0.5, 1.0, 1.5), (0.05, 0.07, 0.1, 0.15, 0.2, 0.3)),
-}
-_RATES = (0.03, 0.05, 0.07, 0.1, 0.15, 0.2)
+_RATES = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2)
 
 
-def score_stepping(
-    users: ColdStart, name: str, hidden: Sequence[int], steps: int = STEPS, seeds: Sequence[int] = DESIGN_SEEDS
-) -> dict[tuple[float, float, float], tuple[float, float]]:
-    """Error and AUC on validation users of the design seeds, for every setting that was tried."""
+def score_serving(
+    users: ColdStart, settings: Settings, steps: int = STEPS, seeds: Sequence[int] = DESIGN_SEEDS
+) -> dict[str, dict]:
+    """How the settings of serving were chosen, on validation users of the design seeds.
+
+    For an arm that takes steps: error and AUC at each rate. For prototypes: error at each scale and limit.
+    """
     valid, found = users.valid.shots(SHOTS), {}
-    meta_rates, inner_rates = _GRIDS[name]
-    for meta_lr in meta_rates:
-        for inner_lr in inner_rates:
-            lesson, arm = _arm(name, meta_lr, inner_lr)
-            models = lesson.train(arm, users.train, seeds, hidden, steps)
-            for rate in _RATES:
-                answers = lesson.adapt_and_answer(models, valid, rate, (INNER_STEPS,))[0]
-                scores = _measures(answers, answers, valid)
-                found[meta_lr, inner_lr, rate] = tuple(float(s.nan_to_num(torch.inf).mean()) for s in scores)
+    for name, how in settings.stepping.items():
+        models, found[name] = how.lesson.train(how.arm, users.train, seeds, settings.hidden, how.times * steps), {}
+        for rate in _RATES:
+            answers = how.lesson.adapt_and_answer(models, valid, rate, (INNER_STEPS,))[0]
+            scores = _measures(answers, answers, valid)
+            found[name][rate] = tuple(float(s.nan_to_num(torch.inf).mean()) for s in scores)
+    for name, tastes in _train_tastes(users, settings, seeds, steps).items():
+        found[name] = score_stars(tastes, valid)
     return found
 
 
-def _arm(name: str, meta_lr: float, inner_lr: float) -> tuple[ModuleType, object]:
-    if name == "Reptile":
-        return reptile, reptile.Arm(4, meta_lr, inner_lr)
-    objective = maml.meta_objective if name == "MAML" else maml.joint_objective
-    return maml, maml.Arm(objective, meta_lr, inner_lr)
+def _train_tastes(
+    users: ColdStart, settings: Settings, seeds: Sequence[int], steps: int, label: str = ""
+) -> dict[str, Tastes]:
+    ways = {"prototypes": (settings.rate, 0.0), "prototypes, pulled": settings.pulled}
+    return {
+        name: train_tastes(
+            users.train, seeds, rate, settings.hidden, weight, steps, f"{label}, {name}" if label else ""
+        )
+        for name, (rate, weight) in ways.items()
+    }
 
 
 def _measures(for_error: Tensor, for_auc: Tensor, tasks: Tasks) -> tuple[Tensor, Tensor]:
@@ -155,6 +170,8 @@ class Served:
     ----------
     error, auc : dict {arm: Tensor (S,)}
         Mean absolute error in stars, and AUC within users.
+    everybody : Tensor, (S,)
+        AUC of everybody's prototypes, without the user's own ratings.
     tastes : dict {arm: Tastes}
         The networks behind the two arms with prototypes.
     users : ColdStart
@@ -162,6 +179,7 @@ class Served:
 
     error: dict[str, Tensor]
     auc: dict[str, Tensor]
+    everybody: Tensor
     tastes: dict[str, Tastes]
     users: ColdStart
 
@@ -177,19 +195,16 @@ def serve(
     test, error, auc = users.test.shots(SHOTS), {}, {}
     error["own mean"], auc["own mean"] = _measures(own_mean(test), own_mean(test), test)
     for name, how in settings.stepping.items():
-        models = how.lesson.train(how.arm, users.train, seeds, settings.hidden, steps, f"{label}, {name}")
+        models = how.lesson.train(how.arm, users.train, seeds, settings.hidden, how.times * steps, f"{label}, {name}")
         rates = (how.for_error, how.for_auc)
         answers = [how.lesson.adapt_and_answer(models, test, rate, (INNER_STEPS,))[0] for rate in rates]
         error[name], auc[name] = _measures(*answers, test)
-    if tastes is None:
-        rate, weight = settings.pulled
-        plain = train_tastes(users.train, seeds, settings.rate, settings.hidden, 0.0, steps, f"{label}, prototypes")
-        pulled = train_tastes(users.train, seeds, rate, settings.hidden, weight, steps, f"{label}, pulled")
-        tastes = {"prototypes": plain, "prototypes, pulled": pulled}
+    tastes = tastes or _train_tastes(users, settings, seeds, steps, label)
     for name, trained in tastes.items():
         odds = log_odds(trained, test)
-        error[name], auc[name] = _measures(as_ratings(odds, test), odds, test)
-    return Served(error, auc, dict(tastes), users)
+        error[name], auc[name] = _measures(as_ratings(odds, test, *settings.stars[name]), odds, test)
+    everybody = within_user_auc(log_odds(tastes["prototypes, pulled"], test, EVERYBODY), test)
+    return Served(error, auc, everybody, dict(tastes), users)
 
 
 @lru_cache(maxsize=2)
@@ -254,10 +269,11 @@ def _work(name: str, network, tasks: tuple[Tensor, ...], mine: tuple[Tensor, ...
     if name.startswith("prototypes"):
         weight = 0.0 if name == "prototypes" else SHOP_SETTINGS.pulled[1]
         return _taste_update(network, tasks, weight), _taste_answer(network, *mine, weight)
+    x, y = everything[0].flatten(0, 1), everything[1].flatten()
     steps = {
-        "fine-tuning": _joint_update(network, *everything),
-        "MAML": lambda: network.meta_update(tasks),
-        "Reptile": lambda: network.meta_update(everything),
+        "fine-tuning": _update(network, lambda: F.mse_loss(network(x).squeeze(1), y)),
+        "MAML": _update(network, lambda: network.query_losses(tasks).mean()),
+        "Reptile": lambda: _reptile_update(network, everything),
     }
     return steps[name], lambda: network.predict(mine[2], network.adapt_to_new_task(*mine[:2], INNER_STEPS))
 
@@ -266,14 +282,25 @@ def _taste_update(network, tasks: tuple[Tensor, ...], weight: float) -> Callable
     support_x, support_y, query_x, query_y = tasks
     labels = {f: (y > y.mean(-1, keepdim=True)).long() for f, y in (("support_y", support_y), ("query_y", query_y))}
     batch = {"users": {"support_x": support_x, "query_x": query_x, **labels}}
+    return _update(network, lambda: taste_objective(network, batch, {}, 0.0, weight)[0])
+
+
+def _update(network, objective: Callable[[], Tensor]) -> Callable[[], None]:
     optimizer = torch.optim.Adam(network.parameters())
 
     def update() -> None:
         optimizer.zero_grad()
-        taste_objective(network, batch, {}, 0.0, weight)[0].backward()
+        objective().backward()
         optimizer.step()
 
     return update
+
+
+@torch.no_grad()
+def _reptile_update(network, everything: tuple[Tensor, Tensor]) -> None:
+    move = network.pseudo_gradient(everything)
+    for name, value in network.named_weights().items():
+        value.sub_(network.meta_lr * move[name])
 
 
 def _taste_answer(network, own_x: Tensor, own_y: Tensor, query_x: Tensor, weight: float) -> Callable[[], Tensor]:
@@ -287,18 +314,6 @@ def _taste_answer(network, own_x: Tensor, own_y: Tensor, query_x: Tensor, weight
         return network.classify(network(query_x), prototypes)
 
     return answer
-
-
-def _joint_update(network, x: Tensor, y: Tensor) -> Callable[[], None]:
-    x, y = x.flatten(0, 1), y.flatten()
-    optimizer = torch.optim.Adam(network.parameters())
-
-    def update() -> None:
-        optimizer.zero_grad()
-        F.mse_loss(network(x).squeeze(1), y).backward()
-        optimizer.step()
-
-    return update
 
 
 def _median_ms(acts: Sequence[Callable[[], object]], repeats: int) -> list[float]:

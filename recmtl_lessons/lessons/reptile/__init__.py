@@ -8,11 +8,18 @@ from recmtl_lessons.lessons.reptile.breaking import (
     with_inner_adam,
 )
 from recmtl_lessons.lessons.reptile.costs import maml_direction, memory_by_gradients, reptile_direction, time_updates
-from recmtl_lessons.lessons.reptile.expansion import beside_joint_training, take_apart, two_steps
+from recmtl_lessons.lessons.reptile.expansion import (
+    beside_joint_training,
+    gradients_agree,
+    take_apart,
+    two_steps,
+)
 from recmtl_lessons.lessons.reptile.experiments import (
+    RIVALS,
     compare,
     reptile_objective,
     score_training,
+    shuffled_for_longer,
     training_users,
     with_one_taste,
     with_shuffled_users,

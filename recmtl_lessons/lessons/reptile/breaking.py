@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
 from recmtl_lessons.lessons.maml.experiments import HIDDEN, INNER_STEPS
 from recmtl_lessons.lessons.maml.users import SHOP, SHOTS, ColdStart, Shop, Tasks, mean_error, shop_users
-from recmtl_lessons.lessons.reptile.experiments import all_ratings
+from recmtl_lessons.lessons.reptile.experiments import all_ratings, over_seeds
 from recmtl_lessons.models import ReptileRecommender
 
 MOMENTUM, NO_MOMENTUM = (0.9, 0.999), (0.0, 0.999)
@@ -25,6 +25,7 @@ RATES = {
     (NO_MOMENTUM, False): (0.005, 0.005),
     (NO_MOMENTUM, True): (0.005, 0.007),
 }
+SERVING = {MOMENTUM: 0.01, NO_MOMENTUM: 0.005}  # for new users who come to one Adam: see `score_serving`
 
 
 def train_with_inner_adam(phi, loss, batches, rate, betas, carried):
@@ -134,8 +135,8 @@ class WithAdam:
     fresh : dict {betas: Tensor}
         A fresh Adam for each user, in training and for new users.
     trained, served : dict {betas: Tensor}
-        Its state carried from user to user in training alone, and for new users alone. Every way has its own best
-        rates in training; what is served has that of the fresh one.
+        Its state carried from user to user in training alone, and for new users alone. What is served is the
+        fresh one's network; every way has its own best rates.
     """
 
     fresh: dict[tuple[float, float], Tensor]
@@ -151,7 +152,7 @@ def with_inner_adam(shop: Shop = SHOP, seeds: tuple[int, ...] = SEEDS, updates: 
         (rate, test_rate), (other, other_rate) = RATES[betas, False], RATES[betas, True]
         networks = _trained(users, seeds, rate, betas, False, updates)
         result.fresh[betas] = _errors(networks, test, test_rate)
-        result.served[betas] = serve(networks, test, test_rate, betas, True)
+        result.served[betas] = serve(networks, test, SERVING[betas], betas, True)
         result.trained[betas] = _errors(_trained(users, seeds, other, betas, True, updates), test, other_rate)
     return result
 
@@ -163,5 +164,14 @@ def score_adam(
     users, found = shop_users(SHOP, DESIGN_SEEDS), {}
     for rate in rates:
         networks = _trained(users, DESIGN_SEEDS, rate, betas, carried, UPDATES)
-        found |= {(rate, t): float(_errors(networks, users.valid.shots(SHOTS), t).mean()) for t in rates}
+        found |= {(rate, t): over_seeds(_errors(networks, users.valid.shots(SHOTS), t)) for t in rates}
     return found
+
+
+def score_serving(
+    betas: tuple[float, float], rates: Sequence[float] = (0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02)
+) -> dict[float, float]:
+    """The same for users who come to one Adam, by their rate, after training with a fresh one: how `SERVING` was."""
+    users = shop_users(SHOP, DESIGN_SEEDS)
+    networks = _trained(users, DESIGN_SEEDS, RATES[betas, False][0], betas, False, UPDATES)
+    return {t: over_seeds(serve(networks, users.valid.shots(SHOTS), t, betas, True)) for t in rates}

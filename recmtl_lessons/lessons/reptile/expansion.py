@@ -10,9 +10,10 @@ from torch.nn import functional as F
 
 from recmtl_lessons.lessons._seeds import SEEDS
 from recmtl_lessons.lessons.maml.experiments import HIDDEN
-from recmtl_lessons.lessons.maml.users import SHOTS, Tasks
-from recmtl_lessons.lessons.reptile.experiments import all_ratings
+from recmtl_lessons.lessons.maml.users import SHOTS, ColdStart, Tasks
+from recmtl_lessons.lessons.reptile.experiments import SHOP_ARMS, Arm, all_ratings
 from recmtl_lessons.models import ReptileRecommender
+from recmtl_lessons.training import ManyModels
 
 # One inner step.
 
@@ -31,29 +32,29 @@ class Together:
     four_steps: Tensor
 
 
-def beside_joint_training(
-    train: Tasks, seeds: Sequence[int] = SEEDS, updates: int = 12, users: int = 16, rate: float = 0.1
-) -> Together:
-    """Let Reptile and plain joint training start alike and see the same ratings, in double precision.
+def beside_joint_training(train: Tasks, seeds: Sequence[int] = SEEDS, updates: int = 12) -> Together:
+    """Let the lesson's arms and plain joint training start alike and see the same ratings, in double precision.
 
-    The joint network takes one step of gradient descent an update, on all ratings of the update's users in one heap, at
-    the inner rate. With four inner steps, Reptile's are a quarter as long.
+    The joint network takes one step of gradient descent an update, on all ratings of the update's users in one heap.
+    Its rate is epsilon times the inner rate times k: if gradients did not change along the inner steps, both would go
+    to the same place.
     """
-    apart = {1: [], 4: []}
-    for s, seed in enumerate(seeds):
-        for k, rows in apart.items():
-            torch.manual_seed(seed)
-            reptile = _network(train, meta_lr=1.0, inner_lr=rate / k, inner_steps=k)
-            torch.manual_seed(seed)
-            joint = _network(train)
-            rows.append(_apart(reptile, joint, train, s, updates, users, rate))
-    return Together(torch.tensor(apart[1]), torch.tensor(apart[4]))
+    return Together(*(
+        torch.tensor([_apart(SHOP_ARMS[k], train, s, seed, updates) for s, seed in enumerate(seeds)]) for k in (1, 4)
+    ))  # fmt: skip
 
 
-def _apart(reptile, joint, train: Tasks, s: int, updates: int, users: int, rate: float) -> list[float]:
-    start, optimizer, shares = _row(joint), torch.optim.SGD(joint.parameters(), lr=rate), []
+def _apart(arm: Arm, train: Tasks, s: int, seed: int, updates: int) -> list[float]:
+    torch.manual_seed(seed)
+    reptile = _network(
+        train, meta_lr=arm.meta_lr, inner_lr=arm.inner_lr, inner_steps=arm.inner_steps, inner_batch_size=arm.rows
+    )
+    torch.manual_seed(seed)
+    joint = _network(train)
+    start, shares = _row(joint), []
+    optimizer = torch.optim.SGD(joint.parameters(), lr=arm.meta_lr * arm.inner_lr * arm.inner_steps)
     for update in range(updates):
-        x, y = _batch(train, s, range(update * users, (update + 1) * users))
+        x, y = _batch(train, s, range(update * arm.users, (update + 1) * arm.users))
         reptile.meta_update((x, y))
         optimizer.zero_grad()
         F.mse_loss(joint(x.flatten(0, 1)).squeeze(1), y.flatten()).backward()  # one heap of users * 20 rows
@@ -117,7 +118,10 @@ class Parts:
 
 
 def take_apart(
-    train: Tasks, seeds: Sequence[int] = SEEDS, rates: Sequence[float] = (1e-5, 1e-4, 1e-3, 1e-2, 0.07), users: int = 8
+    train: Tasks,
+    seeds: Sequence[int] = SEEDS,
+    rates: Sequence[float] = (1e-5, 1e-4, 1e-3, 1e-2, SHOP_ARMS[4].inner_lr),
+    users: int = 8,
 ) -> Parts:
     """Split updates of fresh networks into the sum of gradients, the second-order term, and the rest."""
     extra, left = torch.zeros(len(rates), len(seeds)), torch.zeros(len(rates), len(seeds))
@@ -137,6 +141,36 @@ def take_apart(
             extra[r, s] = (more.norm(dim=1) / plain.norm(dim=1)).mean()
             left[r, s] = ((more - curved).norm(dim=1) / more.norm(dim=1)).mean()
     return Parts(tuple(rates), extra, left)
+
+
+def gradients_agree(models: ManyModels, users: ColdStart) -> Tensor:
+    """Cosine between the gradients of two sets of ten ratings of one new user, at the networks' parameters.
+
+    A user's first fifty ratings make five sets; their ten pairs, and the users of both parts that were not trained on,
+    are averaged.
+
+    Returns
+    -------
+    Tensor, (S,)
+    """
+
+    def of_one_user(model, x, y):
+        phi = model.named_weights()
+
+        def direction(x, y):
+            slope = grad(lambda p: F.mse_loss(model(x, p).squeeze(1), y))(phi)
+            return F.normalize(_flat(slope), dim=0)
+
+        sets = x.unflatten(0, (-1, SHOTS)), y.unflatten(0, (-1, SHOTS))  # (sets, 10, F), (sets, 10)
+        directions = torch.vmap(direction)(*sets)  # (sets, P)
+        count = len(directions)
+        return ((directions @ directions.mT).sum() - count) / (count * (count - 1))  # without each with itself
+
+    def of_all(model, x, y):
+        return torch.vmap(lambda *user: of_one_user(model, *user))(x, y)  # (T,)
+
+    parts = [models.each(of_all, part.support_x, part.support_y) for part in (users.valid, users.test)]
+    return torch.cat(parts, dim=1).mean(1).cpu()
 
 
 def _flat(params: dict[str, Tensor]) -> Tensor:

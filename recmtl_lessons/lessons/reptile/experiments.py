@@ -51,8 +51,8 @@ class Arm:
 
     inner_steps: int = maml.INNER_STEPS + 1
     meta_lr: float = 1.0
-    inner_lr: float = 0.07
-    rate: float = 0.07
+    inner_lr: float = 0.05
+    rate: float = 0.05
 
     @property
     def rows(self) -> int:
@@ -66,10 +66,11 @@ class Arm:
 
 
 # Each at its own best, on validation users of the design seeds: see `score_training`.
-SHOP_ARMS = {1: Arm(1, 1.0, 0.15, 0.1), 2: Arm(2, 1.5, 0.1, 0.1), 4: Arm(4, 1.0, 0.07, 0.07)}
+SHOP_ARMS = {1: Arm(1, 1.0, 0.15, 0.1), 2: Arm(2, 1.5, 0.07, 0.1), 4: Arm(4, 1.0, 0.05, 0.05)}
 SHUFFLED = Arm(4, 1.0, 0.07, 0.1)  # on groups of ratings that are nobody's
 RATES = maml.RATES
-RATE_WITH_ONE_TASTE = 0.01
+RATE_WITH_ONE_TASTE = 0.003  # for new users: see `score_one_taste`; the rates in training are kept
+RIVALS = ("joint", "MAML")  # lesson 04's arms
 
 
 def train(
@@ -137,7 +138,7 @@ def errors(models: ManyModels, tasks: Tasks, rate: float, steps: Sequence[int]) 
 def score_training(
     inner_steps: int,
     meta_rates: Sequence[float] = (0.5, 1.0, 1.5, 2.0),
-    inner_rates: Sequence[float] = (0.05, 0.07, 0.1, 0.15),
+    inner_rates: Sequence[float] = (0.03, 0.05, 0.07, 0.1, 0.15),
     shop: Shop = SHOP,
     shuffled: bool = False,
 ) -> dict[tuple[float, float, float], float]:
@@ -151,9 +152,21 @@ def score_training(
         arm = Arm(inner_steps, meta_lr)
         models = train(arm, known, DESIGN_SEEDS, rates=inner_rates)
         for rate in RATES:
-            scores = errors(models, users.valid.shots(SHOTS), rate, (TEST_STEPS,))[0].mean(1)
-            found |= {(meta_lr, inner, rate): float(s) for inner, s in zip(inner_rates, scores, strict=True)}
+            scores = over_seeds(errors(models, users.valid.shots(SHOTS), rate, (TEST_STEPS,))[0])
+            found |= {(meta_lr, inner, rate): s for inner, s in zip(inner_rates, scores, strict=True)}
     return found
+
+
+def over_seeds(scores: Tensor) -> list[float]:
+    """Means over seeds, (..., S) -> (...); infinite where a training went to infinity, for NaN cannot be compared."""
+    return scores.mean(-1).nan_to_num(nan=float("inf"), posinf=float("inf")).tolist()
+
+
+def score_one_taste(shop: Shop = ONE_TASTE) -> dict[float, float]:
+    """The same where all share one taste, by the rate for a new user: how `RATE_WITH_ONE_TASTE` was chosen."""
+    users = shop_users(shop, DESIGN_SEEDS)
+    models, valid = train(SHOP_ARMS[4], users.train, DESIGN_SEEDS), users.valid.shots(SHOTS)
+    return {rate: over_seeds(errors(models, valid, rate, (TEST_STEPS,))[0, 0]) for rate in RATES}
 
 
 # What the lesson compares.
@@ -172,7 +185,8 @@ class Comparison:
     ----------
     users : ColdStart
     before, after : dict {arm: Tensor (S,)}
-        Mean absolute error without adapting, and after three steps. Reptile's arms are named by their inner steps.
+        Mean absolute error without adapting, and after three steps. Reptile's arms are named by their inner steps,
+        lesson 04's by their names there.
     models : dict {arm: ManyModels}
     """
 
@@ -186,12 +200,13 @@ class Comparison:
 def compare(
     shop: Shop = SHOP, seeds: tuple[int, ...] = SEEDS, steps: int = STEPS, inner_steps: tuple[int, ...] = (1, 2, 4)
 ) -> Comparison:
-    """Train Reptile with some numbers of inner steps, and lesson 04's MAML, on as many gradients an update."""
+    """Train Reptile with some numbers of inner steps, and lesson 04's arms, MAML on as many gradients an update."""
     users = shop_users(shop, seeds)
-    test, before, after = users.test.shots(SHOTS), {}, {}
-    models = {"MAML": maml.train(maml.SHOP_ARMS["MAML"], users.train, seeds, steps=steps, label="MAML")}
-    scores = maml.errors(models["MAML"], test, maml.IN_THREE_STEPS["MAML"][SHOTS], (0, TEST_STEPS))
-    before["MAML"], after["MAML"] = scores[:, 0]
+    test, before, after, models = users.test.shots(SHOTS), {}, {}, {}
+    for name in RIVALS:
+        models[name] = maml.train(maml.SHOP_ARMS[name], users.train, seeds, steps=steps, label=name)
+        scores = maml.errors(models[name], test, maml.IN_THREE_STEPS[name][SHOTS], (0, TEST_STEPS))
+        before[name], after[name] = scores[:, 0]
     for k in inner_steps:
         arm = SHOP_ARMS[k]
         models[k] = train(arm, users.train, seeds, steps=steps, label=f"Reptile, {k} inner step" + "s" * (k > 1))
@@ -220,11 +235,53 @@ def without_users(tasks: Tasks, seeds: Sequence[int]) -> Tasks:
     return replace(tasks, **shuffled)
 
 
-def with_shuffled_users(result: Comparison, seeds: tuple[int, ...] = SEEDS, steps: int = STEPS) -> Tensor:
-    """Errors after three steps of Reptile trained on groups that are nobody's, (S,)."""
+@dataclass(frozen=True)
+class Shuffled:
+    """Reptile trained on groups that are nobody's: errors of new users after three steps, (S,), and the networks."""
+
+    after: Tensor
+    models: ManyModels
+
+
+def with_shuffled_users(result: Comparison, seeds: tuple[int, ...] = SEEDS, steps: int = STEPS) -> Shuffled:
+    """Train on the same ratings dealt anew, with four inner steps."""
     groups = without_users(result.users.train, seeds)
     models = train(SHUFFLED, groups, seeds, steps=steps, label="nobody's ratings")
-    return errors(models, result.users.test.shots(SHOTS), SHUFFLED.rate, (TEST_STEPS,))[0, 0]
+    return Shuffled(errors(models, result.users.test.shots(SHOTS), SHUFFLED.rate, (TEST_STEPS,))[0, 0], models)
+
+
+@dataclass(frozen=True)
+class Longer:
+    """The control at several lengths of training: {way: Tensor (len(updates), S)}, errors of new users."""
+
+    updates: tuple[int, ...]
+    after: dict[str, Tensor]
+
+    def __str__(self) -> str:
+        lines = [f"{'updates':<24}" + "".join(f"{count:>8,}" for count in self.updates)]
+        for way, scores in self.after.items():
+            lines.append(f"{way:<24}" + "".join(f"{float(score):8.3f}" for score in scores.mean(1)))
+        return "\n".join(lines)
+
+
+def shuffled_for_longer(
+    updates: Sequence[int] = (200, 800, 3_200), seeds: tuple[int, ...] = DESIGN_SEEDS, shop: Shop = SHOP
+) -> Longer:
+    """Train one step, and four on nobody's and on users' ratings, ever longer, at the rates chosen for 200 updates."""
+    users, after = shop_users(shop, seeds), {}
+    ways = {
+        "one step": (SHOP_ARMS[1], users.train),
+        "four, nobody's ratings": (SHUFFLED, without_users(users.train, seeds)),
+        "four, users' ratings": (SHOP_ARMS[4], users.train),
+    }
+    for way, (arm, known) in ways.items():
+        models, scores, done = stack(arm, known, seeds, maml.HIDDEN), [], 0
+        for count in updates:
+            models.fit(count - done, label=way, every=count - done)
+            scores.append(errors(models, users.test.shots(SHOTS), arm.rate, (TEST_STEPS,))[0, 0])
+            done = count
+        after[way] = torch.stack(scores)
+    return Longer(tuple(updates), after)
 
 
 @dataclass(frozen=True)

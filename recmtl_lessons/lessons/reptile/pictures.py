@@ -7,17 +7,18 @@ from torch import Tensor
 
 from recmtl_lessons.lessons.reptile.breaking import MOMENTUM, NO_MOMENTUM, WithAdam
 from recmtl_lessons.lessons.reptile.expansion import Together
-from recmtl_lessons.lessons.reptile.experiments import Comparison
+from recmtl_lessons.lessons.reptile.experiments import SHOP_ARMS, Comparison, Shuffled
 from recmtl_lessons.lessons.reptile.films import FilmComparison
 from recmtl_lessons.lessons.reptile.plane import ACROSS, UP, USERS, Plane
 from recmtl_lessons.lessons.reptile.race import BUDGETS, Race
 from recmtl_lessons.teaching import style
 
 _GREY = "#555555"
+_HIGHEST = 4.5  # squared error that the plane's right panel shows
 _USERS = (("blue", "o"), ("green", "s"), ("purple", "^"))
 _LOOKS = {
-    "Reptile": ("vermillion", "o", "-"),
-    "MAML": ("blue", "^", "--"),
+    "Reptile": ("green", "v", "-"),
+    "MAML": ("vermillion", "^", "--"),
     "first-order MAML": ("orange", "s", "-."),
 }
 
@@ -53,14 +54,16 @@ def draw_plane(plane: Plane, figure) -> None:
     left.plot(*plane.way.T, "-o", color=red, ms=4, lw=2.4, zorder=5, label="φ, update by update")
     left.plot(*plane.way[0], "o", ms=12, color="white", mec=red, mew=3, zorder=6)
     left.plot(*plane.joint, "P", ms=15, color="white", mec="black", mew=1.6, zorder=6, label="joint optimum")
-    left.plot(*plane.rest, "*", ms=19, color="white", mec="black", mew=1.4, zorder=6, label="where φ comes to rest")
+    left.plot(*plane.rest, "*", ms=19, color="white", mec="black", mew=1.4, zorder=6, label=f"where φ {_rests(plane)}")
     left.plot(
         *plane.users.optimum.mean(0), "D", ms=9, color="white", mec="black", mew=1.6, zorder=6,
         label="mean of the three optima",
     )  # fmt: skip
     left.legend(loc="lower right", fontsize=11, frameon=True, framealpha=0.9, edgecolor="none")
     if plane.diverges:
-        _say(left, f"overshoots: φ is off the picture after {len(plane.way) - 1} updates", 0.9)
+        _say(left, f"φ leaves: farther off after {len(plane.way) - 1} updates", 0.9)
+    elif plane.climbers:
+        _say(left, f"inner steps climb: {' and '.join(plane.climbers)}", 0.9)
     _name_the_axes(left, f"{_steps(plane.inner_steps)}, paths of update {plane.shown}")
     _draw_losses(right, plane)
 
@@ -89,25 +92,29 @@ def _name_the_axes(axis, title: str) -> None:
 
 
 def _draw_losses(axis, plane: Plane) -> None:
-    """Each user's loss over the inner steps: from where phi ended, and from the joint optimum."""
+    """The users' mean loss over the inner steps: from where phi comes to rest, and from the joint optimum."""
     steps = range(plane.inner_steps + 1)
     tops = []
-    for name, start, colour, marker, line in (
-        ("from the joint optimum", plane.joint, "black", "s", "--"),
-        ("from where φ ended", plane.way[-1], "vermillion", "o", "-"),
+    for name, start, colour, marker, line, size in (
+        ("from the joint optimum", plane.joint, "black", "s", "--", 9),
+        (f"from where φ {_rests(plane)}", plane.rest, "vermillion", "o", "-", 6),
     ):
         above = after_steps(plane, start).mean(1)  # (inner_steps + 1,)
-        axis.plot(steps, above, ls=line, marker=marker, color=style.PALETTE[colour], label=name, ms=7)
+        axis.plot(steps, above, ls=line, marker=marker, color=style.PALETTE[colour], label=name, ms=size)
         tops.append(float(above.max()))
-    if plane.diverges:
-        _say(axis, "from φ: off the picture")
+    if max(tops) > _HIGHEST:
+        _say(axis, "partly off the axis: inner steps climb" if plane.climbers else "partly off the axis")
     axis.set(
         xlabel="inner step", ylabel="squared error above the least", title="Mean of the three users",
-        ylim=(0, min(4.5, 1.2 * max(tops))),
+        ylim=(0, min(_HIGHEST, 1.2 * max(tops))),
         xlim=(-0.3, plane.inner_steps + 0.3),
     )  # fmt: skip
     axis.set_xticks(steps if plane.inner_steps <= 10 else range(0, plane.inner_steps + 1, 5))
     axis.legend(loc="upper right")
+
+
+def _rests(plane: Plane) -> str:
+    return "would rest" if plane.diverges else "comes to rest"
 
 
 def _say(axis, text: str, height: float = 0.03) -> None:
@@ -131,16 +138,20 @@ def after_steps(plane: Plane, start: Tensor) -> Tensor:
 def describe_plane(plane: Plane) -> str:
     """The picture in words."""
     settings = f"{_steps(plane.inner_steps)} at {plane.inner_lr:g}, outer rate {plane.meta_lr:g}"
-    if plane.diverges:
-        return f"{settings}: the steps overshoot; after {len(plane.way) - 1} updates φ has left the picture."
+    climb = f" The inner steps of {' and '.join(plane.climbers)} climb." if plane.climbers else ""
     end = plane.way[-1]
     to_joint, to_rest = float((end - plane.joint).norm()), float((end - plane.rest).norm())
+    if plane.diverges:
+        return (
+            f"{settings}: the steps overshoot; after {len(plane.way) - 1} updates φ is {to_rest:.3g} from where it "
+            f"would be at rest, farther than at the start.{climb}"
+        )
     to_mean = float((plane.rest - plane.users.optimum.mean(0)).norm())
-    mine, joint = (float(after_steps(plane, start)[-1].mean()) for start in (end, plane.joint))
+    mine, joint = (float(after_steps(plane, start)[-1].mean()) for start in (plane.rest, plane.joint))
     return (
         f"{settings}: after {len(plane.way) - 1} updates φ is {to_joint:.2f} from the joint optimum and {to_rest:.2f} "
         f"from its point of rest, which is {to_mean:.2f} from the mean of the three optima. After their own steps the "
-        f"users err by {mine:.2f} above the least from there, by {joint:.2f} from the joint optimum."
+        f"users err by {mine:.2f} above the least from the point of rest, by {joint:.2f} from the joint optimum.{climb}"
     )
 
 
@@ -152,7 +163,7 @@ def draw_comparison(result: Comparison, figure) -> None:
     (axis,) = style.panels(figure, 1)
     labels = ("one inner step\n(joint training)", "two inner steps", "four inner steps", "MAML")
     columns = [result.after[name] for name in (1, 2, 4, "MAML")]
-    colours = ("black", "sky", "vermillion", "blue")
+    colours = ("blue", "sky", "green", "vermillion")
     style.points_with_interval(axis, labels, torch.stack(columns, dim=1), colours)
     axis.set(ylabel="mean absolute error, stars", title="New users, ten ratings, three steps: lower is better")
     axis.text(1, -0.26, "Reptile", transform=axis.get_xaxis_transform(), ha="center", weight="bold", fontsize=13)
@@ -165,8 +176,8 @@ def draw_together(result: Together, figure) -> None:
     updates = range(1, result.one_step.shape[1] + 1)
     axis.set_yscale("log")
     for name, shares, colour, marker, line in (
-        ("four inner steps", result.four_steps, "vermillion", "o", "-"),
-        ("one inner step", result.one_step, "black", "s", "--"),
+        ("four inner steps", result.four_steps, "green", "v", "-"),
+        ("one inner step", result.one_step, "blue", "s", "--"),
     ):
         look = {"color": style.PALETTE[colour], "ls": line}
         axis.plot(updates, shares.T, alpha=0.25, lw=1, **look)
@@ -195,12 +206,12 @@ def draw_memory(memory: Mapping[str, list[int]], numbers: tuple[int, ...], figur
     axis.legend(loc="upper left")
 
 
-def draw_controls(result: Comparison, shuffled: Tensor, figure) -> None:
+def draw_controls(result: Comparison, shuffled: Shuffled, figure) -> None:
     """Draw what is left where groups of ratings are nobody's."""
     (axis,) = style.panels(figure, 1)
     labels = ("one step\n(joint training)", "four steps on\nnobody's ratings", "four steps on\na user's ratings")
-    values = torch.stack([result.after[1], shuffled, result.after[4]], dim=1)
-    style.points_with_interval(axis, labels, values, ("black", "green", "vermillion"))
+    values = torch.stack([result.after[1], shuffled.after, result.after[4]], dim=1)
+    style.points_with_interval(axis, labels, values, ("blue", "black", "green"))
     axis.set(ylabel="mean absolute error, stars", title="Does it need users?")
 
 
@@ -221,12 +232,12 @@ def draw_films(result: FilmComparison, figure) -> None:
     left, right = style.panels(figure, 2, (1.25, 1.0))
     labels = ("one step\n(joint)", "film mean\n+ offset", "MAML", "Reptile,\nfour steps")
     columns = [result.after[name] for name in (1, "film mean + offset", "MAML", 4)]
-    style.points_with_interval(left, labels, torch.stack(columns, dim=1), ("black", "green", "blue", "vermillion"))
+    style.points_with_interval(left, labels, torch.stack(columns, dim=1), ("blue", "sky", "vermillion", "green"))
     left.set(ylabel="mean absolute error, stars", title="New users of MovieLens")
     for name, label, colour, marker, line in (
-        (1, "one step (joint)", "black", "s", ":"),
-        ("MAML", "MAML", "blue", "^", "--"),
-        (4, "Reptile, four steps", "vermillion", "o", "-"),
+        (1, "one step (joint)", "blue", "s", ":"),
+        ("MAML", "MAML", "vermillion", "^", "--"),
+        (4, "Reptile, four steps", "green", "v", "-"),
     ):
         scores = result.by_step[name]
         style.band(right, range(len(scores)), scores.T, label, colour, marker, line)
@@ -257,15 +268,18 @@ def draw_race(result: Race, figure) -> None:
 
 def describe_race(result: Race) -> str:
     """The picture in words."""
+    in_seconds = result.budget == BUDGETS[1]
     used = [
-        f"{float(seconds[-1]):.1f} s" if result.budget == BUDGETS[1] else f"{int(gradients[-1]):,} gradients"
+        (f"{float(seconds[-1]):.1f} s and " if in_seconds else "") + f"{int(gradients[-1]):,} gradients"
         for gradients, seconds in zip(result.gradients, result.seconds, strict=True)
     ]
     parts = [
         f"{name} errs by {float(error[:, -1].mean()):.3f} stars after {amount}"
         for name, error, amount in zip(result.names, result.error, used, strict=True)
     ]
-    return f"{_steps(result.inner_steps)} and outer rate {result.meta_lr:g} for Reptile. {'; '.join(parts)}."
+    borrowed = "" if result.inner_steps in SHOP_ARMS else ", with the inner rates that were chosen for 4"
+    settings = f"{_steps(result.inner_steps)} and outer rate {result.meta_lr:g} for Reptile{borrowed}"
+    return f"{settings}. {'; '.join(parts)}."
 
 
 def _steps(count: int) -> str:

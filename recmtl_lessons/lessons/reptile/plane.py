@@ -11,7 +11,7 @@ from recmtl_lessons.teaching import Running
 
 USERS = ("Ada", "Ben", "Cleo")
 UPDATES = 60
-ACROSS, UP = torch.linspace(-3.4, 3.2, 61), torch.linspace(-3.8, 3.1, 61)  # what is drawn
+ACROSS, UP = torch.linspace(-3.4, 3.2, 121), torch.linspace(-3.8, 3.1, 121)  # what is drawn
 _FAR = 50.0
 
 # A user's rating is taste times the film's two properties. Each has seen films of another kind: Ada's differ in
@@ -110,8 +110,15 @@ class Plane:
 
     @property
     def diverges(self) -> bool:
-        """Whether the way leaves for infinity."""
-        return float(self.way[-1].abs().max()) > _FAR
+        """Whether the way leaves for infinity, or leads away from where it should come to rest."""
+        first, last = ((self.way[k] - self.rest).norm() for k in (0, -1))
+        return float(self.way[-1].abs().max()) > _FAR or float(last) > float(first)
+
+    @property
+    def climbers(self) -> tuple[str, ...]:
+        """The users whose own inner steps lead away from their optimum: rate times steepest curvature above 2."""
+        steepest = torch.linalg.eigvalsh(self.users.hessian)[:, -1]  # (T,)
+        return tuple(name for name, h in zip(USERS, steepest.tolist(), strict=True) if self.inner_lr * h > 2)
 
 
 START = (-2.9, -0.2)

@@ -17,7 +17,7 @@ from recmtl_lessons.training import ManyModels
 
 RIVALS = ("MAML", "first-order MAML")
 BUDGETS = ("as many gradients", "as many seconds")
-UPDATES = 60  # of each, on as many gradients
+UPDATES = 60  # of each, on as many gradients; the rates were chosen for 200
 SECONDS = 2.0  # of training for each, in the other race
 SLICE = 15  # updates between two measurements
 _MOST = 2_000  # updates, whatever the seconds allow
@@ -77,7 +77,10 @@ class Race:
 
 
 def race(inner_steps: int, meta_lr: float, rival: str, budget: str, seed: int) -> Iterator[Running]:
-    """Train both by turns, whoever has used up less; ``seed`` k takes the k-th eight shops and starts."""
+    """Train both by turns, whoever has used up less; ``seed`` k takes the k-th eight shops and starts.
+
+    A number of inner steps that is not among the lesson's arms borrows the inner rates of four.
+    """
     seeds = tuple(SEEDS[0] + 8 * seed + k for k in range(8))
     users = shop_users(SHOP, seeds)
     valid = users.valid.shots(SHOTS)  # no test users: settings are tried out here
