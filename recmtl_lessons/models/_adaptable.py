@@ -181,6 +181,26 @@ def stack_by_shape(tasks: object, fields: Sequence[str], name: str = "tasks") ->
     return [tuple(torch.stack(parts) for parts in zip(*group, strict=True)) for group in groups.values()]
 
 
+def adam_step(model: nn.Module, loss: Tensor, refusal: str) -> float:
+    """One step of the model's own Adam, at its ``meta_lr``, on a loss, which is returned.
+
+    Raises
+    ------
+    ValueError
+        With ``refusal``, if the loss is not finite, or a gradient's square, which Adam keeps. Nothing has changed then.
+    """
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    if not all(torch.isfinite(value.square()).all() for value in (loss, *gradients)):
+        raise ValueError(refusal)
+    if model._optimizer is None:
+        model._optimizer = torch.optim.Adam(model.parameters(), lr=model.meta_lr)
+    model._optimizer.param_groups[0]["lr"] = model.meta_lr
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        parameter.grad = gradient
+    model._optimizer.step()
+    return float(loss.detach())
+
+
 def detached(params: Mapping[str, Tensor]) -> Params:
     """The same numbers, from which no gradient leads back."""
     return {name: value.detach() for name, value in params.items()}

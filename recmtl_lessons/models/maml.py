@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
-from recmtl_lessons.models._adaptable import AdaptableNetwork, Params, detached, stack_by_shape
+from recmtl_lessons.models._adaptable import AdaptableNetwork, Params, adam_step, detached, stack_by_shape
 from recmtl_lessons.models._checks import check_choice, check_count, check_positive
 
 Task = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -235,18 +235,11 @@ class MAMLRecommender(AdaptableNetwork):
         groups = [self._check_stacked(group) for group in stack_by_shape(tasks, _FIELDS)]
         n_tasks = sum(len(group[0]) for group in groups)
         loss = torch.stack([self.query_losses(group).sum() for group in groups]).sum() / n_tasks
-        gradients = torch.autograd.grad(loss, list(self.parameters()))
-        if not all(torch.isfinite(value).all() for value in (loss, *gradients)):
-            raise ValueError(
-                f"tasks: got a query loss of {float(loss.detach()):g} after {self.inner_steps} inner steps, or its "
-                f"gradient, that is not finite, expected finite ones; a lower inner_lr than {self.inner_lr:g} may help"
-            )
-        if self._optimizer is None:
-            self._optimizer = torch.optim.Adam(self.parameters(), lr=self.meta_lr)
-        for parameter, gradient in zip(self.parameters(), gradients, strict=True):
-            parameter.grad = gradient
-        self._optimizer.step()
-        return float(loss.detach())
+        refusal = (
+            f"tasks: got a query loss of {float(loss.detach()):g} after {self.inner_steps} inner steps, or its "
+            f"gradient, that is not finite, expected finite ones; a lower inner_lr than {self.inner_lr:g} may help"
+        )
+        return adam_step(self, loss, refusal)
 
     # All tasks at once.
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recmtl_lessons.models._adaptable import stack_by_shape
+from recmtl_lessons.models._adaptable import adam_step, stack_by_shape
 from recmtl_lessons.models._checks import (
     _INTEGERS,
     _values_are_at_hand,
@@ -267,18 +267,11 @@ class PrototypicalNetworkRecommender(nn.Module):
         groups = self._by_size(episodes)
         count = sum(len(group[0]) for group in groups)
         loss = torch.stack([self.query_losses(group).sum() for group in groups]).sum() / count
-        gradients = torch.autograd.grad(loss, list(self.parameters()))
-        if not all(torch.isfinite(value.square()).all() for value in (loss, *gradients)):  # Adam squares gradients
-            raise ValueError(
-                f"episodes: got a query loss of {float(loss.detach()):g} whose gradient is too large for "
-                f"{loss.dtype}, expected features of moderate size; standardise them"
-            )
-        if self._optimizer is None:
-            self._optimizer = torch.optim.Adam(self.parameters(), lr=self.meta_lr)
-        for parameter, gradient in zip(self.parameters(), gradients, strict=True):
-            parameter.grad = gradient
-        self._optimizer.step()
-        return float(loss.detach())
+        refusal = (
+            f"episodes: got a query loss of {float(loss.detach()):g} whose gradient is too large for {loss.dtype}, "
+            "expected features of moderate size; standardise them"
+        )
+        return adam_step(self, loss, refusal)
 
     # The engine: nothing below looks at a value.
 

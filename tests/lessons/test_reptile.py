@@ -27,6 +27,8 @@ from recmtl_lessons.lessons.reptile import (
 from recmtl_lessons.models import MAMLRecommender, ReptileRecommender
 from recmtl_lessons.teaching.style import new_figure
 
+SLOW = pytest.mark.skipif(not os.environ.get("RECMTL_SLOW_TESTS"), reason="minutes: set RECMTL_SLOW_TESTS=1")
+NEAR = 0.001  # stars: as near to the best that was tried as a rate must be
 SMALL = (0, 1)
 SHOP = users.Shop(ratings=50, query=12, episodes=2, train_users=40, valid_users=10, test_users=15)
 
@@ -296,7 +298,7 @@ def test_the_longer_control_goes_on_training(shop, monkeypatch):
     assert str(longer).splitlines()[0].split() == ["updates", "2", "5"]
 
 
-@pytest.mark.skipif(not os.environ.get("RECMTL_SLOW_TESTS"), reason="minutes: set RECMTL_SLOW_TESTS=1")
+@SLOW
 def test_with_more_updates_nobodys_ratings_are_worth_no_more_than_one_step():
     after = experiments.shuffled_for_longer((200, 3_200)).after
     one, nobodys, users_ = (after[way].mean(1) for way in after)
@@ -308,10 +310,6 @@ def test_with_more_updates_nobodys_ratings_are_worth_no_more_than_one_step():
 def test_a_training_that_went_to_infinity_is_the_worst():
     scores = experiments.over_seeds(torch.tensor([[1.0, math.nan], [1.0, 3.0], [math.inf, 1.0]]))
     assert scores == [math.inf, 2.0, math.inf]
-
-
-SLOW = pytest.mark.skipif(not os.environ.get("RECMTL_SLOW_TESTS"), reason="minutes: set RECMTL_SLOW_TESTS=1")
-NEAR = 0.001  # stars: as near to the best that was tried as a rate must be
 
 
 @SLOW

@@ -259,6 +259,19 @@ class TestTogether:
             assert one.meta_update(tasks) == pytest.approx(other.meta_update(listed(tasks)), abs=1e-12)
         assert_close(one.named_weights(), other.named_weights(), 1e-12)
 
+    def test_another_rate_counts_from_the_next_update_on(self):
+        one, other, tasks = model(), model(), some_tasks()
+        for network in (one, other):
+            network.meta_update(tasks)
+        other.meta_lr = 10 * one.meta_lr
+        start = {name: value.detach().clone() for name, value in one.named_weights().items()}
+        for network in (one, other):
+            network.meta_update(tasks)
+        for name, before in start.items():
+            torch.testing.assert_close(
+                other.named_weights()[name] - before, 10 * (one.named_weights()[name] - before), rtol=1e-6, atol=1e-9
+            )
+
     def test_tasks_of_different_sizes_count_the_same(self):
         small, large = some_tasks(count=2), some_tasks(count=3, shots=2, queries=11, seed=1)
         mixed = [listed(small)[0], *listed(large), listed(small)[1]]

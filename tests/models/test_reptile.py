@@ -425,6 +425,8 @@ class TestBadInput:
             ({"meta_optimizer": "lion"}, "meta_optimizer"),
             ({"inner_betas": 0.9}, "inner_betas"),
             ({"inner_betas": (0.9, 1.0)}, "inner_betas"),
+            ({"inner_betas": (torch.tensor(0.1j), 0.9)}, "inner_betas"),
+            ({"inner_betas": (torch.tensor(0.1).to_sparse(), 0.9)}, "inner_betas"),
         ],
     )
     def test_arguments(self, changed, named):

@@ -16,6 +16,7 @@ from recmtl_lessons.lessons.maml.users import (
     Shop,
     Tasks,
     mean_error,
+    over_seeds,
     own_mean,
     shop_users,
     user_errors,
@@ -200,7 +201,7 @@ def score_training(
         models = train(chosen, users.train, DESIGN_SEEDS, steps=steps, rates=inner_rates if meta else None)
         for k, rate in enumerate(inner_rates):
             scores = errors(models, users.valid.shots(SHOTS), rate, (INNER_STEPS,))
-            found[meta_rate, rate] = float(scores[0, k if meta else 0].mean())
+            found[meta_rate, rate] = over_seeds(scores[0, k if meta else 0])
     return found
 
 
@@ -216,8 +217,8 @@ def score_adapting(
     for count in shots:
         found[count] = {}
         for rate in RATES:
-            scores = errors(models, users.valid.shots(count), rate, lengths)[:, 0].mean(1)
-            found[count] |= {(rate, n): float(score) for n, score in zip(lengths, scores, strict=True)}
+            scores = errors(models, users.valid.shots(count), rate, lengths)[:, 0]
+            found[count] |= {(rate, n): over_seeds(score) for n, score in zip(lengths, scores, strict=True)}
     return found
 
 
@@ -225,7 +226,7 @@ def score_parts(part: str, rates: Sequence[float] = (0.01, 0.02, 0.05, 0.1, 0.15
     """Error on validation users of the design seeds where one part moves alone: how `PART_RATES` were chosen."""
     users = shop_users(SHOP, DESIGN_SEEDS)
     models, valid = train(SHOP_ARMS["joint"], users.train, DESIGN_SEEDS), users.valid.shots(SHOTS)
-    return {rate: float(errors_of_parts(models, valid, rate, part).mean()) for rate in rates}
+    return {rate: over_seeds(errors_of_parts(models, valid, rate, part)[0]) for rate in rates}
 
 
 # What the lesson compares.

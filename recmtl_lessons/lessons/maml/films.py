@@ -27,6 +27,7 @@ from recmtl_lessons.lessons.maml.users import (
     film_mean_and_offset,
     film_users,
     mean_error,
+    over_seeds,
     own_mean,
 )
 from recmtl_lessons.models import MAMLRecommender
@@ -96,8 +97,8 @@ def score_films(
         rates = None if in_training == (None,) else in_training
         models = train(chosen, users.train, DESIGN_SEEDS, FILM_HIDDEN, rates=rates)
         for rate in RATES:
-            scores = errors(models, users.valid.shots(shots), rate, (INNER_STEPS,))[0].mean(1)  # (settings,)
-            found |= {(meta_rate, inner, rate): float(s) for inner, s in zip(in_training, scores, strict=True)}
+            scores = over_seeds(errors(models, users.valid.shots(shots), rate, (INNER_STEPS,))[0])  # (settings,)
+            found |= {(meta_rate, inner, rate): s for inner, s in zip(in_training, scores, strict=True)}
     return found
 
 
@@ -105,7 +106,7 @@ def score_bias(ratings: Ratings, rates: Sequence[float] = (0.02, 0.05, 0.1, 0.15
     """The same for the rate at which joint training's last bias moves alone."""
     users = film_users(ratings, DESIGN_SEEDS)
     models = train(FILM_ARMS["joint"], users.train, DESIGN_SEEDS, FILM_HIDDEN)
-    return {rate: float(errors_of_parts(models, users.valid, rate, "bias alone").mean()) for rate in rates}
+    return {rate: over_seeds(errors_of_parts(models, users.valid, rate, "bias alone")[0]) for rate in rates}
 
 
 # The reader as a new user.

@@ -85,6 +85,11 @@ def mean_error(answers: Tensor, tasks: Tasks) -> Tensor:
     return user_errors(answers, tasks).mean(-1)
 
 
+def over_seeds(scores: Tensor) -> list[float]:
+    """Means over seeds, (..., S) -> (...); infinite where a training went to infinity, for NaN cannot be compared."""
+    return scores.mean(-1).nan_to_num(nan=float("inf"), posinf=float("inf")).tolist()
+
+
 def own_mean(tasks: Tasks) -> Tensor:
     """The simplest answer: the mean of the user's support ratings for everything, (S, T, Q)."""
     return tasks.support_y.mean(2, keepdim=True).expand_as(tasks.query_y)

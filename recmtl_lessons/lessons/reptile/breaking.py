@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
 from recmtl_lessons.lessons.maml.experiments import HIDDEN, INNER_STEPS
-from recmtl_lessons.lessons.maml.users import SHOP, SHOTS, ColdStart, Shop, Tasks, mean_error, shop_users
-from recmtl_lessons.lessons.reptile.experiments import all_ratings, over_seeds
+from recmtl_lessons.lessons.maml.users import SHOP, SHOTS, ColdStart, Shop, Tasks, mean_error, over_seeds, shop_users
+from recmtl_lessons.lessons.reptile.experiments import all_ratings
 from recmtl_lessons.models import ReptileRecommender
 
 MOMENTUM, NO_MOMENTUM = (0.9, 0.999), (0.0, 0.999)

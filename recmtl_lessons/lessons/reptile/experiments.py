@@ -9,7 +9,17 @@ from torch import Tensor
 
 from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
 from recmtl_lessons.lessons.maml import experiments as maml
-from recmtl_lessons.lessons.maml.users import ONE_TASTE, SHOP, SHOTS, ColdStart, Shop, Tasks, mean_error, shop_users
+from recmtl_lessons.lessons.maml.users import (
+    ONE_TASTE,
+    SHOP,
+    SHOTS,
+    ColdStart,
+    Shop,
+    Tasks,
+    mean_error,
+    over_seeds,
+    shop_users,
+)
 from recmtl_lessons.models import ReptileRecommender
 from recmtl_lessons.training import ManyModels
 
@@ -155,11 +165,6 @@ def score_training(
             scores = over_seeds(errors(models, users.valid.shots(SHOTS), rate, (TEST_STEPS,))[0])
             found |= {(meta_lr, inner, rate): s for inner, s in zip(inner_rates, scores, strict=True)}
     return found
-
-
-def over_seeds(scores: Tensor) -> list[float]:
-    """Means over seeds, (..., S) -> (...); infinite where a training went to infinity, for NaN cannot be compared."""
-    return scores.mean(-1).nan_to_num(nan=float("inf"), posinf=float("inf")).tolist()
 
 
 def score_one_taste(shop: Shop = ONE_TASTE) -> dict[float, float]:

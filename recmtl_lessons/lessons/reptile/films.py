@@ -10,8 +10,8 @@ from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
 from recmtl_lessons.lessons.maml import experiments as maml
 from recmtl_lessons.lessons.maml.films import FILM_ARMS as MAML_ARMS
 from recmtl_lessons.lessons.maml.films import FILM_HIDDEN, FILM_RATES
-from recmtl_lessons.lessons.maml.users import film_mean_and_offset, film_users, mean_error
-from recmtl_lessons.lessons.reptile.experiments import RATES, TEST_STEPS, Arm, errors, over_seeds, train
+from recmtl_lessons.lessons.maml.users import film_mean_and_offset, film_users, mean_error, over_seeds
+from recmtl_lessons.lessons.reptile.experiments import RATES, TEST_STEPS, Arm, errors, train
 
 # Chosen on validation users of the design seeds: see `score_films`.
 FILM_ARMS = {1: Arm(1, 1.0, 0.1, 0.07), 4: Arm(4, 0.12, 0.2, 0.1)}
