@@ -1,4 +1,4 @@
-"""What the lesson asks: a prediction, four exercises, and a study question."""
+"""What the lesson asks: a prediction, three exercises, and a study question."""
 
 from collections.abc import Callable
 from itertools import pairwise
