@@ -188,9 +188,13 @@ class ManyModels:
                 yield Moment(step, steps)
 
     def fit(self, steps: int, label: str = "training", **options) -> "ManyModels":
-        """Train to the end with a progress bar; ``options`` as in `train`. Returns the stack itself."""
+        """Train to the end with a progress bar, or without one if the label is empty; ``options`` as in `train`.
+
+        Returns the stack itself.
+        """
         # The plain bar, not the widget one: it is still there when the notebook is read without a kernel.
-        with tqdm(total=steps, desc=f"{label}, {len(self)} models", unit=" steps", file=sys.stdout, ncols=80) as bar:
+        name, quiet = f"{label}, {len(self)} models", not label
+        with tqdm(total=steps, desc=name, unit=" steps", file=sys.stdout, ncols=80, disable=quiet) as bar:
             for moment in self.train(steps, **options):
                 bar.update(moment.step - bar.n)
         return self

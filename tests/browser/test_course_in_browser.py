@@ -57,6 +57,24 @@ def move_every_way(explorer, k, name=None):
     )
 
 
+def move_all(explorers, take_picture, lesson):
+    """Move the named sliders of each explorer every way, and look at what it says before and after."""
+    for n, (explorer, names) in enumerate(explorers):
+        speak_of(explorer)
+        for k, name in enumerate(names):
+            move_every_way(explorer, k, name)
+            take_picture(explorer.root, f"{lesson}_explorer{n}_after_{name}")
+        speak_of(explorer)
+
+
+def predict(page, expecting, choice):
+    """Commit to a prediction that begins with these words."""
+    first = page.locator(".recmtl-ask").first
+    first.get_by_role("radio", name=choice).check()
+    first.get_by_role("button", name="Commit").click()
+    expecting(first).to_contain_text(f"Your prediction: {choice}")
+
+
 def speak_of(explorer):
     """What a screen reader is given: the picture in words, and where a slider stands."""
     words = explorer.image.get_attribute("alt")
@@ -184,10 +202,7 @@ def test_domain_adversarial(ran, lab, open_notebook, expecting, take_picture):
             take_picture(explorer.root, f"01_explorer{n}_after_slider{k}")
         speak_of(explorer)
 
-    predict = page.locator(".recmtl-ask").first
-    predict.get_by_role("radio", name="Below 0.50").check()
-    predict.get_by_role("button", name="Commit").click()
-    expecting(predict).to_contain_text("Your prediction: Below 0.50")
+    predict(page, expecting, "Below 0.50")
 
     answer_the_study_question(
         page.locator(".recmtl-ask").nth(1), expecting, "lam",
@@ -221,10 +236,7 @@ def test_cross_domain_transfer(ran, expecting, take_picture):
         explorer.settle(seed=1)
     assert n == 1
 
-    predict = page.locator(".recmtl-ask").first
-    predict.get_by_role("radio", name="It rises: the films").check()
-    predict.get_by_role("button", name="Commit").click()
-    expecting(predict).to_contain_text("Your prediction: It rises")
+    predict(page, expecting, "It rises: the films")
     cells = notebook.outputs()
     revealed = next(k for k, outputs in enumerate(cells) if "Prediction and outcome" in str(outputs))
     assert "As you predicted" in str(notebook.run_cell(revealed))
@@ -280,14 +292,8 @@ def test_maml(ran, expecting, take_picture):
     page = notebook.page
     waves, path, desk = notebook.explorers
     assert every_control_has_a_name(notebook) >= {"slider", "spinbutton", "combobox", "button", "radio"}
-    speak_of(waves)
-    for k, name in enumerate(("step", "points", "amplitude", "phase")):
-        move_every_way(waves, k, name)
-        take_picture(waves.root, f"04_explorer0_after_{name}")
-    speak_of(path)
-    for k, name in enumerate(("rate", "steps", "shots", "user")):
-        move_every_way(path, k, name)
-        take_picture(path.root, f"04_explorer1_after_{name}")
+    explorers = ((waves, ("step", "points", "amplitude", "phase")), (path, ("rate", "steps", "shots", "user")))
+    move_all(explorers, take_picture, "04")
     for start in ("first-order MAML", "joint training"):
         path.root.get_by_label("Starting point").select_option(start)
         path.settle(start=start)
@@ -311,10 +317,7 @@ def test_maml(ran, expecting, take_picture):
     take_picture(desk.root, "04_explorer2_nothing_rated")
     speak_of(desk)
 
-    predict = page.locator(".recmtl-ask").first
-    predict.get_by_role("radio").nth(0).check()
-    predict.get_by_role("button", name="Commit").click()
-    expecting(predict).to_contain_text("Your prediction:")
+    predict(page, expecting, "smaller")
     fits(notebook)
     whole_page(notebook, take_picture, "04")
     assert notebook.errors() == []
@@ -325,14 +328,8 @@ def test_reptile(ran, expecting, take_picture):
     page = notebook.page
     plane, race = notebook.explorers
     assert every_control_has_a_name(notebook) >= {"slider", "spinbutton", "combobox", "button", "radio", "textbox"}
-    for n, (explorer, names) in enumerate(
-        ((plane, ("inner_steps", "inner_lr", "meta_lr", "update")), (race, ("inner_steps", "meta_lr")))
-    ):
-        speak_of(explorer)
-        for k, name in enumerate(names):
-            move_every_way(explorer, k, name)
-            take_picture(explorer.root, f"05_explorer{n}_after_{name}")
-        speak_of(explorer)
+    explorers = ((plane, ("inner_steps", "inner_lr", "meta_lr", "update")), (race, ("inner_steps", "meta_lr")))
+    move_all(explorers, take_picture, "05")
     race.root.get_by_label("Both may use").select_option("as many seconds")
     race.settle(budget="as many seconds")
     race.root.get_by_label("Against").select_option("first-order MAML")
@@ -341,10 +338,7 @@ def test_reptile(ran, expecting, take_picture):
     race.button("New seed").click()
     race.settle(seed=1)
 
-    predict = page.locator(".recmtl-ask").first
-    predict.get_by_role("radio", name="Joint training").check()
-    predict.get_by_role("button", name="Commit").click()
-    expecting(predict).to_contain_text("Your prediction: Joint training")
+    predict(page, expecting, "Joint training")
     answer_the_study_question(
         page.locator(".recmtl-ask:not(.recmtl-ask .recmtl-ask)").nth(1), expecting, "meta_lr",
         ("MAML: the gradient", "It about doubles for MAML", "How each gradient changes"),
@@ -362,14 +356,8 @@ def test_prototypical(ran, expecting, take_picture):
     page = notebook.page
     plane, pull = notebook.explorers
     assert every_control_has_a_name(notebook) >= {"slider", "spinbutton", "combobox", "button", "radio", "textbox"}
-    for n, (explorer, names) in enumerate(
-        ((plane, ("updates", "ways", "shots", "right", "up")), (pull, ("count", "weight")))
-    ):
-        speak_of(explorer)
-        for k, name in enumerate(names):
-            move_every_way(explorer, k, name)
-            take_picture(explorer.root, f"06_explorer{n}_after_{name}")
-        speak_of(explorer)
+    explorers = ((plane, ("updates", "ways", "shots", "right", "up")), (pull, ("count", "weight")))
+    move_all(explorers, take_picture, "06")
     plane.root.get_by_label("Move an item of shelf").select_option("C")
     plane.settle(shelf="C")
     take_picture(plane.root, "06_explorer0_shelf_c")
@@ -378,10 +366,7 @@ def test_prototypical(ran, expecting, take_picture):
     pull.root.get_by_label("Users of").select_option("shop")
     pull.settle(where="shop")
 
-    predict = page.locator(".recmtl-ask").first
-    predict.get_by_role("radio", name="One episode of 20").check()
-    predict.get_by_role("button", name="Commit").click()
-    expecting(predict).to_contain_text("Your prediction: One episode of 20")
+    predict(page, expecting, "One episode of 20")
     answer_the_study_question(
         page.locator(".recmtl-ask:not(.recmtl-ask .recmtl-ask)").nth(1), expecting, "weight",
         ("What holds for everybody", "On validation users", "They may be worth nothing"),

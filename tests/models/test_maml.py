@@ -11,12 +11,6 @@ from hypothesis import strategies as st
 from torch.func import functional_call, stack_module_state
 
 from recmtl_lessons.models import MAMLRecommender
-from recmtl_lessons.training.device import settle_threads
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_core_left_alone():
-    settle_threads()
 
 
 def normal(*shape, seed=0, dtype=torch.float64):

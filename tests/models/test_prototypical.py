@@ -13,19 +13,6 @@ from torch.nn import functional as F
 from recmtl_lessons.models import PrototypicalNetworkRecommender
 from recmtl_lessons.models.prototypical import squared_distances
 from recmtl_lessons.training import ManyModels
-from recmtl_lessons.training.device import settle_threads
-
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=needs_cuda)])
-def device(request):
-    return torch.device(request.param)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_core_left_alone():
-    settle_threads()
 
 
 def normal(*shape, seed=0, dtype=torch.float64):

@@ -505,6 +505,13 @@ class TestLooking:
         assert stack.history_steps == [10, 20, 30, 40]
         assert_same_models(stack, run(stack_of(), 40))
 
+    def test_fit_without_a_label_is_quiet_and_trains_alike(self, capfd):
+        stack = stack_of()
+        assert stack.fit(40, label="", every=10) is stack
+        assert capfd.readouterr() == ("", "")
+        assert stack.history_steps == [10, 20, 30, 40]
+        assert_same_models(stack, run(stack_of(), 40))
+
 
 class TestLearningRates:
     def test_the_longest_prefix_wins(self):

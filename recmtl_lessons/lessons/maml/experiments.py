@@ -113,21 +113,20 @@ def train(
     rates: Sequence[float] | None = None,
 ) -> ManyModels:
     """Train one network a seed; with ``rates``, one for each of these inner rates and each seed."""
+    return stack(arm, tasks, seeds, hidden, rates).fit(steps, label=label, every=steps)
+
+
+def stack(
+    arm: Arm, tasks: Tasks, seeds: Sequence[int], hidden: Sequence[int], rates: Sequence[float] | None = None
+) -> ManyModels:
+    """The same, not trained yet."""
     width = tasks.support_x.shape[-1]
 
     def build() -> MAMLRecommender:
         return MAMLRecommender(width, hidden, inner_steps=INNER_STEPS, **arm.options)
 
-    models = ManyModels(
-        build, arm.objective, tasks.stream(), {"inner_lr": rates or (arm.inner_lr,)}, seeds, USERS, arm.meta_lr
-    )
-    return models.fit(steps, label=label, every=steps) if label else _quietly(models, steps)
-
-
-def _quietly(models: ManyModels, steps: int) -> ManyModels:
-    for _ in models.train(steps, every=steps):
-        pass
-    return models
+    settings = {"inner_lr": rates or (arm.inner_lr,)}
+    return ManyModels(build, arm.objective, tasks.stream(), settings, seeds, USERS, arm.meta_lr)
 
 
 def adapt_and_answer(models: ManyModels, tasks: Tasks, rate: float | None, steps: Sequence[int]) -> Tensor:

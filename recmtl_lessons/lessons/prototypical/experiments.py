@@ -109,13 +109,8 @@ def train_classifier(
 
 
 def fit(models: ManyModels, steps: int, label: str = "") -> ManyModels:
-    """Train, with a progress bar if there is a label."""
-    every = max(1, min(steps, 4))
-    if label:
-        return models.fit(steps, label=label, every=every)
-    for _ in models.train(steps, every=every) if steps else ():
-        pass
-    return models
+    """Train, if there are steps to take, and keep a column of the history every four."""
+    return models.fit(steps, label=label, every=min(steps, 4)) if steps else models
 
 
 # Measuring.

@@ -93,12 +93,7 @@ def train(
     rates: Sequence[float] | None = None,
 ) -> ManyModels:
     """Train one network a seed; with ``rates``, one for each of these inner rates and each seed."""
-    models = stack(arm, tasks, seeds, hidden, rates)
-    if label:
-        return models.fit(steps, label=label, every=steps)
-    for _ in models.train(steps, every=steps):
-        pass
-    return models
+    return stack(arm, tasks, seeds, hidden, rates).fit(steps, label=label, every=steps)
 
 
 def stack(

@@ -11,7 +11,6 @@ from recmtl_lessons.lessons._seeds import SEEDS
 from recmtl_lessons.lessons.maml import experiments as maml
 from recmtl_lessons.lessons.maml.users import SHOP, SHOTS, Tasks, shop_users
 from recmtl_lessons.lessons.reptile.experiments import GRADIENTS, SHOP_ARMS, TEST_STEPS, errors, stack
-from recmtl_lessons.models import MAMLRecommender
 from recmtl_lessons.teaching import Running
 from recmtl_lessons.training import ManyModels
 
@@ -112,16 +111,10 @@ def race(inner_steps: int, meta_lr: float, rival: str, budget: str, seed: int) -
 
 def _runners(train: Tasks, seeds: tuple[int, ...], inner_steps: int, meta_lr: float, rival: str) -> list[Runner]:
     arm = replace(SHOP_ARMS.get(inner_steps, SHOP_ARMS[4]), inner_steps=inner_steps, meta_lr=meta_lr)
-    other, width = maml.SHOP_ARMS[rival], train.support_x.shape[-1]
-
-    def build() -> MAMLRecommender:
-        return MAMLRecommender(width, maml.HIDDEN, inner_steps=maml.INNER_STEPS, **other.options)
-
-    settings = {"inner_lr": (other.inner_lr,)}
-    models = ManyModels(build, other.objective, train.stream(), settings, seeds, maml.USERS, other.meta_lr)
+    other = maml.stack(maml.SHOP_ARMS[rival], train, seeds, maml.HIDDEN)
     return [
         Runner("Reptile", stack(arm, train, seeds, maml.HIDDEN), arm.rate),
-        Runner(rival, models, maml.IN_THREE_STEPS[rival][SHOTS]),
+        Runner(rival, other, maml.IN_THREE_STEPS[rival][SHOTS]),
     ]
 
 
