@@ -1,0 +1,26 @@
+"""Where sessions come from: recommender environments under the Gymnasium API, one by one and as tensors."""
+
+from recmtl_lessons.envs.planning import Plan, SessionPlanner
+from recmtl_lessons.envs.real_users import users_from_ratings
+from recmtl_lessons.envs.session import Outcome, SessionEnv, SessionRules, SessionSettings, SessionState
+from recmtl_lessons.envs.surfaces import SURFACES, Surface, make_surface
+from recmtl_lessons.envs.users import SessionUsers, join_users, make_users
+from recmtl_lessons.envs.vector import SessionVectorEnv
+
+__all__ = [
+    "SURFACES",
+    "Outcome",
+    "Plan",
+    "SessionEnv",
+    "SessionPlanner",
+    "SessionRules",
+    "SessionSettings",
+    "SessionState",
+    "SessionUsers",
+    "SessionVectorEnv",
+    "Surface",
+    "join_users",
+    "make_surface",
+    "make_users",
+    "users_from_ratings",
+]

@@ -1,0 +1,287 @@
+"""The six-state chain of Kulkarni et al. (2016): a reward that depends on where one has been, and not on where one is.
+
+Source: Kulkarni, Narasimhan, Saeedi, Tenenbaum, "Hierarchical deep reinforcement learning: integrating temporal
+abstraction and intrinsic motivation", NeurIPS 2016, section 4.1. What happens to the right of the last state they do
+not say; here a step that would lead there stays.
+
+The dynamics stand once, for a batch as tensors. The environment of one episode and the batched one both follow them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+LENGTH = 6  # states, numbered from 0 here: s1 is 0, s6 is 5
+START, LAST = 1, LENGTH - 1
+LEFT, RIGHT = 0, 1
+RIGHT_WORKS = 0.5  # otherwise the step goes left
+REWARD, SMALL_REWARD = 1.0, 0.01  # at s1: if s6 was visited, and if not
+OPTIMUM = 0.208  # undiscounted, from s2: 0.2 * 1 + 0.8 * 0.01
+
+
+@dataclass(frozen=True)
+class ChainState:
+    """Where episodes stand.
+
+    Attributes
+    ----------
+    position : Tensor, (...), int64
+        0 for s1 to 5 for s6.
+    visited : Tensor, (...), bool
+        Whether s6 has been visited.
+    """
+
+    position: Tensor
+    visited: Tensor
+
+
+def begin_chain(*shape: int) -> ChainState:
+    """Fresh episodes, all in s2."""
+    return ChainState(torch.full(shape, START), torch.zeros(shape, dtype=torch.bool))
+
+
+def step_chain(state: ChainState, action: Tensor, chance: Tensor) -> tuple[ChainState, Tensor, Tensor]:
+    """One step of every episode.
+
+    Parameters
+    ----------
+    state : ChainState
+        (...) episodes, none of them in s1.
+    action : Tensor, (...)
+        0 left, which always works; 1 right, which works half of the time, and else leads left.
+    chance : Tensor, (...)
+        Uniform numbers in [0, 1): right works where the number lies below a half.
+
+    Returns
+    -------
+    state : ChainState
+    reward : Tensor, (...), float
+        1 on arrival in s1 if s6 was visited, 0.01 if it was not, 0 elsewhere.
+    terminated : Tensor, (...), bool
+    """
+    works = (action == RIGHT) & (chance < RIGHT_WORKS)
+    position = (state.position + torch.where(works, 1, -1)).clamp(0, LAST)
+    after = ChainState(position, state.visited | (position == LAST))
+    terminated = position == 0
+    paid = torch.where(after.visited, REWARD, SMALL_REWARD)
+    return after, torch.where(terminated, paid, 0.0), terminated
+
+
+def observe_chain(state: ChainState, history: bool = False) -> Tensor:
+    """What is seen, (..., 6): the position, one-hot; with ``history`` (..., 7), whether s6 was visited as well."""
+    seen = torch.nn.functional.one_hot(state.position, LENGTH).float()
+    return torch.cat([seen, state.visited.unsqueeze(-1).float()], dim=-1) if history else seen
+
+
+class ChainEnv(gymnasium.Env):
+    """One episode at a time, under the Gymnasium API.
+
+    Parameters
+    ----------
+    history : bool
+        Show whether s6 was visited. Without it the observation is not the state: the same place is worth 1 or 0.01.
+    render_mode : {None, "ansi"}
+
+    Raises
+    ------
+    ValueError
+        If the render mode is unknown.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi"]}  # noqa: RUF012  the name and form that Gymnasium asks for
+
+    def __init__(self, history: bool = False, render_mode: str | None = None):
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode: got {render_mode!r}, expected None or 'ansi'")
+        self.history, self.render_mode = history, render_mode
+        self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (LENGTH + history,), np.float32)
+        self.action_space = gymnasium.spaces.Discrete(2)
+        self._state: ChainState | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        """Begin in s2."""
+        super().reset(seed=seed)
+        self._state = begin_chain(1)
+        return self._observation(), self._info()
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        """Go left or right.
+
+        Raises
+        ------
+        ValueError
+            If the action is neither 0 nor 1.
+        RuntimeError
+            Before the first `reset`, and after the end.
+        """
+        if self._state is None:
+            raise RuntimeError("step: the episode has not begun or is over, call reset() first")
+        if not self.action_space.contains(action):
+            raise ValueError(f"action: got {action!r}, expected 0 (left) or 1 (right)")
+        chance = torch.tensor([self.np_random.random()], dtype=torch.float64)
+        self._state, reward, terminated = step_chain(self._state, torch.tensor([int(action)]), chance)
+        answer = self._observation(), float(reward), bool(terminated), False, self._info()
+        if terminated:
+            self._state = None
+        return answer
+
+    def render(self) -> str | None:
+        """Return the chain as a line of text, if ``render_mode`` is "ansi"; the place one is at in brackets."""
+        if self.render_mode != "ansi" or self._state is None:
+            return None
+        at = int(self._state.position)
+        return " ".join(f"[s{k + 1}]" if k == at else f"s{k + 1}" for k in range(LENGTH))
+
+    def _observation(self) -> np.ndarray:
+        return observe_chain(self._state, self.history)[0].numpy()
+
+    def _info(self) -> dict:
+        return {"visited": bool(self._state.visited)}
+
+
+class Chains:
+    """Episodes of many models side by side; one that ends begins anew in the same step.
+
+    Parameters
+    ----------
+    models, per_model : int
+        M and B.
+    history : sequence of bool
+        For each model whether it sees that s6 was visited. If no model does, observations have no place for it; if
+        some do, the others read 0 there.
+
+    Raises
+    ------
+    ValueError
+        If a number is not positive, or there is not one flag a model.
+    """
+
+    def __init__(self, models: int, per_model: int, history: Sequence[bool] | None = None):
+        for name, value in (("models", models), ("per_model", per_model)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: got {value!r}, expected an integer of at least 1")
+        flags = [False] * models if history is None else [bool(flag) for flag in history]
+        if len(flags) != models:
+            raise ValueError(f"history: got {len(flags)} flags, expected one for each of {models} models")
+        self._shown = torch.tensor(flags) if any(flags) else None
+        self.state = begin_chain(models, per_model)
+
+    @property
+    def observations(self) -> Tensor:
+        """What the models see now, (M, B, 6) or (M, B, 7)."""
+        return self._seen(self.state)
+
+    def step(self, action: Tensor, chance: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One step of all episodes.
+
+        Parameters
+        ----------
+        action : Tensor, (M, B)
+        chance : Tensor, (M, B)
+            As in `step_chain`.
+
+        Returns
+        -------
+        observations : Tensor, (M, B, D)
+            What the step led to: where an episode ended, its last observation.
+        reward : Tensor, (M, B)
+        terminated : Tensor, (M, B), bool
+        position : Tensor, (M, B)
+            Reached by the step.
+        """
+        after, reward, terminated = step_chain(self.state, action, chance)
+        fresh = begin_chain(*terminated.shape)
+        self.state = ChainState(
+            torch.where(terminated, fresh.position, after.position), after.visited & ~terminated
+        )  # fmt: skip
+        return self._seen(after), reward, terminated, after.position
+
+    def _seen(self, state: ChainState) -> Tensor:
+        if self._shown is None:
+            return observe_chain(state)
+        return observe_chain(ChainState(state.position, state.visited & self._shown[:, None]), True)
+
+
+def solve_chain(discount: float = 1.0) -> Tensor:
+    """Value of each action for whoever knows whether s6 was visited, by value iteration: (6, 2, 2).
+
+    Parameters
+    ----------
+    discount : float
+        In [0, 1]; without a discount the sum is finite as well, since every step leads left at least half of the time.
+
+    Returns
+    -------
+    Tensor, (position, visited, action)
+        In double precision. Rows of s1 are 0: the episode is over there.
+
+    Raises
+    ------
+    ValueError
+        If the discount is out of range.
+    """
+    _check_discount(discount)
+    reward, moves = _matrices()
+    value, moved = torch.zeros(2 * LENGTH, dtype=torch.float64), 1.0
+    while moved > 1e-14:
+        q = reward + discount * moves @ value  # (A, S)
+        moved, value = float((q.amax(0) - value).abs().max()), q.amax(0)
+    return (reward + discount * moves @ value).T.reshape(LENGTH, 2, 2)
+
+
+def chain_value(policy: Tensor, discount: float = 1.0) -> Tensor:
+    """Exact return of policies from the start, by the linear equations that it fulfils.
+
+    Parameters
+    ----------
+    policy : Tensor, (..., 6, 2, 2)
+        Probability of each action, by position and whether s6 was visited. A policy that does not see the latter has
+        the same rows for both.
+    discount : float
+
+    Returns
+    -------
+    Tensor, (...)
+        In double precision.
+
+    Raises
+    ------
+    ValueError
+        If the shape does not fit, rows do not sum to 1, or the discount is out of range.
+    """
+    _check_discount(discount)
+    if policy.shape[-3:] != (LENGTH, 2, 2):
+        raise ValueError(f"policy: got shape {tuple(policy.shape)}, expected (..., {LENGTH}, 2, 2)")
+    if not bool((policy >= 0).all()) or not bool(((policy.sum(-1) - 1).abs() < 1e-4).all()):
+        raise ValueError("policy: got rows that are no probabilities, expected each to sum to 1")
+    reward, moves = _matrices()
+    chosen = policy.double().flatten(-3, -2)  # (..., S, A)
+    expected = torch.einsum("...sa,as->...s", chosen, reward)
+    among = torch.einsum("...sa,ast->...st", chosen, moves)
+    equations = torch.eye(2 * LENGTH, dtype=torch.float64) - discount * among
+    return torch.linalg.solve(equations, expected)[..., 2 * START]
+
+
+def _matrices() -> tuple[Tensor, Tensor]:
+    """Expected reward (A, S), and probability of what follows (A, S, S), S = 2 * position + visited; none from s1."""
+    grid = torch.cartesian_prod(torch.arange(1, LENGTH), torch.arange(2))  # (S', 2)
+    state, rows = ChainState(grid[:, 0], grid[:, 1].bool()), 2 * grid[:, 0] + grid[:, 1]
+    reward = torch.zeros(2, 2 * LENGTH, dtype=torch.float64)
+    moves = torch.zeros(2, 2 * LENGTH, 2 * LENGTH, dtype=torch.float64)
+    for action in (LEFT, RIGHT):
+        for chance, weight in ((0.0, RIGHT_WORKS), (RIGHT_WORKS, 1 - RIGHT_WORKS)):
+            happens = torch.full(rows.shape, chance)
+            after, paid, terminated = step_chain(state, torch.full(rows.shape, action), happens)
+            reward[action, rows] += weight * paid.double()
+            moves[action, rows, 2 * after.position + after.visited.long()] += weight * (~terminated).double()
+    return reward, moves
+
+
+def _check_discount(discount: float) -> None:
+    if isinstance(discount, bool) or not isinstance(discount, (int, float)) or not 0 <= discount <= 1:
+        raise ValueError(f"discount: got {discount!r}, expected a number in [0, 1]")

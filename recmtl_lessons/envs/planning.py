@@ -1,0 +1,185 @@
+"""The best that can be done in a session, by dynamic programming, for whoever knows the user's tastes.
+
+With the tastes known, a session is a small Markov decision process: levels of satiation, clicks towards a reward, steps
+ignored in a row. Its best policy and its value are found exactly, user by user, and so is the value of any policy that
+acts on what it can observe. The time limit plays no part: it cuts a session off, the user would have stayed.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from recmtl_lessons.envs.session import SessionRules, SessionSettings, SessionState
+from recmtl_lessons.envs.users import SessionUsers
+
+_MOST_STATES = 50_000
+_AT_ONCE = 64  # users whose equations are solved together
+_TOLERANCE = 1e-5  # of the largest value, between two iterations
+
+
+@dataclass(frozen=True)
+class Plan:
+    r"""Values and actions of U users in S states.
+
+    Attributes
+    ----------
+    value : Tensor, (U, S)
+        Expected discounted reward, :math:`\sum_t \gamma^t r_t`, from each state on.
+    action : Tensor, (U, S)
+        What is done there.
+    """
+
+    value: Tensor
+    action: Tensor
+
+    @property
+    def returns(self) -> Tensor:
+        """Value of a whole session, (U,)."""
+        return self.value[:, 0]
+
+
+class SessionPlanner:
+    """Solve the sessions of some users on one surface.
+
+    Parameters
+    ----------
+    users : SessionUsers
+    task : str
+    settings : SessionSettings, optional
+    discount : float
+        In [0, 1).
+
+    Raises
+    ------
+    ValueError
+        If the discount is out of range, or the settings make more than 50,000 states.
+    """
+
+    def __init__(self, users: SessionUsers, task: str, settings: SessionSettings | None = None, discount: float = 0.9):
+        if not 0 <= discount < 1:
+            raise ValueError(f"discount: got {discount!r}, expected a number in [0, 1)")
+        self.rules, self.discount = SessionRules(users, task, settings or SessionSettings()), discount
+        self.states = self._all_states()
+        self._clicked, self._ignored = self._what_follows(True), self._what_follows(False)
+
+    def best(self) -> Plan:
+        """The optimal policy, by value iteration until no value moves by a hundred-thousandth."""
+        value = self._iterate(lambda q: q.amax(1))
+        return Plan(value, self._q(value).argmax(1))
+
+    def myopic(self) -> Plan:
+        """Whoever knows the tastes and the state as well, and takes what pays most in this very step."""
+        action = (self._chance * self._clicked[1]).argmax(1)  # (U, S)
+        value = self._iterate(lambda q: q.gather(1, action[:, None]).squeeze(1))
+        return Plan(value, action)
+
+    def observations(self) -> Tensor:
+        """What a system sees in each state with each user, (U, S, F + 2 C + 1)."""
+        count, users = len(self.states.user), len(self.rules.users)
+        every = [torch.arange(users).repeat_interleave(count)]
+        parts = (self.states.satiation, self.states.streak, self.states.ignored, self.states.elapsed)
+        every += [part.repeat(users, *[1] * (part.ndim - 1)) for part in parts]
+        return self.rules.observe(SessionState(*every)).unflatten(0, (users, count))
+
+    def value_of(self, policy: Tensor) -> Tensor:
+        """Exact value of a policy, (U,): a whole session's expected discounted reward.
+
+        It solves the linear equations that the value fulfils.
+
+        Parameters
+        ----------
+        policy : Tensor, (U, S, A)
+            Probability of each action in each state, for instance a network's at `observations`.
+
+        Raises
+        ------
+        ValueError
+            If the shape does not fit, or rows do not sum to 1.
+        """
+        users, count, actions = len(self.rules.users), len(self.states.user), len(self.rules.surface)
+        if policy.shape != (users, count, actions):
+            raise ValueError(f"policy: got shape {tuple(policy.shape)}, expected {(users, count, actions)}")
+        if not bool((policy >= 0).all() & ((policy.sum(-1) - 1).abs() < 1e-4).all()):
+            raise ValueError("policy: got rows that are no probabilities, expected each to sum to 1")
+        chunks = zip(policy.split(_AT_ONCE), self._chance.split(_AT_ONCE), strict=True)
+        return torch.cat([self._solved(probability.transpose(1, 2), chance) for probability, chance in chunks])
+
+    def even(self) -> Tensor:
+        """Exact value of acting by chance, all actions alike, (U,)."""
+        users, count, actions = len(self.rules.users), len(self.states.user), len(self.rules.surface)
+        return self.value_of(torch.full((users, count, actions), 1 / actions))
+
+    def _solved(self, policy: Tensor, chance: Tensor) -> Tensor:
+        """Values at the start of some users' sessions, from (I - discount P) V = r; policy and chance (U, A, S)."""
+        count = len(self.states.user)
+        left = torch.eye(count, dtype=policy.dtype).expand(len(policy), -1, -1).clone()  # (U, S, S)
+        right = torch.zeros(len(policy), count, dtype=policy.dtype)
+        for (follow, reward, goes_on), happens in ((self._clicked, chance), (self._ignored, 1 - chance)):
+            weight = policy * happens  # (U, A, S)
+            right += (weight * reward).sum(1)
+            for action in range(len(follow)):
+                moves = -self.discount * weight[:, action] * goes_on[action]  # (U, S)
+                left[:, torch.arange(count), follow[action]] += moves
+        return torch.linalg.solve(left, right)[:, 0]
+
+    def index(self, state: SessionState) -> Tensor:
+        """The number of each session's state among the S, (N,)."""
+        levels, needed = self.rules.settings.levels, self.rules.settings.clicks_needed
+        categories = state.satiation.shape[1]
+        places = levels ** torch.arange(categories - 1, -1, -1)
+        satiation = (state.satiation * places).sum(1)
+        # 0 for no click, then the clicks towards a reward in the first category, then in the second ...
+        begun, most = state.streak.sum(1), needed - 1
+        streak = torch.where(begun > 0, state.streak.argmax(1) * most + begun, 0)
+        ignored = state.ignored.clamp(max=self.rules.settings.patience - 1)  # whoever left is in no state
+        return (ignored * (1 + categories * most) + streak) * levels**categories + satiation
+
+    @cached_property
+    def _chance(self) -> Tensor:
+        """Probability of a click, (U, A, S)."""
+        appeal = self.rules.tastes[:, None] - self.rules.settings.satiation * self.states.satiation  # (U, S, C)
+        chance = torch.einsum("ac,usc->uas", self.rules.surface.share, appeal).sigmoid()
+        return torch.where(self.rules.surface.shows[:, None], chance, 0.0)
+
+    def _all_states(self) -> SessionState:
+        s, categories = self.rules.settings, len(self.rules.users.categories)
+        count = s.levels**categories * s.patience * (1 + categories * (s.clicks_needed - 1))
+        if count > _MOST_STATES:
+            raise ValueError(f"settings: got {count:,} states, expected at most {_MOST_STATES:,}")
+        satiation = torch.tensor(list(itertools.product(range(s.levels), repeat=categories)))
+        none = torch.zeros(1, categories, dtype=torch.long)
+        begun = [k * row for row in torch.eye(categories, dtype=torch.long) for k in range(1, s.clicks_needed)]
+        streak = torch.cat([none, torch.stack(begun)]) if begun else none
+        grid = torch.cartesian_prod(torch.arange(s.patience), torch.arange(len(streak)), torch.arange(len(satiation)))
+        ignored, which, sated = grid.unbind(1)
+        nil = torch.zeros(count, dtype=torch.long)
+        return SessionState(nil, satiation[sated], streak[which], ignored, nil)
+
+    def _what_follows(self, clicked: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """After each action in each state: the next state's number, the reward, whether it goes on; (A, S) each."""
+        nexts = []
+        for action in range(len(self.rules.surface)):
+            here = torch.full_like(self.states.user, action)
+            hit = torch.full(here.shape, clicked) & self.rules.surface.shows[action]
+            outcome = self.rules.advance(self.states, here, hit)
+            nexts.append((self.index(outcome.state), outcome.reward, (~outcome.terminated).float()))
+        return tuple(torch.stack(parts) for parts in zip(*nexts, strict=True))
+
+    def _q(self, value: Tensor) -> Tensor:
+        """Value of each action in each state, (U, A, S)."""
+        chance, worth = self._chance, []
+        for follow, reward, goes_on in (self._clicked, self._ignored):
+            worth.append(reward + self.discount * goes_on * value[:, follow])
+        return chance * worth[0] + (1 - chance) * worth[1]
+
+    def _iterate(self, choose: Callable[[Tensor], Tensor]) -> Tensor:
+        value = torch.zeros(len(self.rules.users), len(self.states.user))
+        while True:
+            after = choose(self._q(value))
+            moved, value = float((after - value).abs().max()), after
+            if moved < _TOLERANCE * (1 + float(value.abs().max())):
+                return value

@@ -1,0 +1,127 @@
+"""Users of sessions whose tastes are measured in real ratings. How a session runs stays invented."""
+
+import torch
+from torch import Tensor
+
+from recmtl_lessons.datasets import Ratings
+from recmtl_lessons.envs.surfaces import SURFACES
+from recmtl_lessons.envs.users import SessionUsers
+
+_SHARES = (0.6, 0.2, 0.2)  # of the users: to learn from, to choose settings on, to be judged on
+_SHRINK = 3.0  # ratings of nobody in particular that are added to each user's own
+_WIDEST = 4.0  # standard units
+
+
+def users_from_ratings(
+    ratings: Ratings,
+    seed: int,
+    group: int = 0,
+    genres: tuple[str, ...] = ("Drama", "Comedy", "Action"),
+    strength: float = 1.5,
+) -> SessionUsers:
+    """Turn raters into users of sessions, with genres as categories.
+
+    Each user's ratings are dealt into two halves by chance. The profile is what the first half says: the share of each
+    genre among the rated items, how its ratings lie above the user's own mean, and how many and how kind the ratings
+    are. The hidden tastes are what the second half says, on each surface something else:
+
+    - home: how often a genre is rated at all;
+    - search: how well it is rated;
+    - notify: how often it is among the later half of these ratings, by time where there is one.
+
+    A genre's taste is brought to the mean 0 and the standard deviation ``strength`` over all users: ratings have no
+    natural scale in clicks.
+
+    Parameters
+    ----------
+    ratings : Ratings
+        With genres.
+    seed : int
+        Of the halves, and of who belongs to which group.
+    group : {0, 1, 2}
+        Six tenths of the users, two tenths, and the other two tenths.
+    genres : tuple of str
+    strength : float
+        In logits.
+
+    Returns
+    -------
+    SessionUsers
+        With a profile of 2 C + 2 features.
+
+    Raises
+    ------
+    ValueError
+        If there are no genres, one is unknown, or the group is.
+    """
+    if ratings.genres is None:
+        raise ValueError("ratings: its items have no genres, expected Ratings with `genres` set")
+    for name in genres:
+        if name not in ratings.genre_names:
+            raise ValueError(f"genres: got {name!r}, expected some of {', '.join(ratings.genre_names)}")
+    if group not in (0, 1, 2):
+        raise ValueError(f"group: got {group!r}, expected 0, 1 or 2")
+    generator = torch.Generator().manual_seed(seed)
+    columns = [ratings.genre_names.index(name) for name in genres]
+    belongs = ratings.genres[:, columns][ratings.item].float()  # (N, C)
+    first = torch.rand(len(ratings.user), generator=generator) < 0.5
+    known, hidden = (_Half(ratings, belongs, rows) for rows in (first, ~first))
+    profile = torch.cat([known.share(), known.liking(), known.habits()], dim=1)
+    tastes = torch.stack([hidden.share(), hidden.liking(), _Half(ratings, belongs, hidden.later()).share()], dim=1)
+    order = torch.randperm(ratings.n_users, generator=generator)
+    ends = [0, *(torch.tensor(_SHARES).cumsum(0) * ratings.n_users).round().long().tolist()]
+    rows = order[ends[group] : ends[group + 1]]
+    return SessionUsers(_standard(profile)[rows], strength * _standard(tastes)[rows], SURFACES, genres)
+
+
+class _Half:
+    """Some of the ratings, and what they say of each user; users without a rating get what holds for all."""
+
+    def __init__(self, ratings: Ratings, belongs: Tensor, rows: Tensor):
+        self.ratings, self.belongs, self.rows = ratings, belongs, rows
+        self._user, self._n = ratings.user[rows], ratings.n_users
+        self._rating, self._of = ratings.rating[rows], belongs[rows]
+        self._count = self._sum(torch.ones_like(self._rating))  # (U,)
+
+    def share(self) -> Tensor:
+        """Logit of each genre's share of the user's ratings, (U, C)."""
+        everybody = self._of.mean(0)
+        share = (self._sum(self._of) + _SHRINK * everybody) / (self._count + _SHRINK)[:, None]
+        return share.clamp(0.01, 0.99).logit()
+
+    def liking(self) -> Tensor:
+        """How far a genre's ratings lie above the user's mean, in stars, drawn to 0 where there are few: (U, C)."""
+        above = self._rating - self._mean()[self._user]
+        return self._sum(above[:, None] * self._of) / (self._sum(self._of) + _SHRINK)
+
+    def habits(self) -> Tensor:
+        """The logarithm of the number of ratings, and their mean: (U, 2)."""
+        return torch.stack([(self._count + 1).log(), self._mean()], dim=1)
+
+    def later(self) -> Tensor:
+        """The later half of these ratings, user by user, as a mask over all ratings; the second half of the rows
+        where there are no times."""  # noqa: D205, D209
+        times = self.ratings.time
+        when = torch.arange(len(self.ratings.user)) if times is None else times
+        keys = when[self.rows].double() - float(when.min())
+        order = torch.argsort(self._user.double() * (float(keys.max()) + 1) + keys, stable=True)
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order))
+        start = torch.cumsum(self._count, 0) - self._count  # (U,)
+        late = place - start[self._user] >= self._count[self._user] / 2
+        mask = torch.zeros(len(self.ratings.user), dtype=torch.bool)
+        mask[self.rows.nonzero().squeeze(1)[late]] = True
+        return mask
+
+    def _mean(self) -> Tensor:
+        everybody = self._rating.mean()
+        return (self._sum(self._rating) + _SHRINK * everybody) / (self._count + _SHRINK)
+
+    def _sum(self, values: Tensor) -> Tensor:
+        """Sum of the rows of each user, (U, ...)."""
+        return torch.zeros(self._n, *values.shape[1:]).index_add_(0, self._user, values)
+
+
+def _standard(values: Tensor) -> Tensor:
+    """Mean 0 and standard deviation 1 over the users, outliers brought in."""
+    return ((values - values.mean(0)) / (values.std(0) + 1e-6)).clamp(-_WIDEST, _WIDEST)

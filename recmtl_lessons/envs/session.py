@@ -1,0 +1,319 @@
+"""A session of one user on one surface: its rules, and the environment under the Gymnasium API.
+
+The rules stand once, for a batch of sessions as tensors. The environment of a single session here and the batched one
+in `recmtl_lessons.envs.vector` both follow them, so that they agree step for step.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from recmtl_lessons.envs.surfaces import Surface, make_surface
+from recmtl_lessons.envs.users import WIDEST_PROFILE, SessionUsers
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """The knobs of a session.
+
+    Attributes
+    ----------
+    satiation : float
+        By how many logits one level of satiation lowers the appeal of a category.
+    levels : int
+        Satiation is a whole number from 0 to levels - 1.
+    patience : int
+        A user leaves after so many ignored steps in a row.
+    clicks_needed : int
+        How late the reward comes: a reward of so much is paid for the last of so many clicks on one category. Clicks
+        on another category in between start the count anew; ignored steps do not.
+    time_limit : int
+        After so many steps a session is cut off, though the user would have stayed.
+
+    Raises
+    ------
+    ValueError
+        If a knob is out of its range.
+    """
+
+    satiation: float = 1.0
+    levels: int = 4
+    patience: int = 3
+    clicks_needed: int = 1
+    time_limit: int = 20
+
+    def __post_init__(self):
+        if not isinstance(self.satiation, (int, float)) or not 0 <= self.satiation < float("inf"):
+            raise ValueError(f"satiation: got {self.satiation!r}, expected a number of at least 0")
+        for name, least in (("levels", 2), ("patience", 1), ("clicks_needed", 1), ("time_limit", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}: got {value!r}, expected an integer of at least {least}")
+
+
+@dataclass(frozen=True)
+class SessionState:
+    """Where N sessions stand.
+
+    Attributes
+    ----------
+    user : Tensor, (N,)
+        Row in the table of users.
+    satiation : Tensor, (N, C)
+        Levels.
+    streak : Tensor, (N, C)
+        Clicks towards the next reward; all 0 but for one category at most.
+    ignored : Tensor, (N,)
+        Steps ignored in a row.
+    elapsed : Tensor, (N,)
+        Steps since the session began.
+    """
+
+    user: Tensor
+    satiation: Tensor
+    streak: Tensor
+    ignored: Tensor
+    elapsed: Tensor
+
+
+class SessionRules:
+    r"""What happens in a session, for any number of sessions at once.
+
+    The user clicks with probability
+
+    .. math:: \sigma\Big(\sum_c \text{share}_c \, (\theta_c - \beta \cdot \text{satiation}_c)\Big).
+
+    Satiation of what is shown rises, of everything else it falls by a level. A click makes
+    the user patient again, each ignored step brings them closer to leaving.
+
+    Parameters
+    ----------
+    users : SessionUsers
+    task : str
+        The surface.
+    settings : SessionSettings
+    device : torch.device
+    satiation : Tensor, (N,), optional
+        Another strength of satiation for each of N sessions, instead of that of the settings.
+    """
+
+    def __init__(
+        self,
+        users: SessionUsers,
+        task: str,
+        settings: SessionSettings,
+        device: torch.device | str = "cpu",
+        satiation: Tensor | None = None,
+    ):
+        self.users, self.settings, self.device = users, settings, torch.device(device)
+        self.surface: Surface = make_surface(task, len(users.categories))
+        self.tastes = users.on(task).to(self.device)  # (U, C)
+        self.profile = users.profile.to(self.device)  # (U, F)
+        self._share, self._dose = self.surface.share.to(self.device), self.surface.dose.to(self.device)  # (A, C)
+        self._lead, self._shows = self.surface.lead.to(self.device), self.surface.shows.to(self.device)  # (A,)
+        self._categories = torch.arange(len(users.categories), device=self.device)
+        self._satiation = settings.satiation if satiation is None else satiation.to(self.device)[:, None]
+
+    @property
+    def observation_dim(self) -> int:
+        """F + 2 C + 1: see `observe`."""
+        return self.profile.shape[1] + 2 * len(self._categories) + 1
+
+    def begin(self, user: Tensor) -> SessionState:
+        """Fresh sessions of some users, (N,)."""
+        none = torch.zeros(len(user), len(self._categories), dtype=torch.long, device=self.device)
+        nil = torch.zeros(len(user), dtype=torch.long, device=self.device)
+        return SessionState(user, none, none, nil, nil)
+
+    def observe(self, state: SessionState) -> Tensor:
+        """What a system can see, (N, F + 2 C + 1).
+
+        The profile; how much of each category was shown lately, 0 to 1, which rises and falls like satiation (how
+        strongly satiation is felt is the user's secret, and so are the tastes); the share of the clicks towards the
+        next reward, a category; the share of the patience that is gone.
+        """
+        lately = state.satiation / (self.settings.levels - 1)
+        streak = state.streak / self.settings.clicks_needed
+        gone = state.ignored[:, None] / self.settings.patience
+        return torch.cat([self.profile[state.user], lately, streak, gone], dim=1).float()
+
+    def click_logit(self, state: SessionState, action: Tensor) -> Tensor:
+        """Appeal of what an action shows, (N,)."""
+        appeal = self.tastes[state.user] - self._satiation * state.satiation  # (N, C)
+        return (self._share[action] * appeal).sum(1)
+
+    def step(self, state: SessionState, action: Tensor, chance: Tensor) -> "Outcome":
+        """One step of every session.
+
+        Parameters
+        ----------
+        state : SessionState
+            Of N sessions.
+        action : Tensor, (N,)
+        chance : Tensor, (N,)
+            Uniform numbers in [0, 1): the user clicks where the number lies below the probability.
+
+        Returns
+        -------
+        Outcome
+        """
+        clicked = self._shows[action] & (chance < torch.sigmoid(self.click_logit(state, action)))
+        return self.advance(state, action, clicked)
+
+    def advance(self, state: SessionState, action: Tensor, clicked: Tensor) -> "Outcome":
+        """As `step`, with the clicks (N,) known. The rest of a step is certain, which `envs.planning` makes use of."""
+        needed = self.settings.clicks_needed
+        dose, lead = self._dose[action], self._lead[action]  # (N, C), (N,)
+        satiation = (state.satiation + torch.where(dose > 0, dose, -1)).clamp(0, self.settings.levels - 1)
+        here = self._categories == lead[:, None]  # (N, C)
+        after_click = torch.where(here, state.streak + 1, 0)
+        paid = clicked & (after_click >= needed).any(1)
+        streak = torch.where(clicked[:, None], after_click % needed, state.streak)
+        ignored = torch.where(clicked, 0, state.ignored + self._shows[action].long())
+        elapsed = state.elapsed + 1
+        after = SessionState(state.user, satiation, streak, ignored, elapsed)
+        terminated, truncated = ignored >= self.settings.patience, elapsed >= self.settings.time_limit
+        return Outcome(after, needed * paid.float(), terminated, truncated, clicked)
+
+
+class Outcome(NamedTuple):
+    """What a step of N sessions led to.
+
+    Attributes
+    ----------
+    state : SessionState
+    reward : Tensor, (N,), float
+    terminated, truncated : Tensor, (N,), bool
+        The user left; the time limit was reached, whatever else happened.
+    clicked : Tensor, (N,), bool
+    """
+
+    state: SessionState
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    clicked: Tensor
+
+
+class SessionEnv(gymnasium.Env):
+    """One session at a time, under the Gymnasium API.
+
+    Parameters
+    ----------
+    users : SessionUsers
+        Each session draws one of them.
+    task : str
+        The surface: "home", "search" or "notify".
+    settings : SessionSettings, optional
+    render_mode : {None, "ansi"}
+
+    Notes
+    -----
+    ``info`` has what an observation has not: the user's number, the tastes and levels of satiation.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi"]}  # noqa: RUF012  the name and form that Gymnasium asks for
+
+    def __init__(
+        self,
+        users: SessionUsers,
+        task: str = "home",
+        settings: SessionSettings | None = None,
+        render_mode: str | None = None,
+    ):
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode: got {render_mode!r}, expected None or 'ansi'")
+        self.render_mode = render_mode
+        self.rules = SessionRules(users, task, settings or SessionSettings())
+        self.observation_space, self.action_space = spaces_of(self.rules)
+        self._state: SessionState | None = None
+        self._last = ""
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        """Begin a session with a user drawn at random, or with ``options={"user": number}``."""
+        super().reset(seed=seed)
+        chance = torch.tensor([self.np_random.random()], dtype=torch.float64)
+        user = user_of(chance, 0, len(self.rules.users))
+        if options and "user" in options:
+            user = torch.tensor([_check_user(options["user"], len(self.rules.users))])
+        self._state, self._last = self.rules.begin(user), ""
+        return self._observation(), self._info()
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        """Show something and see what the user does.
+
+        Raises
+        ------
+        ValueError
+            If the action is not one of the surface's.
+        RuntimeError
+            Before the first `reset`.
+        """
+        if self._state is None:
+            raise RuntimeError("step: the session has not begun, call reset() first")
+        if not self.action_space.contains(action):
+            raise ValueError(f"action: got {action!r}, expected a whole number from 0 to {self.action_space.n - 1}")
+        chance = torch.tensor([self.np_random.random()], dtype=torch.float64)
+        outcome = self.rules.step(self._state, torch.tensor([int(action)]), chance)
+        self._state, clicked = outcome.state, bool(outcome.clicked)
+        shown = bool(self.rules.surface.shows[int(action)])
+        heard = "clicked" if clicked else "ignored" if shown else "left alone"
+        self._last = f"{self.rules.surface.actions[int(action)]}: {heard}"
+        info = {**self._info(), "clicked": clicked}
+        return self._observation(), float(outcome.reward), bool(outcome.terminated), bool(outcome.truncated), info
+
+    def render(self) -> str | None:
+        """Return where the session stands in a line of text, if ``render_mode`` is "ansi"."""
+        if self.render_mode != "ansi" or self._state is None:
+            return None
+        names = self.rules.users.categories
+        levels = ", ".join(f"{n} {int(s)}" for n, s in zip(names, self._state.satiation[0], strict=True))
+        said = f"; {self._last}" if self._last else ""
+        return (
+            f"step {int(self._state.elapsed)}{said}; satiation: {levels}; ignored in a row {int(self._state.ignored)}"
+        )
+
+    def _observation(self) -> np.ndarray:
+        return self.rules.observe(self._state)[0].numpy()
+
+    def _info(self) -> dict:
+        user = int(self._state.user)
+        return {
+            "user": user,
+            "tastes": self.rules.tastes[user].numpy().copy(),
+            "satiation": self._state.satiation[0].numpy().copy(),
+        }
+
+
+def spaces_of(rules: SessionRules) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Discrete]:
+    """The spaces of one session's observations and actions."""
+    width, features = rules.observation_dim, rules.profile.shape[1]
+    low, high = np.zeros(width, np.float32), np.ones(width, np.float32)
+    low[:features], high[:features] = -WIDEST_PROFILE, WIDEST_PROFILE
+    return gymnasium.spaces.Box(low, high, dtype=np.float32), gymnasium.spaces.Discrete(len(rules.surface))
+
+
+def user_of(chance: Tensor, low: Tensor | int, high: Tensor | int) -> Tensor:
+    """The user in low..high-1 that a uniform number in [0, 1) stands for."""
+    return (low + (chance * (high - low)).floor()).long()
+
+
+def with_rows(state: SessionState, where: Tensor, other: SessionState) -> SessionState:
+    """The sessions of ``other`` where ``where`` (N,) is True, of ``state`` elsewhere."""
+    names = ("user", "satiation", "streak", "ignored", "elapsed")
+
+    def pick(name: str) -> Tensor:
+        new, old = getattr(other, name), getattr(state, name)
+        return torch.where(where if new.ndim == 1 else where[:, None], new, old)
+
+    return replace(state, **{name: pick(name) for name in names})
+
+
+def _check_user(user: object, count: int) -> int:
+    if isinstance(user, bool) or not isinstance(user, int) or not 0 <= user < count:
+        raise ValueError(f"options['user']: got {user!r}, expected a whole number from 0 to {count - 1}")
+    return user

@@ -1,0 +1,134 @@
+"""The users of the sessions: what a system knows of them, and what it does not."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recmtl_lessons.envs.surfaces import CATEGORIES, SURFACES
+
+WIDEST_PROFILE = 10.0  # of a standardised feature
+
+
+@dataclass(frozen=True)
+class SessionUsers:
+    """U users with a profile of F features, and hidden tastes for C categories on each of K surfaces.
+
+    Attributes
+    ----------
+    profile : Tensor, (U, F)
+        What the system knows before a session.
+    tastes : Tensor, (U, K, C)
+        What it does not know: in logits, 0 is as many clicks as not.
+    tasks : tuple of str
+        The K surfaces.
+    categories : tuple of str
+        Names of the C categories.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit together, a value is not finite, or the profile is not standardised (10 at the most).
+    """
+
+    profile: Tensor
+    tastes: Tensor
+    tasks: tuple[str, ...] = SURFACES
+    categories: tuple[str, ...] = CATEGORIES[:3]
+
+    def __post_init__(self):
+        wanted = (len(self.profile), len(self.tasks), len(self.categories))
+        if self.profile.ndim != 2 or 0 in self.profile.shape or self.tastes.shape != wanted:
+            raise ValueError(
+                f"tastes: got shape {tuple(self.tastes.shape)} for a profile of shape {tuple(self.profile.shape)}, "
+                f"expected (users, {len(self.tasks)} tasks, {len(self.categories)} categories)"
+            )
+        for name in ("profile", "tastes"):
+            if not torch.isfinite(getattr(self, name)).all():
+                raise ValueError(f"{name}: got NaN or infinite values, expected finite numbers")
+        widest = float(self.profile.abs().max())
+        if widest > WIDEST_PROFILE:
+            raise ValueError(
+                f"profile: got values up to {widest:g}, expected at most {WIDEST_PROFILE:g}: standardise it"
+            )
+
+    def __len__(self) -> int:
+        return len(self.profile)
+
+    def __getitem__(self, rows) -> "SessionUsers":
+        """Some of the users."""
+        return SessionUsers(self.profile[rows], self.tastes[rows], self.tasks, self.categories)
+
+    def on(self, task: str) -> Tensor:
+        """Tastes on one surface, (U, C)."""
+        if task not in self.tasks:
+            raise ValueError(f"task: got {task!r}, expected one of {', '.join(map(repr, self.tasks))}")
+        return self.tastes[:, self.tasks.index(task)]
+
+
+def join_users(groups: list[SessionUsers]) -> SessionUsers:
+    """Users of several worlds in one table, group after group; all have the same tasks and categories."""
+    first = groups[0]
+    return SessionUsers(
+        torch.cat([g.profile for g in groups]), torch.cat([g.tastes for g in groups]), first.tasks, first.categories
+    )
+
+
+def make_users(
+    n_users: int,
+    seed: int,
+    sharing: float = 1.0,
+    strength: float = 1.5,
+    noise: float = 0.3,
+    n_categories: int = 3,
+    profile_dim: int = 8,
+    group: int = 0,
+) -> SessionUsers:
+    r"""Draw users whose truth is known.
+
+    A user has 8 traits z, normal and independent. On surface k the taste for category c is
+
+    .. math:: \theta_{kc} = \text{strength} \cdot \big(\sqrt{s}\; f_{0c}(z) + \sqrt{1 - s}\; f_{kc}(z)\big), \qquad
+              f_{jc}(z) = \tfrac{1}{\sqrt 2} \big(a_{jc} \cdot z + (b_{jc} \cdot z)(d_{jc} \cdot z)\big)
+
+    with s the sharing and a, b, d unit vectors of the world, so that each f has variance about 1: what a trait says
+    depends on other traits, as between people. With s = 1 the surfaces ask for one and the same, with s = 0 for
+    nothing in common. The profile is z with noise on it.
+
+    Parameters
+    ----------
+    n_users : int
+    seed : int
+        Of the world, its users included.
+    sharing : float
+        s, in [0, 1].
+    strength : float
+        Standard deviation of a taste, in logits.
+    noise : float
+        Standard deviation of the noise on the profile; the traits' is 1.
+    n_categories, profile_dim : int
+    group : int
+        Other groups are other people of the same world, for instance 0 to learn from and 1 to be judged on.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range.
+    """
+    for name, value, least in (("n_users", n_users, 1), ("seed", seed, 0), ("group", group, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name}: got {value!r}, expected an integer of at least {least}")
+    if not 0 <= sharing <= 1:
+        raise ValueError(f"sharing: got {sharing!r}, expected a number in [0, 1]")
+    for name, value in (("strength", strength), ("noise", noise)):
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{name}: got {value!r}, expected a number of at least 0")
+    world = torch.Generator().manual_seed(seed)
+    directions = torch.randn(3, 1 + len(SURFACES), n_categories, profile_dim, generator=world)
+    linear, left, right = directions / directions.norm(dim=-1, keepdim=True)  # (1 + K, C, F) each
+    people = torch.Generator().manual_seed(1_000_003 * (seed + 1) + group)
+    traits, blur = torch.randn(2, n_users, profile_dim, generator=people)
+    per_user = [torch.einsum("uf,kcf->ukc", traits, d) for d in (linear, left, right)]
+    f = (per_user[0] + per_user[1] * per_user[2]) / 2**0.5  # (U, 1 + K, C)
+    tastes = strength * (sharing**0.5 * f[:, :1] + (1 - sharing) ** 0.5 * f[:, 1:])
+    return SessionUsers(traits + noise * blur, tastes, SURFACES, CATEGORIES[:n_categories])

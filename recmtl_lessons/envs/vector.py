@@ -1,0 +1,201 @@
+"""Many sessions at once, under Gymnasium's vector API, with the whole batch as tensors."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.utils.seeding import np_random
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from recmtl_lessons.envs.session import SessionRules, SessionSettings, spaces_of, user_of, with_rows
+from recmtl_lessons.envs.users import SessionUsers
+
+_BLOCK = 256  # uniform numbers kept ready for each session
+
+
+class SessionVectorEnv(VectorEnv):
+    """N sessions that step together; one that ends begins anew in the same step.
+
+    Observations, actions, rewards and flags are tensors. Session i draws from a generator of its own, seeded as
+    Gymnasium's `SyncVectorEnv` seeds its i-th environment: with the same seed and the same actions the two agree step
+    for step (against ``SyncVectorEnv(..., autoreset_mode=AutoresetMode.SAME_STEP)``).
+
+    Parameters
+    ----------
+    users : SessionUsers
+    task : str
+        The surface: "home", "search" or "notify".
+    num_envs : int
+        N.
+    settings : SessionSettings, optional
+    user_ranges : Tensor, (N, 2), optional
+        Session i draws its users from rows low..high-1 of the table. All rows unless given. So one environment serves
+        many worlds, whose users stand in one table one after another.
+    satiation : Tensor, (N,), optional
+        A strength of satiation for each session, instead of that of the settings.
+    device : torch.device, optional
+        Of the tensors; the CPU unless given.
+
+    Raises
+    ------
+    ValueError
+        If an argument does not fit.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+
+    def __init__(
+        self,
+        users: SessionUsers,
+        task: str = "home",
+        num_envs: int = 256,
+        settings: SessionSettings | None = None,
+        user_ranges: Tensor | None = None,
+        satiation: Tensor | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
+            raise ValueError(f"num_envs: got {num_envs!r}, expected an integer of at least 1")
+        self.num_envs = num_envs
+        if satiation is not None and (satiation.shape != (num_envs,) or not bool((satiation >= 0).all())):
+            raise ValueError(f"satiation: got shape {tuple(satiation.shape)}, expected ({num_envs},), none below 0")
+        self.rules = SessionRules(users, task, settings or SessionSettings(), device, satiation)
+        self.device = self.rules.device
+        self.single_observation_space, self.single_action_space = spaces_of(self.rules)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._low, self._high = _check_ranges(user_ranges, num_envs, len(users)).to(self.device).unbind(1)
+        self._rows = torch.arange(num_envs, device=self.device)
+        self._generators: list[np.random.Generator] = []
+        self._state = None
+
+    def reset(self, *, seed: int | Sequence[int] | None = None, options: dict | None = None) -> tuple[Tensor, dict]:
+        """Begin all sessions anew.
+
+        Parameters
+        ----------
+        seed : int or sequence of N int, optional
+            An integer s seeds session i with s + i. Without one the generators go on, or begin anywhere.
+        options : dict, optional
+            None are known.
+
+        Returns
+        -------
+        observations : Tensor, (N, F + 2 C + 1)
+        info : dict
+
+        Raises
+        ------
+        ValueError
+            If there is not one seed for each session.
+        """
+        if seed is not None or not self._generators:
+            self._seed(seed)
+        self._state = self.rules.begin(self._new_users())
+        return self.rules.observe(self._state), {}
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict]:
+        """Let every session take a step.
+
+        Parameters
+        ----------
+        actions : Tensor, (N,), or what makes one
+
+        Returns
+        -------
+        observations : Tensor, (N, F + 2 C + 1)
+            Of the session that began, where one ended.
+        rewards : Tensor, (N,)
+        terminated, truncated : Tensor, (N,), bool
+        info : dict
+            ``final_obs`` (N, F + 2 C + 1): what was reached by the step, before a new session began, for every row;
+            ``_final_obs`` (N,): the rows where one ended; ``clicked`` (N,).
+
+        Raises
+        ------
+        ValueError
+            If the actions are not N of the surface's.
+        RuntimeError
+            Before the first `reset`.
+        """
+        if self._state is None:
+            raise RuntimeError("step: the sessions have not begun, call reset() first")
+        actions = self._check_actions(actions)
+        chance = self._draw(self._rows)
+        after, rewards, terminated, truncated, clicked = self.rules.step(self._state, actions, chance)
+        final, ended = self.rules.observe(after), terminated | truncated
+        observations = final
+        if bool(ended.any()):
+            after = with_rows(after, ended, self.rules.begin(self._new_users(ended, after.user)))
+            observations = torch.where(ended[:, None], self.rules.observe(after), final)
+        self._state = after
+        info = {"final_obs": final, "_final_obs": ended, "clicked": clicked}
+        return observations, rewards, terminated, truncated, info
+
+    @property
+    def state(self):
+        """Where the sessions stand, `SessionState`; hidden from a policy."""
+        return self._state
+
+    def _seed(self, seed: int | Sequence[int] | None) -> None:
+        seeds = [seed] * self.num_envs if seed is None else seed
+        if isinstance(seeds, int):
+            seeds = range(seeds, seeds + self.num_envs)
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"seed: got {len(seeds)} seeds, expected one number, or one for each of {self.num_envs}")
+        self._generators = [np_random(None if s is None else int(s))[0] for s in seeds]
+        self._chances = torch.from_numpy(np.stack([g.random(_BLOCK) for g in self._generators])).to(self.device)
+        self._used = torch.zeros(self.num_envs, dtype=torch.long, device=self.device)
+        self._left = _BLOCK  # of the row that has drawn most, at least
+
+    def _new_users(self, where: Tensor | None = None, old: Tensor | None = None) -> Tensor:
+        """Users for new sessions, (N,); only the rows named draw a number, the others keep their user."""
+        if where is None:
+            return user_of(self._draw(self._rows), self._low, self._high)
+        rows = where.nonzero().squeeze(1)
+        return old.index_put((rows,), user_of(self._draw(rows), self._low[rows], self._high[rows]))
+
+    def _draw(self, rows: Tensor) -> Tensor:
+        """The next uniform number of some sessions, in double precision as numpy draws it."""
+        if self._left == 0:
+            self._refill()
+        self._left -= 1
+        chance = self._chances[rows, self._used[rows]]
+        self._used[rows] += 1
+        return chance
+
+    def _refill(self) -> None:
+        kept = self._chances.cpu().numpy()
+        used = self._used.tolist()
+        fresh = [np.concatenate([k[u:], g.random(u)]) for k, u, g in zip(kept, used, self._generators, strict=True)]
+        self._chances = torch.from_numpy(np.stack(fresh)).to(self.device)
+        self._used.zero_()
+        self._left = _BLOCK
+
+    def _check_actions(self, actions: Any) -> Tensor:
+        actions = torch.as_tensor(actions, device=self.device)
+        count = len(self.rules.surface)
+        if actions.shape != (self.num_envs,) or actions.is_floating_point() or actions.is_complex():
+            raise ValueError(
+                f"actions: got {actions.dtype} {tuple(actions.shape)}, expected {self.num_envs} whole numbers"
+            )
+        if not bool(((actions >= 0) & (actions < count)).all()):
+            raise ValueError(
+                f"actions: got numbers from {int(actions.min())} to {int(actions.max())}, expected 0 to {count - 1}"
+            )
+        return actions.long()
+
+
+def _check_ranges(ranges: Tensor | None, num_envs: int, n_users: int) -> Tensor:
+    if ranges is None:
+        return torch.tensor([[0, n_users]]).expand(num_envs, 2)
+    if not isinstance(ranges, Tensor) or ranges.shape != (num_envs, 2):
+        came = tuple(ranges.shape) if isinstance(ranges, Tensor) else type(ranges).__name__
+        raise ValueError(f"user_ranges: got {came}, expected a tensor ({num_envs}, 2)")
+    low, high = ranges.unbind(1)
+    if not bool(((low >= 0) & (low < high) & (high <= n_users)).all()):
+        raise ValueError(f"user_ranges: got rows outside 0..{n_users}, or an empty range")
+    return ranges
