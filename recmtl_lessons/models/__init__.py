@@ -9,6 +9,15 @@ from recmtl_lessons.models.alignment import (
     squared_mmd,
 )
 from recmtl_lessons.models.cross_domain_transfer import CrossDomainTransferNetwork
+from recmtl_lessons.models.distilled_q import (
+    MultiTaskDistilledQNetwork,
+    distillation_loss,
+    double_q_target,
+    epsilon_greedy,
+    q_loss,
+    q_value_scale,
+    td_errors,
+)
 from recmtl_lessons.models.domain_adversarial import (
     DomainAdversarialNetwork,
     GradientReversalLayer,
@@ -17,7 +26,15 @@ from recmtl_lessons.models.domain_adversarial import (
     task_loss,
 )
 from recmtl_lessons.models.domain_attention import MultiDomainAttentionNetwork, masked_attention
+from recmtl_lessons.models.hierarchical import HierarchicalMultiTaskRL, semi_markov_returns
 from recmtl_lessons.models.maml import MAMLRecommender
+from recmtl_lessons.models.policy import (
+    MultiTaskPolicyNetwork,
+    actor_critic_loss,
+    gae,
+    n_step_returns,
+    ppo_loss,
+)
 from recmtl_lessons.models.prototypical import PrototypicalNetworkRecommender
 from recmtl_lessons.models.reptile import ReptileRecommender
 
@@ -25,18 +42,32 @@ __all__ = [
     "CrossDomainTransferNetwork",
     "DomainAdversarialNetwork",
     "GradientReversalLayer",
+    "HierarchicalMultiTaskRL",
     "MAMLRecommender",
     "MultiDomainAttentionNetwork",
+    "MultiTaskDistilledQNetwork",
+    "MultiTaskPolicyNetwork",
     "PrototypicalNetworkRecommender",
     "ReptileRecommender",
     "TwoSampleTest",
+    "actor_critic_loss",
     "coral_loss",
+    "distillation_loss",
     "domain_loss",
+    "double_q_target",
+    "epsilon_greedy",
+    "gae",
     "lambda_schedule",
     "linear_time_mmd",
     "masked_attention",
     "median_bandwidth",
     "mmd_permutation_test",
+    "n_step_returns",
+    "ppo_loss",
+    "q_loss",
+    "q_value_scale",
+    "semi_markov_returns",
     "squared_mmd",
     "task_loss",
+    "td_errors",
 ]

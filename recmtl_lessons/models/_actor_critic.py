@@ -1,0 +1,78 @@
+"""What the actor-critics share: layers and starting weights, drawing an action, checks of numbers and rollouts."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from recmtl_lessons.models._checks import _values_are_at_hand, check_number, check_values
+
+
+def orthogonal_linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def tanh_layers(widths: Sequence[int]) -> nn.Sequential:
+    """Layers from the first width to the last; with one width alone, nothing happens."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths):
+        layers += [orthogonal_linear(inputs, outputs, gain=math.sqrt(2)), nn.Tanh()]
+    return nn.Sequential(*layers)
+
+
+def exponential_times(like: Tensor, generator: torch.Generator | None, uniform: Tensor | None) -> Tensor:
+    """Exponential times of rate 1, from uniform numbers that are handed in or drawn where the generator lives."""
+    if uniform is None:
+        device = like.device if generator is None else generator.device
+        uniform = torch.rand(like.shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
+    else:
+        check_like("uniform", uniform, like.shape, like.dtype)
+        if _values_are_at_hand(uniform) and not ((uniform >= 0) & (uniform < 1)).all():
+            came = f"values from {uniform.min():g} to {uniform.max():g}"
+            raise ValueError(f"uniform: got {came}, expected numbers of at least 0 and below 1")
+    # A number of 0 stands for those below the next, which is eps / 2: a time of 0 would win against any probability.
+    return (-torch.log1p(-uniform)).clamp(min=torch.finfo(like.dtype).eps / 4)
+
+
+def pick(log_policy: Tensor, action: Tensor) -> Tensor:
+    """The entry of each row's action: (batch, n_actions) and (batch,) -> (batch,)."""
+    return log_policy.gather(1, action.long().unsqueeze(1)).squeeze(1)
+
+
+def check_luck(generator: object, uniform: object) -> None:
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ValueError(f"generator: got {type(generator).__name__}, expected a torch.Generator")
+    if generator is not None and uniform is not None:
+        raise ValueError("uniform: got numbers beside a generator, expected one of the two")
+
+
+def check_factor(name: str, value: object, high: float = math.inf) -> None:
+    """Refuse anything but one finite number in [0, high], plain or as a tensor of shape ()."""
+    if isinstance(value, Tensor) and value.ndim:
+        raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected one number")
+    check_number(name, value, 0.0, high)
+
+
+def check_rollout(numbers: Mapping[str, Tensor], flags: Mapping[str, Tensor]) -> None:
+    """Refuse anything but floats and bools of one shape (T, ...), with the rewards first."""
+    rewards = numbers["rewards"]
+    if not isinstance(rewards, Tensor) or rewards.ndim == 0 or 0 in rewards.shape or not rewards.is_floating_point():
+        came = f"{rewards.dtype} {tuple(rewards.shape)}" if isinstance(rewards, Tensor) else type(rewards).__name__
+        raise ValueError(f"rewards: got {came}, expected a float tensor (T, ...) with at least one step")
+    for name, value in numbers.items():
+        check_like(name, value, rewards.shape, rewards.dtype)
+    for name, value in flags.items():
+        if not isinstance(value, Tensor) or value.dtype != torch.bool or value.shape != rewards.shape:
+            came = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{name}: got {came}, expected a bool tensor {tuple(rewards.shape)}")
+
+
+def check_like(name: str, value: Tensor, shape: torch.Size, dtype: torch.dtype) -> None:
+    check_values(name, value, tuple(shape))
+    if value.dtype != dtype:
+        raise ValueError(f"{name}: got dtype {value.dtype}, expected {dtype}")

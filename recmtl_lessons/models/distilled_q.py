@@ -1,0 +1,586 @@
+"""One Q-network for many tasks, whose tasks attend to each other, and which learns from teachers as well as rewards.
+
+Sources: Rusu et al., "Policy distillation", ICLR 2016; Parisotto, Ba, Salakhutdinov, "Actor-mimic", ICLR 2016; Hinton,
+Vinyals, Dean, "Distilling the knowledge in a neural network", 2015; van Hasselt, Guez, Silver, "Deep reinforcement
+learning with double Q-learning", AAAI 2016; Vaswani et al., "Attention is all you need", NeurIPS 2017.
+
+Departures: both papers on policies divide the teacher's Q-values alone by a temperature; here teacher and student are
+divided by the same one, and the loss multiplied by its square, as Hinton et al. do. A scale, one number taken from the
+teacher, comes first, so that a temperature means the same whatever the unit of the reward. The network can learn from
+rewards at the same time, where both papers distil without them. Of a Transformer's layer the network has the attention
+and the residual sum. It has no LayerNorm, which is there to keep sums of many layers in bounds, costs a third of a step
+where many models train as one, and would take away the size of a state's features, on which Q-values depend; and no
+position but one learned embedding a task.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recmtl_lessons.models._checks import (
+    check_choice,
+    check_count,
+    check_dense,
+    check_features,
+    check_finite,
+    check_labels,
+    check_number,
+    check_positive,
+    check_values,
+    check_widths,
+)
+
+
+class MultiTaskDistilledQNetwork(nn.Module):
+    r"""Q-values of every task's actions, from one trunk and from tokens of the tasks that attend to each other.
+
+    With :math:`h` the trunk's answer to a state, and :math:`e_k` an embedding learned for task k of K,
+
+    .. math:: x_k = \mathrm{ReLU}(P h + e_k), \qquad
+              w_{kj} = \mathrm{softmax}_j \frac{(W_q x_k) \cdot (W_k x_j)}{\sqrt{d}}, \qquad
+              z_k = x_k + W_o \sum_j w_{kj} W_v x_j, \qquad Q_k = f_k(z_k),
+
+    with H heads of width d side by side, and :math:`f_k` the task's own layers. The sequence that is attended over is
+    that of the tasks. Without the ReLU a token would be the sum of a state's part and a task's part, and what tasks
+    hand each other could not depend on both. Whether one task is asked for or all, every token is there, so the answer
+    is the same.
+
+    There is no dropout: the target network's Q-values, the greedy action and the loss are then those of one function.
+
+    Parameters
+    ----------
+    state_dim : int
+        Width of the state.
+    action_dims : mapping {str: int}
+        Each task's name and its number of actions. The order of the names is the order of the attention's rows.
+    shared_dims : sequence of int
+        Widths of the trunk's layers, each followed by a ReLU; the last is the width of the tokens, which ``num_heads``
+        must divide.
+    task_dims : sequence of int
+        Widths of each task's own layers, each followed by a ReLU; none puts its Q-values straight onto its token.
+    distillation_weight : float
+        Share of the distillation in `loss`, in [0, 1]; the rest is the share of the rewards.
+    num_heads : int
+    attention : bool
+        False is the ablation: every token attends to itself alone, w is the identity. The network then has no
+        :math:`W_q` and :math:`W_k`; all else is the same, and from one seed starts from the same numbers. One task has
+        nothing else to attend to, so with one task it is False.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range; the message names it, what came and what was expected.
+
+    References
+    ----------
+    Vaswani et al. (2017), section 3.2.2 (multi-head attention); Rusu et al. (2016), section 3 (one trunk, an
+    output layer a task), for the multi-task student.
+    """
+
+    def __init__(
+        self,
+        state_dim: int,
+        action_dims: Mapping[str, int],
+        shared_dims: Sequence[int] = (256, 128),
+        task_dims: Sequence[int] = (64,),
+        distillation_weight: float = 0.5,
+        num_heads: int = 4,
+        *,
+        attention: bool = True,
+    ):
+        _check_arguments(state_dim, action_dims, shared_dims, task_dims, num_heads, attention)
+        _check_fraction("distillation_weight", distillation_weight)
+        super().__init__()
+        self.state_dim, self.action_dims = state_dim, dict(action_dims)
+        self.tasks = tuple(action_dims)
+        self.distillation_weight, self.num_heads = float(distillation_weight), num_heads
+        self.attention = attention and len(self.tasks) > 1
+
+        width = shared_dims[-1]
+        self.trunk = nn.Sequential(*_layers(state_dim, shared_dims))
+        self.to_token = nn.Linear(width, width, bias=False)  # the embeddings are its biases, one a task
+        # Of size 1, as in nn.Embedding, and so larger than P h at the start: with smaller ones the tokens are so alike
+        # that the tasks are slow to look at each other differently.
+        self.task_embeddings = nn.Parameter(torch.randn(len(self.tasks), width))
+        self.to_value = nn.Linear(width, width, bias=False)
+        self.to_output = nn.Linear(width, width, bias=False)
+        own = (width, *task_dims)[-1]
+        # A list, not a ModuleDict: task names are the user's words, and may hold dots or spaces.
+        self.heads = nn.ModuleList(
+            nn.Sequential(*_layers(width, task_dims), nn.Linear(own, n_actions)) for n_actions in action_dims.values()
+        )
+        # The last to be made, so that the ablation draws the same numbers for all that it has.
+        self.to_query = nn.Linear(width, width, bias=False) if self.attention else None
+        self.to_key = nn.Linear(width, width, bias=False) if self.attention else None
+
+    def forward(self, state: Tensor, task_name: str | None = None) -> Tensor | dict[str, Tensor]:
+        """Q-values of one task's actions, or of all tasks'.
+
+        Parameters
+        ----------
+        state : Tensor, (batch, state_dim)
+        task_name : str, optional
+            One of ``tasks``; all of them if not given.
+
+        Returns
+        -------
+        Tensor, (batch, n_actions), or dict {task: Tensor}
+            In the unit of the reward. The same for a task whether it is named or all are asked for.
+
+        Raises
+        ------
+        ValueError
+            If the task is unknown, or ``state`` has the wrong shape or dtype, no rows, or values that are not finite.
+        """
+        if task_name is not None:
+            check_choice("task_name", task_name, self.tasks)
+        mixed = self._mix(self._tokens(state))  # (batch, K, width)
+        if task_name is None:
+            return {name: head(mixed[:, k]) for k, (name, head) in enumerate(zip(self.tasks, self.heads, strict=True))}
+        k = self.tasks.index(task_name)
+        return self.heads[k](mixed[:, k])  # (batch, n_actions)
+
+    def attention_weights(self, state: Tensor) -> Tensor:
+        """How much each task's token takes from each.
+
+        Parameters
+        ----------
+        state : Tensor, (batch, state_dim)
+
+        Returns
+        -------
+        Tensor, (batch, num_heads, K, K)
+            Row k is the task that looks, column j the task looked at, in the order of ``tasks``; rows sum to 1. The
+            identity if the network has no attention.
+
+        Raises
+        ------
+        ValueError
+            If ``state`` does not fit.
+        """
+        tokens = self._tokens(state)
+        if self.attention:
+            return self._weights(tokens)
+        size = len(self.tasks)
+        return torch.eye(size, dtype=tokens.dtype, device=tokens.device).expand(len(state), self.num_heads, size, size)
+
+    def compute_distillation_loss(
+        self,
+        state: Tensor,
+        target_task: str,
+        teacher_q_values: Tensor,
+        temperature: float | Tensor = 1.0,
+        scale: float | Tensor | None = None,
+    ) -> Tensor:
+        """`distillation_loss` of this network's Q-values in one task.
+
+        Parameters
+        ----------
+        state : Tensor, (batch, state_dim)
+        target_task : str
+            The task of the teacher.
+        teacher_q_values : Tensor, (batch, n_actions)
+            The teacher's answers to the same states.
+        temperature, scale
+            As in `distillation_loss`.
+
+        Returns
+        -------
+        Tensor, ()
+
+        Raises
+        ------
+        ValueError
+            If the task is unknown, or a shape or a value does not fit.
+        """
+        check_choice("target_task", target_task, self.tasks)
+        return distillation_loss(self(state, target_task), teacher_q_values, temperature, scale)
+
+    def loss(
+        self,
+        state: Tensor,
+        task_name: str,
+        actions: Tensor,
+        targets: Tensor,
+        teacher_q_values: Tensor,
+        temperature: float | Tensor = 1.0,
+        scale: float | Tensor | None = None,
+        weights: Tensor | None = None,
+        distillation_weight: float | Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        r"""Learn one task from rewards and from a teacher: :math:`(1 - \omega) L_{TD} + \omega L_{distil}`.
+
+        Parameters
+        ----------
+        state : Tensor, (batch, state_dim)
+        task_name : str
+        actions : Tensor, (batch,), integers
+            The actions that were taken.
+        targets : Tensor, (batch,)
+            What their Q-values should be, as from `double_q_target`.
+        teacher_q_values : Tensor, (batch, n_actions)
+        temperature, scale
+            As in `distillation_loss`.
+        weights : Tensor, (batch,), optional
+            As in `q_loss`. They count in the TD loss alone: distillation asks for no rewards, and has no sampling to
+            correct.
+        distillation_weight : float or scalar Tensor, optional
+            :math:`\omega`; the network's own if not given.
+
+        Returns
+        -------
+        loss : Tensor, ()
+        parts : dict {str: Tensor ()}
+            ``td``, that of `q_loss`, and ``distillation``, both before they are weighed.
+
+        Raises
+        ------
+        ValueError
+            If the task is unknown, or a shape or a value does not fit.
+        """
+        share = self.distillation_weight if distillation_weight is None else distillation_weight
+        _check_fraction("distillation_weight", share)
+        check_choice("task_name", task_name, self.tasks)
+        q_values = self(state, task_name)  # (batch, n_actions)
+        td = q_loss(q_values, actions, targets, weights)
+        distillation = distillation_loss(q_values, teacher_q_values, temperature, scale)
+        return (1 - share) * td + share * distillation, {"td": td, "distillation": distillation}
+
+    @torch.no_grad()
+    def greedy_action(self, state: Tensor, task_name: str) -> Tensor:
+        """The action of the highest Q-value, (batch,), the first of equals; raises as `forward`."""
+        check_choice("task_name", task_name, self.tasks)
+        return self(state, task_name).argmax(dim=-1)
+
+    @torch.no_grad()
+    def act(
+        self, state: Tensor, task_name: str, epsilon: float | Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """`epsilon_greedy` on one task's Q-values, (batch,); for many stacked models call that on all their Q-values.
+
+        Raises
+        ------
+        ValueError
+            As `forward`, and if ``epsilon`` is not in [0, 1].
+        """
+        check_choice("task_name", task_name, self.tasks)
+        _check_fraction("epsilon", epsilon)
+        return epsilon_greedy(self(state, task_name), epsilon, generator)
+
+    @torch.no_grad()
+    def action_probabilities(
+        self, state: Tensor, task_name: str, temperature: float | Tensor = 1.0, scale: float | Tensor = 1.0
+    ) -> Tensor:
+        r"""What distillation compares: :math:`\mathrm{softmax}(Q / (s T))`, (batch, n_actions).
+
+        Give the student the teacher's ``scale``, from `q_value_scale`. Raises as `compute_distillation_loss`.
+        """
+        check_choice("task_name", task_name, self.tasks)
+        check_positive("temperature", temperature)
+        check_positive("scale", scale)
+        return (self(state, task_name) / scale / temperature).softmax(dim=-1)
+
+    # The tokens, and how they mix.
+
+    def _tokens(self, state: Tensor) -> Tensor:
+        """(batch, state_dim) -> (batch, K, width)."""
+        self._check_state(state)
+        shared = self.to_token(self.trunk(state))  # (batch, width)
+        return (shared.unsqueeze(1) + self.task_embeddings).relu()
+
+    def _mix(self, tokens: Tensor) -> Tensor:
+        """What each token is after it has looked at all: (batch, K, width), as it came."""
+        values = self.to_value(tokens)  # (batch, K, width)
+        if self.attention:
+            attended = self._weights(tokens) @ self._split(values)  # (batch, heads, K, d)
+            values = attended.transpose(1, 2).flatten(2)  # (batch, K, heads * d = width)
+        return tokens + self.to_output(values)
+
+    def _weights(self, tokens: Tensor) -> Tensor:
+        """(batch, K, width) -> (batch, heads, K, K), rows sum to 1."""
+        query, key = self._split(self.to_query(tokens)), self._split(self.to_key(tokens))  # (batch, heads, K, d)
+        return (query @ key.mT / math.sqrt(query.shape[-1])).softmax(dim=-1)
+
+    def _split(self, values: Tensor) -> Tensor:
+        """(batch, K, width) -> (batch, heads, K, d), with heads * d = width."""
+        return values.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    # What comes in.
+
+    def _check_state(self, state: Tensor) -> None:
+        check_features("state", state, self.state_dim)
+        if state.dtype != self.to_token.weight.dtype:
+            raise ValueError(f"state: got dtype {state.dtype}, expected {self.to_token.weight.dtype} as the network's")
+
+
+def q_value_scale(q_values: Tensor) -> Tensor:
+    r"""The standard deviation of Q-values over the actions of a state, pooled over states.
+
+    .. math:: s = \sqrt{\frac{1}{B C} \sum_{b,a} (Q_{ba} - \bar Q_b)^2}
+
+    A state's mean is taken out first: softmax does not see it, and states differ in it by far more than actions do when
+    rewards add up over a session. Where no action differs from another there is no scale, and 1 is returned.
+
+    Parameters
+    ----------
+    q_values : Tensor, (batch, n_actions)
+
+    Returns
+    -------
+    Tensor, ()
+        In the unit of the reward; more than 0, detached.
+
+    Raises
+    ------
+    ValueError
+        If ``q_values`` have another shape, no rows, or values that are not finite.
+    """
+    _check_q_values("q_values", q_values)
+    q_values = q_values.detach()
+    spread = (q_values - q_values.mean(dim=1, keepdim=True)).square().mean().sqrt()
+    rounding = 10 * torch.finfo(q_values.dtype).eps * q_values.abs().amax()
+    return torch.where(spread > rounding, spread, torch.ones_like(spread))
+
+
+def distillation_loss(
+    student_q_values: Tensor,
+    teacher_q_values: Tensor,
+    temperature: float | Tensor = 1.0,
+    scale: float | Tensor | None = None,
+) -> Tensor:
+    r"""How far a student's softened policy is from its teacher's.
+
+    .. math:: L = T^2 \, \frac1B \sum_b \mathrm{KL}\!\left(\mathrm{softmax}\frac{Q^{teacher}_b}{s T} \,\Big\|\,
+                  \mathrm{softmax}\frac{Q^{student}_b}{s T}\right)
+
+    Summed over actions, the mean over the batch. The gradient of the divergence falls as :math:`1/T^2`, so that the
+    factor keeps it of one size (Hinton et al. 2015, section 2); as T grows, L becomes half the mean square, over states
+    and actions, of the difference in Q/s, each with its state's mean taken out. As T falls below 1 only the teacher's
+    best action counts (Rusu et al. 2016, section 3). Q-values are no logits, and have the reward's unit: s takes it
+    out. It is the same for both, so that a student with its teacher's Q-values has no loss.
+
+    Parameters
+    ----------
+    student_q_values : Tensor, (batch, n_actions)
+    teacher_q_values : Tensor, (batch, n_actions)
+        No gradient goes there.
+    temperature : float or scalar Tensor
+        T, more than 0.
+    scale : float or scalar Tensor, optional
+        s, more than 0: `q_value_scale` of the teacher's values on this batch if not given. Taken once on many states
+        and handed in, it does not change from batch to batch.
+
+    Returns
+    -------
+    Tensor, ()
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, there are no rows, or a value is not finite or out of range.
+    """
+    _check_q_values("student_q_values", student_q_values)
+    check_values("teacher_q_values", teacher_q_values, tuple(student_q_values.shape))
+    check_positive("temperature", temperature)
+    teacher = teacher_q_values.detach().to(student_q_values.dtype)
+    if scale is None:
+        scale = q_value_scale(teacher)
+    check_positive("scale", scale)
+    expected = (teacher / scale / temperature).log_softmax(dim=-1)  # (batch, n_actions)
+    found = (student_q_values / scale / temperature).log_softmax(dim=-1)
+    # Written out: `F.kl_div` has no rule for vmap, and would go through the models one by one.
+    divergence = (expected.exp() * (expected - found)).sum(dim=-1)  # (batch,)
+    return temperature**2 * divergence.mean()
+
+
+def double_q_target(
+    rewards: Tensor,
+    next_q_online: Tensor,
+    next_q_target: Tensor,
+    terminated: Tensor,
+    discount: float | Tensor,
+) -> Tensor:
+    r"""What the Q-value of an action taken should be, with one network choosing the next action and another rating it.
+
+    .. math:: y = r + \gamma \, (1 - \text{terminated}) \, Q^{target}(s', \arg\max_a Q^{online}(s', a))
+
+    Only an end of the session itself (``terminated``) ends the sum. A session that was cut at a time limit would have
+    gone on: its target takes in the value of s', which must be the state in which it was cut, not the one after a
+    reset.
+
+    Parameters
+    ----------
+    rewards : Tensor, (batch,)
+    next_q_online, next_q_target : Tensor, (batch, n_actions)
+        Both networks' answers to the next states. The same twice is plain Q-learning, whose maximum over noisy values
+        is too high on average.
+    terminated : Tensor, (batch,), bool, or 0 and 1
+    discount : float or scalar Tensor
+        :math:`\gamma`, in [0, 1].
+
+    Returns
+    -------
+    Tensor, (batch,)
+        Detached.
+
+    Raises
+    ------
+    ValueError
+        If a shape does not fit, or a value is not finite or out of range.
+
+    References
+    ----------
+    van Hasselt et al. (2016), equation 4 with the target network in its second role (section "Double DQN").
+    """
+    _check_q_values("next_q_online", next_q_online)
+    check_values("next_q_target", next_q_target, tuple(next_q_online.shape))
+    rows = (len(next_q_online),)
+    check_values("rewards", rewards, rows)
+    check_values("terminated", terminated, rows, binary=True)
+    _check_fraction("discount", discount)
+    best = next_q_online.argmax(dim=-1, keepdim=True)  # (batch, 1)
+    value = next_q_target.gather(-1, best).squeeze(-1)  # (batch,)
+    value = value.masked_fill(terminated.bool(), 0.0)
+    return (rewards.to(value.dtype) + discount * value).detach()
+
+
+def td_errors(q_values: Tensor, actions: Tensor, targets: Tensor) -> Tensor:
+    """Target minus Q-value of the action taken, (batch,): what `q_loss` is made of, and prioritised replay ranks by.
+
+    Parameters
+    ----------
+    q_values : Tensor, (batch, n_actions)
+    actions : Tensor, (batch,), integers
+    targets : Tensor, (batch,)
+        No gradient goes there.
+
+    Returns
+    -------
+    Tensor, (batch,)
+
+    Raises
+    ------
+    ValueError
+        If a shape does not fit, an action is unknown, or a value is not finite.
+    """
+    _check_q_values("q_values", q_values)
+    rows, n_actions = q_values.shape
+    check_labels("actions", actions, rows, n_actions)
+    check_values("targets", targets, (rows,))
+    taken = q_values.gather(-1, actions.long().unsqueeze(-1)).squeeze(-1)  # (batch,)
+    return targets.detach().to(taken.dtype) - taken
+
+
+def q_loss(q_values: Tensor, actions: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    r"""Huber loss of the TD errors, the mean over the batch.
+
+    .. math:: L = \frac1B \sum_b w_b \, \begin{cases} \delta_b^2 / 2 & |\delta_b| \le 1 \\
+                  |\delta_b| - 1/2 & \text{else} \end{cases}
+
+    Its gradient is the TD error clipped to [-1, 1], in the unit of the reward (Mnih et al. 2015, methods).
+
+    Parameters
+    ----------
+    q_values, actions, targets
+        As in `td_errors`.
+    weights : Tensor, (batch,), optional
+        At least 0, as from prioritised replay; 1 if not given. They are not normalised here.
+
+    Returns
+    -------
+    Tensor, ()
+
+    Raises
+    ------
+    ValueError
+        As `td_errors`, and if a weight is negative.
+    """
+    errors = td_errors(q_values, actions, targets)
+    if weights is not None:
+        check_values("weights", weights, (len(q_values),))
+        check_number("weights", weights, 0.0)
+    losses = F.huber_loss(errors, torch.zeros_like(errors), reduction="none")  # (batch,)
+    return losses.mean() if weights is None else (weights.detach().to(losses.dtype) * losses).mean()
+
+
+def epsilon_greedy(q_values: Tensor, epsilon: float | Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """The best action, or with probability epsilon one drawn uniformly among all, the best one too.
+
+    Parameters
+    ----------
+    q_values : Tensor, (..., n_actions)
+        Of any number of leading dimensions: of models, say, and of sessions.
+    epsilon : float or scalar Tensor
+        In [0, 1].
+    generator : torch.Generator, optional
+        Torch's own if not given. Its device may be another than that of the Q-values.
+
+    Returns
+    -------
+    Tensor, (...,), int64
+
+    Raises
+    ------
+    ValueError
+        If there are no actions, a Q-value is not finite, or epsilon is not in [0, 1].
+    """
+    if not isinstance(q_values, Tensor) or not q_values.ndim or 0 in q_values.shape or not q_values.is_floating_point():
+        raise ValueError(f"q_values: got {_kind(q_values)}, expected a float tensor (..., n_actions), no 0")
+    check_dense("q_values", q_values)
+    check_finite("q_values", q_values)
+    _check_fraction("epsilon", epsilon)
+    *shape, n_actions = q_values.shape
+    where = q_values.device if generator is None else generator.device
+    chance = torch.rand(shape, generator=generator, device=where).to(q_values.device)  # (...,)
+    drawn = torch.randint(n_actions, shape, generator=generator, device=where).to(q_values.device)
+    return torch.where(chance < epsilon, drawn, q_values.argmax(dim=-1))
+
+
+def _layers(inputs: int, widths: Sequence[int]) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for width in widths:
+        layers += [nn.Linear(inputs, width), nn.ReLU()]
+        inputs = width
+    return layers
+
+
+def _check_arguments(state_dim, action_dims, shared_dims, task_dims, num_heads, attention) -> None:
+    check_count("state_dim", state_dim)
+    if not isinstance(action_dims, Mapping) or not action_dims:
+        raise ValueError(f"action_dims: got {action_dims!r}, expected {{task name: n_actions}}, at least one")
+    for name, n_actions in action_dims.items():
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"action_dims: got the name {name!r}, expected a non-empty string")
+        check_count(f"action_dims[{name!r}]", n_actions)
+    check_widths("shared_dims", shared_dims)
+    if not isinstance(task_dims, (tuple, list)) or task_dims:
+        check_widths("task_dims", task_dims)
+    check_count("num_heads", num_heads)
+    if shared_dims[-1] % num_heads:
+        raise ValueError(
+            f"shared_dims: got a last width of {shared_dims[-1]}, expected one that num_heads={num_heads} divides"
+        )
+    if not isinstance(attention, bool):
+        raise ValueError(f"attention: got {attention!r}, expected True or False")
+
+
+def _check_q_values(name: str, value: Tensor) -> None:
+    """Refuse anything but finite floats of shape (batch, n_actions), both at least 1."""
+    if not isinstance(value, Tensor) or value.ndim != 2 or 0 in value.shape or not value.is_floating_point():
+        raise ValueError(f"{name}: got {_kind(value)}, expected a float tensor (batch, n_actions), no 0")
+    check_dense(name, value)
+    check_finite(name, value)
+
+
+def _check_fraction(name: str, value: object) -> None:
+    """Refuse anything but one number in [0, 1], plain or as a tensor of shape ()."""
+    if isinstance(value, Tensor) and value.ndim:
+        raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected a number in [0.0, 1.0]")
+    check_number(name, value, 0.0, 1.0)
+
+
+def _kind(value: object) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -1,0 +1,550 @@
+"""One policy for several tasks: a shared trunk, and for each task a trunk, a policy head and a value head of its own.
+
+Sources: Mnih, Badia, Mirza, Graves, Lillicrap, Harley, Silver, Kavukcuoglu, "Asynchronous methods for deep
+reinforcement learning", ICML 2016, section 4 (advantage actor-critic). Schulman, Moritz, Levine, Jordan, Abbeel,
+"High-dimensional continuous control using generalized advantage estimation", ICLR 2016, section 3. Schulman, Wolski,
+Dhariwal, Radford, Klimov, "Proximal policy optimization algorithms", 2017, sections 3 and 5. Pardo, Tavakoli, Levdik,
+Kormushev, "Time limits in reinforcement learning", ICML 2018, section 4.
+
+Departures: the papers have one task; here the lower layers serve all tasks (hard parameter sharing), and each task has
+its own actions. All sessions step together, so that there is one learner and nothing is asynchronous. PPO's values are
+not clipped, and advantages are taken as they come: whoever wants them normalised does it before. Weights start
+orthogonal, as in many programs and in none of these papers: gain sqrt(2) in the hidden layers, 1 for values, 0.01 for
+policies, so that the first policy is nearly uniform; biases start at 0.
+
+The hidden layers have tanh, as is usual in small actor-critics and recommended by Andrychowicz et al., "What matters
+for on-policy deep actor-critic methods?", ICLR 2021, section 3.2: a bounded layer keeps one task's large gradient from
+leaving dead units to the others. (They advise separate networks for policy and value, too. Here sharing is the
+subject.) There is no dropout: two evaluations of one policy would differ, and with them the ratio of its probabilities
+would not be 1 before the first step. For the same reason there is no batch normalisation.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from recmtl_lessons.models._actor_critic import (
+    check_factor,
+    check_like,
+    check_luck,
+    check_rollout,
+    exponential_times,
+    orthogonal_linear,
+    pick,
+    tanh_layers,
+)
+from recmtl_lessons.models._checks import (
+    _values_are_at_hand,
+    check_choice,
+    check_count,
+    check_features,
+    check_labels,
+    check_positive,
+    check_widths,
+)
+
+
+class MultiTaskPolicyNetwork(nn.Module):
+    r"""A stochastic policy and its value for each of several tasks, on a trunk that all tasks share.
+
+    With f the shared trunk, and for task k a trunk :math:`g_k`, a policy head :math:`P_k, b_k` and a value head
+    :math:`w_k, c_k`,
+
+    .. math:: h = g_k(f(s)), \qquad \pi_k(a \mid s) = \mathrm{softmax}(P_k h + b_k)_a, \qquad
+              V_k(s) = w_k \cdot h + c_k.
+
+    Where a mask allows some actions only, the logits of the others become :math:`-\infty` before the softmax.
+
+    Parameters
+    ----------
+    state_dim : int
+        Width of the state, the same in all tasks.
+    action_dims : mapping {str: int}
+        Each task's name and its number of actions.
+    shared_dims : sequence of int
+        Widths of the shared layers, each followed by a tanh. None: the tasks share nothing.
+    task_dims : sequence of int
+        Widths of each task's own layers, each followed by a tanh. None: the heads stand on the shared layers.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range; the message names it, what came and what was expected.
+    """
+
+    def __init__(
+        self,
+        state_dim: int,
+        action_dims: Mapping[str, int],
+        shared_dims: Sequence[int] = (128, 64),
+        task_dims: Sequence[int] = (32,),
+    ):
+        _check_arguments(state_dim, action_dims, shared_dims, task_dims)
+        super().__init__()
+        self.state_dim = state_dim
+        self.action_dims = dict(action_dims)
+        self.tasks = tuple(action_dims)
+        self.shared = tanh_layers((state_dim, *shared_dims))
+        shared_width = (state_dim, *shared_dims)[-1]
+        width = (shared_width, *task_dims)[-1]
+        # Lists, not a ModuleDict: task names are the user's words, and may hold dots or spaces.
+        self.task_trunks = nn.ModuleList(tanh_layers((shared_width, *task_dims)) for _ in self.tasks)
+        self.policy_heads = nn.ModuleList(
+            orthogonal_linear(width, count, gain=0.01) for count in self.action_dims.values()
+        )
+        self.value_heads = nn.ModuleList(orthogonal_linear(width, 1, gain=1.0) for _ in self.tasks)
+
+    def forward(self, state: Tensor, task_name: str) -> tuple[Tensor, Tensor]:
+        """Answer one task: logits of its actions, and the value of each state.
+
+        Parameters
+        ----------
+        state : Tensor, (batch, state_dim)
+        task_name : str
+
+        Returns
+        -------
+        logits : Tensor, (batch, n_actions)
+            Logits, not probabilities; no mask is applied.
+        value : Tensor, (batch,)
+            The discounted return expected from the state on, in units of the task's reward.
+
+        Raises
+        ------
+        ValueError
+            If the state has the wrong shape or dtype, no rows, or values that are not finite, or the task is unknown.
+        """
+        task = self._number(task_name)
+        self._check_state(state)
+        return self._answer(state, task)
+
+    def action_probabilities(self, state: Tensor, task_name: str, mask: Tensor | None = None) -> Tensor:
+        """The policy itself, (batch, n_actions): rows sum to 1, exactly 0 where the mask is False.
+
+        Arguments and errors as in `get_action`. In the current mode, with gradients.
+        """
+        return self._log_policy(state, task_name, mask)[0].exp()
+
+    def get_action(
+        self,
+        state: Tensor,
+        task_name: str,
+        deterministic: bool = False,
+        mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        uniform: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        r"""Choose an action in each state.
+
+        With u uniform in [0, 1), independent for each row and action,
+
+        .. math:: a = \arg\max_j \left[ \log \pi_k(j \mid s) - \log(-\log(1 - u_j)) \right],
+
+        which is j with probability :math:`\pi_k(j \mid s)`: of independent exponential times at rates
+        :math:`\pi_k(j \mid s)`, it picks the shortest. There is no branch on a value, so that it works under
+        `torch.vmap`: with ``randomness="different"`` each model draws its own numbers, or with ``uniform`` the numbers
+        are handed in.
+
+        Parameters
+        ----------
+        state : Tensor, (batch, state_dim)
+        task_name : str
+        deterministic : bool
+            The most probable action instead (the first of several), for measuring, not for learning.
+        mask : Tensor, (batch, n_actions), bool, optional
+            True where an action is allowed. All are unless given.
+        generator : torch.Generator, optional
+            Where the uniform numbers come from, drawn on its own device; torch's global generator unless given.
+        uniform : Tensor, (batch, n_actions), optional
+            The numbers u themselves, in [0, 1), in place of the generator: models that get the same ones can be
+            compared under the same luck.
+
+        Returns
+        -------
+        action : Tensor, (batch,), int64
+        log_prob : Tensor, (batch,)
+            Its log-probability in nats, with its gradient. Collect sessions under `torch.no_grad`.
+
+        Raises
+        ------
+        ValueError
+            As `forward`; or if the mask has the wrong shape or dtype or a row in which nothing is allowed, or the
+            uniform numbers do not fit. Inside ``torch.vmap`` values cannot be looked at: there a row in which nothing
+            is allowed has a log-probability of NaN.
+        """
+        check_luck(generator, uniform)
+        log_policy, _ = self._log_policy(state, task_name, mask)  # (batch, n_actions)
+        score = log_policy.detach()
+        if not deterministic:
+            score = score - exponential_times(score, generator, uniform).log()
+        action = score.argmax(dim=1)  # (batch,)
+        return action, pick(log_policy, action)
+
+    def evaluate_actions(
+        self, state: Tensor, task_name: str, action: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        r"""What the losses need of actions that were taken, with gradients.
+
+        Parameters
+        ----------
+        state : Tensor, (batch, state_dim)
+        task_name : str
+        action : Tensor, (batch,)
+            Integers in 0..n_actions-1.
+        mask : Tensor, (batch, n_actions), bool, optional
+            The mask under which they were taken.
+
+        Returns
+        -------
+        log_prob : Tensor, (batch,)
+            :math:`\log \pi_k(a \mid s)`, in nats.
+        entropy : Tensor, (batch,)
+            :math:`-\sum_j \pi_k(j \mid s) \log \pi_k(j \mid s)` over the allowed actions, in nats: from 0 to the
+            logarithm of their number.
+        value : Tensor, (batch,)
+
+        Raises
+        ------
+        ValueError
+            As `get_action`; or if an action is out of range, or the mask excludes it. Inside ``torch.vmap`` an excluded
+            action has a log-probability of minus infinity.
+        """
+        log_policy, value = self._log_policy(state, task_name, mask)  # (batch, n_actions), (batch,)
+        check_labels("action", action, *log_policy.shape)
+        _check_allowed(action, mask)
+        finite = log_policy if mask is None else log_policy.masked_fill(~mask, 0.0)  # 0 * -inf would be NaN
+        entropy = -(log_policy.exp() * finite).sum(dim=1)  # (batch,)
+        return pick(log_policy, action), entropy, value
+
+    def shared_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters that all tasks train, by name: those on which gradients of tasks can meet.
+
+        The names are those of `named_parameters`, and begin with ``shared.``. Empty without shared layers.
+        """
+        return {name: value for name, value in self.named_parameters() if name.startswith("shared.")}
+
+    def task_parameters(self, task_name: str) -> dict[str, nn.Parameter]:
+        """The parameters of one task alone, by name; together with `shared_parameters`, all that its answers need.
+
+        Raises
+        ------
+        ValueError
+            If the task is unknown.
+        """
+        task = self._number(task_name)
+        own = tuple(f"{part}.{task}." for part in ("task_trunks", "policy_heads", "value_heads"))
+        return {name: value for name, value in self.named_parameters() if name.startswith(own)}
+
+    def _log_policy(self, state: Tensor, task_name: str, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of all actions, (batch, n_actions), minus infinity where excluded, and value, (batch,)."""
+        task = self._number(task_name)
+        self._check_state(state)
+        self._check_mask(mask, state, task)
+        logits, value = self._answer(state, task)
+        if mask is not None:  # before the softmax, so that the others share the whole probability
+            logits = logits.masked_fill(~mask, -math.inf)
+        return logits.log_softmax(dim=1), value
+
+    def _answer(self, state: Tensor, task: int) -> tuple[Tensor, Tensor]:
+        hidden = self.task_trunks[task](self.shared(state))  # (batch, width)
+        return self.policy_heads[task](hidden), self.value_heads[task](hidden).squeeze(-1)
+
+    # What comes in.
+
+    def _number(self, task_name: str) -> int:
+        check_choice("task_name", task_name, self.tasks)
+        return self.tasks.index(task_name)
+
+    def _check_state(self, state: Tensor) -> None:
+        check_features("state", state, self.state_dim)
+        expected = self.value_heads[0].weight.dtype
+        if state.dtype != expected:
+            raise ValueError(f"state: got dtype {state.dtype}, expected {expected} as the network's")
+
+    def _check_mask(self, mask: Tensor | None, state: Tensor, task: int) -> None:
+        if mask is None:
+            return
+        shape = (len(state), self.action_dims[self.tasks[task]])
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != shape:
+            came = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise ValueError(f"mask: got {came}, expected a bool tensor {shape}, True where an action is allowed")
+        if _values_are_at_hand(mask) and not mask.any(dim=1).all():
+            empty = int((~mask.any(dim=1)).nonzero()[0])
+            raise ValueError(f"mask: got no allowed action in row {empty}, expected at least one True in each row")
+
+
+def gae(
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    discount: float | Tensor = 0.99,
+    gae_lambda: float | Tensor = 0.95,
+) -> tuple[Tensor, Tensor]:
+    r"""Generalised advantage estimates, and the returns that belong to them.
+
+    .. math:: \delta_t = r_t + \gamma (1 - \mathrm{terminated}_t) V(s'_t) - V(s_t), \qquad
+              A_t = \delta_t + \gamma \lambda \, (1 - \mathrm{ended}_t) A_{t+1}, \qquad
+              R_t = A_t + V(s_t),
+
+    where :math:`s'_t` is the state that step t really reached, and a session has ended where it was terminated or
+    truncated. An end of the task is worth nothing more, so that nothing is added there. A time limit is only the end of
+    watching: what would have come is worth :math:`V(s'_t)`. Behind either of them another session begins, which does
+    not count. The last row of a rollout ends nothing, but what follows it is unknown: there, too, :math:`V(s'_t)`
+    stands for it.
+
+    Parameters
+    ----------
+    rewards : Tensor, (T, ...), float
+        Time first; the rest are sessions side by side.
+    values : Tensor, (T, ...)
+        V of the state in which step t was taken.
+    next_values : Tensor, (T, ...)
+        V of the state reached by step t: within a session ``values[t + 1]``; where one ended, V of its final state, not
+        of the first of the next session. Read as 0 where terminated.
+    terminated, truncated : Tensor, (T, ...), bool
+        Whether step t ended the task, and whether a time limit cut the session off after it. If both, it is terminated.
+    discount : float or scalar Tensor
+        :math:`\gamma`, in [0, 1].
+    gae_lambda : float or scalar Tensor
+        :math:`\lambda`, in [0, 1]: 0 is the one-step temporal difference, 1 the discounted return to the end.
+
+    Returns
+    -------
+    advantages : Tensor, (T, ...)
+    returns : Tensor, (T, ...)
+        What a value is trained towards. Neither carries a gradient.
+
+    Raises
+    ------
+    ValueError
+        If shapes or dtypes do not fit, there is no row, or a value is not finite or out of range.
+
+    References
+    ----------
+    Schulman et al. (2016), section 3, equations 11 to 16. Their sum has no end; here it ends with the session or the
+    rollout, and the longest estimate takes the weight of all longer ones. Pardo et al. (2018), section 4, for
+    truncation.
+    """
+    check_rollout(
+        {"rewards": rewards, "values": values, "next_values": next_values},
+        {"terminated": terminated, "truncated": truncated},
+    )
+    check_factor("discount", discount, 1.0)
+    check_factor("gae_lambda", gae_lambda, 1.0)
+    with torch.no_grad():
+        delta = rewards + discount * next_values.masked_fill(terminated, 0.0) - values  # (T, ...)
+        ended = terminated | truncated
+        running, backwards = torch.zeros_like(rewards[-1]), []
+        for t in reversed(range(len(rewards))):
+            running = delta[t] + discount * gae_lambda * running.masked_fill(ended[t], 0.0)
+            backwards.append(running)
+        advantages = torch.stack(backwards[::-1])  # (T, ...)
+        return advantages, advantages + values
+
+
+def n_step_returns(
+    rewards: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    discount: float | Tensor = 0.99,
+    n: int = 5,
+) -> Tensor:
+    r"""Returns of up to n rewards, and the value of the state reached by the last of them.
+
+    .. math:: R_t = \sum_{k=0}^{m-1} \gamma^k r_{t+k} + \gamma^m (1 - \mathrm{terminated}_{t+m-1}) V(s'_{t+m-1}),
+
+    where m is n, or fewer if the session or the rollout ends before.
+
+    Parameters
+    ----------
+    rewards, next_values, terminated, truncated, discount
+        As in `gae`.
+    n : int
+        At least 1. From T on, every return goes to the end of its session or of the rollout.
+
+    Returns
+    -------
+    Tensor, (T, ...)
+        Without a gradient.
+
+    Raises
+    ------
+    ValueError
+        As `gae`, or if ``n`` is not an integer of at least 1.
+
+    References
+    ----------
+    Mnih et al. (2016), section 4, where all rows of a rollout reach to its last one: that is n of at least T. Pardo et
+    al. (2018), section 4, for truncation.
+    """
+    check_rollout({"rewards": rewards, "next_values": next_values}, {"terminated": terminated, "truncated": truncated})
+    check_factor("discount", discount, 1.0)
+    check_count("n", n)
+    with torch.no_grad():
+        one_step = rewards + discount * next_values.masked_fill(terminated, 0.0)  # (T, ...)
+        ended = terminated | truncated
+        stops = torch.cat([ended[:-1], torch.ones_like(ended[-1:])])  # (T, ...)
+        returns = one_step
+        for _ in range(min(n, len(rewards)) - 1):  # each round makes every return one reward longer, if it can be
+            later = torch.cat([returns[1:], returns[-1:]])  # (T, ...); the last row is not read
+            returns = torch.where(stops, one_step, rewards + discount * later)
+        return returns
+
+
+def actor_critic_loss(
+    log_prob: Tensor,
+    entropy: Tensor,
+    value: Tensor,
+    advantage: Tensor,
+    returns: Tensor,
+    value_weight: float | Tensor = 0.5,
+    entropy_weight: float | Tensor = 0.01,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    r"""Loss of the advantage actor-critic with an entropy bonus.
+
+    .. math:: L = \mathrm{mean}\left[ -A \log \pi(a \mid s) + w_V (R - V(s))^2 - w_H H(\pi(\cdot \mid s)) \right]
+
+    A and R are numbers here: no gradient passes through them.
+
+    Parameters
+    ----------
+    log_prob, entropy, value : Tensor, (batch,)
+        As `MultiTaskPolicyNetwork.evaluate_actions` gives them. Any other shape will do, such as (T, sessions), if
+        it is the same for all.
+    advantage, returns : Tensor, of the same shape
+        As `gae` gives them; or returns of `n_step_returns`, and those minus the value.
+    value_weight, entropy_weight : float or scalar Tensor
+        :math:`w_V` and :math:`w_H`, at least 0.
+
+    Returns
+    -------
+    loss : Tensor, ()
+    parts : dict {str: Tensor ()}
+        Detached and not weighted: ``policy_loss``, ``value_loss`` (the mean squared error), ``entropy`` (nats).
+
+    Raises
+    ------
+    ValueError
+        If shapes differ (nothing is broadcast: (batch, 1) against (batch,) is refused), there is no row, or a number is
+        not finite or out of range.
+
+    References
+    ----------
+    Mnih et al. (2016), section 4. There the value's squared error has no weight of its own; sums over a rollout are
+    means here.
+    """
+    _check_terms(log_prob=log_prob, entropy=entropy, value=value, advantage=advantage, returns=returns)
+    policy_loss = -(advantage.detach() * log_prob).mean()
+    return _total(policy_loss, entropy, value, returns, value_weight, entropy_weight)
+
+
+def ppo_loss(
+    log_prob: Tensor,
+    old_log_prob: Tensor,
+    entropy: Tensor,
+    value: Tensor,
+    advantage: Tensor,
+    returns: Tensor,
+    clip: float | Tensor = 0.2,
+    value_weight: float | Tensor = 0.5,
+    entropy_weight: float | Tensor = 0.01,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    r"""Loss of proximal policy optimisation, in its clipped form, for several steps on the same sessions.
+
+    .. math:: \rho = \frac{\pi(a \mid s)}{\pi_\text{old}(a \mid s)}, \qquad
+              L = \mathrm{mean}\left[ -\min(\rho A, \mathrm{clip}(\rho, 1 - \epsilon, 1 + \epsilon) A)
+                  + w_V (R - V(s))^2 - w_H H(\pi(\cdot \mid s)) \right]
+
+    While the weights are those that took the actions, :math:`\rho` is 1, and the gradient is that of
+    `actor_critic_loss`. A row whose ratio has left the interval in the direction that its advantage asks for has no
+    gradient of the policy any more.
+
+    Parameters
+    ----------
+    log_prob, entropy, value, advantage, returns, value_weight, entropy_weight
+        As in `actor_critic_loss`.
+    old_log_prob : Tensor, of the same shape
+        Log-probability of each action when it was taken. No gradient passes through it.
+    clip : float or scalar Tensor
+        :math:`\epsilon`, more than 0.
+
+    Returns
+    -------
+    loss : Tensor, ()
+    parts : dict {str: Tensor ()}
+        As in `actor_critic_loss`, and ``clip_fraction``, the share of rows whose ratio is outside the interval, and
+        ``approximate_kl``, the mean of :math:`\rho - 1 - \log \rho` in nats: it is at least 0, and estimates the
+        divergence of the new policy from the old.
+
+    Raises
+    ------
+    ValueError
+        As `actor_critic_loss`, or if ``clip`` is not positive.
+
+    References
+    ----------
+    Schulman et al. (2017), equation 7, and equation 9 for the sum, of which this is the negative.
+    """
+    _check_terms(
+        log_prob=log_prob,
+        old_log_prob=old_log_prob,
+        entropy=entropy,
+        value=value,
+        advantage=advantage,
+        returns=returns,
+    )
+    check_positive("clip", clip)
+    advantage, log_ratio = advantage.detach(), log_prob - old_log_prob.detach()
+    ratio = log_ratio.exp()
+    clipped = ratio.clamp(1 - clip, 1 + clip)
+    policy_loss = -torch.minimum(ratio * advantage, clipped * advantage).mean()
+    loss, parts = _total(policy_loss, entropy, value, returns, value_weight, entropy_weight)
+    outside = ((ratio - 1).abs() > clip).to(ratio.dtype)
+    parts["clip_fraction"] = outside.mean()
+    parts["approximate_kl"] = (torch.expm1(log_ratio) - log_ratio).mean().detach()
+    return loss, parts
+
+
+def _total(policy_loss, entropy, value, returns, value_weight, entropy_weight) -> tuple[Tensor, dict[str, Tensor]]:
+    check_factor("value_weight", value_weight)
+    check_factor("entropy_weight", entropy_weight)
+    value_loss, entropy = (returns.detach() - value).square().mean(), entropy.mean()
+    loss = policy_loss + value_weight * value_loss - entropy_weight * entropy
+    parts = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
+    return loss, {name: part.detach() for name, part in parts.items()}
+
+
+def _check_allowed(action: Tensor, mask: Tensor | None) -> None:
+    if mask is None or not _values_are_at_hand(action) or not _values_are_at_hand(mask):
+        return
+    allowed = mask.gather(1, action.long().unsqueeze(1)).squeeze(1)  # (batch,)
+    if not allowed.all():
+        row = int((~allowed).nonzero()[0])
+        raise ValueError(f"action: got {int(action[row])} in row {row}, expected an action that the mask allows")
+
+
+def _check_arguments(state_dim, action_dims, shared_dims, task_dims) -> None:
+    check_count("state_dim", state_dim)
+    if not isinstance(action_dims, Mapping) or not action_dims:
+        raise ValueError(f"action_dims: got {action_dims!r}, expected {{task name: number of actions}}, at least one")
+    for name, count in action_dims.items():
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"action_dims: got the name {name!r}, expected a non-empty string")
+        check_count(f"action_dims[{name!r}]", count)
+    for name, widths in (("shared_dims", shared_dims), ("task_dims", task_dims)):
+        if not isinstance(widths, (tuple, list)) or widths:
+            check_widths(name, widths)
+
+
+def _check_terms(log_prob: Tensor, **others: Tensor) -> None:
+    """Refuse anything but finite floats of one shape and dtype, with at least one row."""
+    if not isinstance(log_prob, Tensor) or 0 in log_prob.shape or not log_prob.is_floating_point():
+        came = f"{log_prob.dtype} {tuple(log_prob.shape)}" if isinstance(log_prob, Tensor) else type(log_prob).__name__
+        raise ValueError(f"log_prob: got {came}, expected a float tensor (batch,) with at least one row")
+    for name, value in {"log_prob": log_prob, **others}.items():
+        check_like(name, value, log_prob.shape, log_prob.dtype)
