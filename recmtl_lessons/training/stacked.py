@@ -50,7 +50,249 @@ class _Doer(nn.Module):
         return function(self.model, *arguments)
 
 
-class ManyModels:
+class Stack:
+    """Models side by side, a grid of settings times seeds, with one optimizer for all.
+
+    Model number ``i`` has setting ``i // n_seeds`` and seed ``i % n_seeds``. Models of one seed start from the same
+    parameters whatever their setting.
+
+    Parameters
+    ----------
+    build : callable () -> nn.Module
+        Makes one model; called once a seed, with torch's generator set to that seed.
+    settings : mapping {name: values} or sequence of mappings
+        A mapping is a grid (all combinations, the last name fastest); a sequence is taken as it is.
+    seeds : sequence of int
+    learning_rate : float or mapping {prefix: float}
+        The optimizer's. A mapping gives the parameters whose name starts with a prefix a rate of their own; ``""`` is
+        the rate of all others.
+    betas : (float, float)
+        Adam's decay rates.
+    device : torch.device, optional
+        `default_device` unless given.
+    optimizer : {"adam", "sgd"}
+        "sgd" is plain gradient descent, without momentum.
+    clip : float, optional
+        The largest norm of a model's gradient, over all its parameters; longer ones are shortened. None unless given.
+
+    Attributes
+    ----------
+    settings : tuple of dict
+        One a model.
+    seeds : tuple of int
+        One a model.
+
+    Raises
+    ------
+    ValueError
+        If settings or seeds do not fit.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], nn.Module],
+        settings: Mapping[str, Sequence[float]] | Sequence[Mapping[str, float]],
+        seeds: Sequence[int],
+        learning_rate: float | Mapping[str, float] = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        device: torch.device | None = None,
+        optimizer: str = "adam",
+        clip: float | None = None,
+    ):
+        if optimizer not in ("adam", "sgd"):
+            raise ValueError(f"optimizer: got {optimizer!r}, expected 'adam' or 'sgd'")
+        if clip is not None and not 0 < clip < math.inf:
+            raise ValueError(f"clip: got {clip!r}, expected a positive number or None")
+        grid = _grid(settings)
+        _check_grid(grid, seeds)
+        _keep_freed_memory()
+        settle_threads()
+        self.device = device or default_device()
+        self.n_settings, self.n_seeds = len(grid), len(seeds)
+        self.settings = tuple(setting for setting in grid for _ in seeds)
+        self.seeds = tuple(seeds) * len(grid)
+        self._setting = {
+            name: torch.tensor([float(s[name]) for s in self.settings], device=self.device) for name in grid[0]
+        }
+        one_a_seed = [_build_from(seed, build) for seed in seeds]
+        self._skeleton = _Doer(deepcopy(one_a_seed[0]))
+        stack = [_Doer(m).to(self.device) for m in one_a_seed]
+        parameters, buffers = stack_module_state(stack)  # (n_seeds, ...)
+        self._parameters = {k: self._over_settings(v).requires_grad_() for k, v in parameters.items()}
+        self._buffers = {k: self._over_settings(v) for k, v in buffers.items()}
+        groups = _rate_groups(self._parameters, learning_rate)
+        adam = optimizer == "adam"
+        self._optimizer = torch.optim.Adam(groups, betas=betas, fused=True) if adam else torch.optim.SGD(groups)
+        self._clip = clip
+        self._done = 0
+
+    def __len__(self) -> int:
+        return len(self.settings)
+
+    def setting(self, name: str, default: float | None = None) -> Tensor:
+        """What the models have for a setting, (n_models,).
+
+        Parameters
+        ----------
+        name : str
+        default : float, optional
+            What they have where no setting has this name.
+
+        Raises
+        ------
+        ValueError
+            If no setting has this name, and there is no default.
+        """
+        if name in self._setting:
+            return self._setting[name]
+        if default is None:
+            raise ValueError(f"name: got {name!r}, expected one of {', '.join(map(repr, self._setting))}")
+        return torch.full((len(self),), float(default), device=self.device)
+
+    def update(self, objective: Callable, batch: object) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step of the optimizer on every model's own batch.
+
+        Parameters
+        ----------
+        objective : callable (model, batch, setting) -> (loss, {name: value})
+            Written for one model, in operations that `torch.vmap` knows; ``setting`` holds one scalar tensor a name.
+        batch : nested dicts of Tensor (n_models, ...)
+
+        Returns
+        -------
+        loss : Tensor, (n_models,)
+        logs : dict {name: Tensor (n_models, ...)}
+            Both from before the step.
+        """
+        loss, logs = self.evaluate(objective, batch)
+        self._optimizer.zero_grad()
+        loss.sum().backward()
+        if self._clip is not None:
+            self._shorten_gradients()
+        self._optimizer.step()
+        self._done += 1
+        return loss.detach(), {name: value.detach() for name, value in logs.items()}
+
+    def evaluate(self, objective: Callable, batch: object) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `update`, but without a step: every model's loss and what it reports, in training mode."""
+        with self._own_randomness():
+            return self._vmap(objective)(self._parameters, self._buffers, batch, self._setting)
+
+    def gradients(self, objective: Callable, batch: object) -> dict[str, Tensor]:
+        """Gradient of every model's loss, without a step: {parameter: Tensor (n_models, ...)}.
+
+        Parameters
+        ----------
+        objective, batch
+            As in `update`.
+        """
+        loss, _ = self.evaluate(objective, batch)
+        names, values = zip(*self._parameters.items(), strict=True)
+        found = torch.autograd.grad(loss.sum(), values, allow_unused=True)
+        return {
+            name.removeprefix("model."): torch.zeros_like(value) if gradient is None else gradient
+            for name, value, gradient in zip(names, values, found, strict=True)
+        }
+
+    @torch.no_grad()
+    def each(self, function: Callable, *arguments: Tensor) -> Tensor:
+        """Run ``function(model, *arguments)`` for every model, without dropout and without gradients.
+
+        Parameters
+        ----------
+        function : callable
+            Written for one model, for instance ``lambda model, x: model.encode(x)``.
+        *arguments : Tensor, (n_seeds, ...)
+            One row a seed; models of one seed share it.
+
+        Returns
+        -------
+        Tensor, (n_models, ...)
+
+        Raises
+        ------
+        ValueError
+            If an argument does not have one row a seed.
+        """
+        for number, argument in enumerate(arguments, start=1):
+            if argument.shape[:1] != (self.n_seeds,):
+                came = tuple(argument.shape)
+                raise ValueError(f"argument {number}: got shape {came}, expected (n_seeds={self.n_seeds}, ...)")
+        return self.each_own(function, *(self._over_settings(a.to(self.device)) for a in arguments))
+
+    @torch.no_grad()
+    def each_own(self, function: Callable, *arguments: object) -> object:
+        """As `each`, but every model has arguments of its own: nested dicts of Tensor (n_models, ...)."""
+        self._skeleton.eval()
+        try:
+            return self._vmap(function)(self._parameters, self._buffers, *arguments)
+        finally:
+            self._skeleton.train()
+
+    def by_setting(self, values: Tensor) -> Tensor:
+        """View (n_models, ...) as (n_settings, n_seeds, ...)."""
+        return values.reshape(self.n_settings, self.n_seeds, *values.shape[1:])
+
+    @torch.no_grad()
+    def model(self, index: int) -> nn.Module:
+        """One model of the stack as an ordinary module, on the CPU, in evaluation mode."""
+        doer = deepcopy(self._skeleton)
+        for name, parameter in doer.named_parameters():
+            parameter.copy_(self._parameters[name][index])
+        for name, buffer in doer.named_buffers():
+            buffer.copy_(self._buffers[name][index])
+        return doer.model.eval()
+
+    @torch.no_grad()
+    def copy_from(self, other: "Stack", share: float = 1.0) -> None:
+        """Move all parameters the given share of the way to those of a stack of the same shape (a target network's)."""
+        for name, parameter in self._parameters.items():
+            parameter.lerp_(other._parameters[name], share)
+
+    @torch.no_grad()
+    def load(self, other: "Stack", prefix: str = "") -> None:
+        """Take over the parameters of a stack with as many models, those whose name there begins with the prefix."""
+        for name, parameter in self._parameters.items():
+            parameter.copy_(other._parameters[f"model.{prefix}{name.removeprefix('model.')}"])
+
+    def _shorten_gradients(self) -> None:
+        """Bring each model's gradient to a norm of at most ``clip``; models do not meet."""
+        gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
+        squares = sum(g.square().flatten(1).sum(1) for g in gradients)  # (n_models,)
+        factor = (self._clip / (squares.sqrt() + 1e-12)).clamp(max=1.0)
+        for g in gradients:
+            g.mul_(factor.view(-1, *[1] * (g.ndim - 1)))
+
+    def _vmap(self, function: Callable) -> Callable:
+        def one(parameters, buffers, *arguments):
+            return functional_call(self._skeleton, (parameters, buffers), (function, *arguments))
+
+        return torch.vmap(one, randomness="different")
+
+    @contextmanager
+    def _own_randomness(self) -> Iterator[None]:
+        """Let dropout and the like depend on the first seed, the step and the place in the stack, and on nothing else.
+
+        The caller's generator is left as it was.
+        """
+        cuda = [self.device] if self.device.type == "cuda" else []
+        seed = 1_000_003 * (self.seeds[0] + 1) + self._done
+        with _SEEDING, torch.random.fork_rng(devices=cuda):
+            torch.default_generator.manual_seed(seed)
+            for device in cuda:
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed)
+            yield
+
+    def _over_settings(self, values: Tensor) -> Tensor:
+        """(n_seeds, ...) -> (n_models, ...): every setting gets its own copy."""
+        if self.n_settings == 1:
+            return values.detach()
+        # A single seed would stay a view, and all settings would share one model: contiguous() copies then.
+        return values.detach().expand(self.n_settings, *values.shape).flatten(0, 1).contiguous()
+
+
+class ManyModels(Stack):
     """A grid of settings times seeds, as one stack of models.
 
     Model number ``i`` has setting ``i // n_seeds`` and seed ``i % n_seeds``. Models of one seed start from the
@@ -110,37 +352,15 @@ class ManyModels:
         device: torch.device | None = None,
         optimizer: str = "adam",
     ):
-        if optimizer not in ("adam", "sgd"):
-            raise ValueError(f"optimizer: got {optimizer!r}, expected 'adam' or 'sgd'")
         grid = _grid(settings)
-        _check(data, grid, seeds, batch_size)
-        _keep_freed_memory()
-        settle_threads()
-        self.device = device or default_device()
-        self.n_settings, self.n_seeds = len(grid), len(seeds)
-        self.settings = tuple(setting for setting in grid for _ in seeds)
-        self.seeds = tuple(seeds) * len(grid)
+        _check_grid(grid, seeds)
+        _check_data(data, seeds, batch_size)
+        super().__init__(build, grid, seeds, learning_rate, betas, device, optimizer)
         self.batch_size = batch_size
         self._objective = objective
         self._data = {s: {f: t.to(self.device) for f, t in fields.items()} for s, fields in data.items()}
-        self._setting = {
-            name: torch.tensor([float(s[name]) for s in self.settings], device=self.device) for name in grid[0]
-        }
-        one_a_seed = [_build_from(seed, build) for seed in seeds]
-        self._skeleton = _Doer(deepcopy(one_a_seed[0]))
-        stack = [_Doer(m).to(self.device) for m in one_a_seed]
-        parameters, buffers = stack_module_state(stack)  # (n_seeds, ...)
-        self._parameters = {k: self._over_settings(v).requires_grad_() for k, v in parameters.items()}
-        self._buffers = {k: self._over_settings(v) for k, v in buffers.items()}
-        groups = _rate_groups(self._parameters, learning_rate)
-        adam = optimizer == "adam"
-        self._optimizer = torch.optim.Adam(groups, betas=betas, fused=True) if adam else torch.optim.SGD(groups)
         self._columns: list[dict[str, Tensor]] = []
         self.history_steps: list[int] = []
-        self._done = 0
-
-    def __len__(self) -> int:
-        return len(self.settings)
 
     def train(
         self,
@@ -174,13 +394,7 @@ class ManyModels:
         _check_whole("every", every)
         rows = self._draw_rows(self._done + steps)
         for step in range(1, steps + 1):
-            batch = self._batch(rows, self._done)
-            with self._own_randomness():
-                loss, logs = self._forward(batch, progress=(step - 1) / steps)
-            self._optimizer.zero_grad()
-            loss.sum().backward()
-            self._optimizer.step()
-            self._done += 1
+            loss, logs = self.update(self._at((step - 1) / steps), self._batch(rows, self._done))
             if step % every == 0 or step == steps:
                 column = {"loss": loss, **logs, **(measure(self) if measure else {})}
                 self._columns.append({name: value.detach().cpu() for name, value in column.items()})
@@ -205,51 +419,6 @@ class ManyModels:
         names = self._columns[0] if self._columns else {}
         return {name: torch.stack([column[name] for column in self._columns], dim=1) for name in names}
 
-    @torch.no_grad()
-    def each(self, function: Callable, *arguments: Tensor) -> Tensor:
-        """Run ``function(model, *arguments)`` for every model, without dropout and without gradients.
-
-        Parameters
-        ----------
-        function : callable
-            Written for one model, for instance ``lambda model, x: model.encode(x)``.
-        *arguments : Tensor, (n_seeds, ...)
-            One row a seed; models of one seed share it.
-
-        Returns
-        -------
-        Tensor, (n_models, ...)
-
-        Raises
-        ------
-        ValueError
-            If an argument does not have one row a seed.
-        """
-        for number, argument in enumerate(arguments, start=1):
-            if argument.shape[:1] != (self.n_seeds,):
-                came = tuple(argument.shape)
-                raise ValueError(f"argument {number}: got shape {came}, expected (n_seeds={self.n_seeds}, ...)")
-        spread = [self._over_settings(a.to(self.device)) for a in arguments]
-        self._skeleton.eval()
-        try:
-            return self._vmap(function)(self._parameters, self._buffers, *spread)
-        finally:
-            self._skeleton.train()
-
-    def by_setting(self, values: Tensor) -> Tensor:
-        """View (n_models, ...) as (n_settings, n_seeds, ...)."""
-        return values.reshape(self.n_settings, self.n_seeds, *values.shape[1:])
-
-    @torch.no_grad()
-    def model(self, index: int) -> nn.Module:
-        """One model of the stack as an ordinary module, on the CPU, in evaluation mode."""
-        doer = deepcopy(self._skeleton)
-        for name, parameter in doer.named_parameters():
-            parameter.copy_(self._parameters[name][index])
-        for name, buffer in doer.named_buffers():
-            buffer.copy_(self._buffers[name][index])
-        return doer.model.eval()
-
     def draw_batches(self, seed_number: int, steps: int) -> Iterator[Batch]:
         """The batches that models of one seed see in their first ``steps`` steps, one after another."""
         rows = self._draw_rows(steps)
@@ -259,32 +428,11 @@ class ManyModels:
                 for stream, fields in self._data.items()
             }
 
-    def _forward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def _at(self, progress: float) -> Callable:
         def objective(model, batch, setting):
             return self._objective(model, batch, setting, progress)
 
-        return self._vmap(objective)(self._parameters, self._buffers, batch, self._setting)
-
-    def _vmap(self, function: Callable) -> Callable:
-        def one(parameters, buffers, *arguments):
-            return functional_call(self._skeleton, (parameters, buffers), (function, *arguments))
-
-        return torch.vmap(one, randomness="different")
-
-    @contextmanager
-    def _own_randomness(self) -> Iterator[None]:
-        """Let dropout and the like depend on the first seed, the step and the place in the stack, and on nothing else.
-
-        The caller's generator is left as it was.
-        """
-        cuda = [self.device] if self.device.type == "cuda" else []
-        seed = 1_000_003 * (self.seeds[0] + 1) + self._done
-        with _SEEDING, torch.random.fork_rng(devices=cuda):
-            torch.default_generator.manual_seed(seed)
-            for device in cuda:
-                with torch.cuda.device(device):
-                    torch.cuda.manual_seed(seed)
-            yield
+        return objective
 
     def _draw_rows(self, steps: int) -> dict[str, Tensor]:
         """Row numbers of every batch, (n_seeds, steps, batch_size) a stream; they depend on the seed alone."""
@@ -305,13 +453,6 @@ class ManyModels:
             for stream, fields in self._data.items()
         }
 
-    def _over_settings(self, values: Tensor) -> Tensor:
-        """(n_seeds, ...) -> (n_models, ...): every setting gets its own copy."""
-        if self.n_settings == 1:
-            return values.detach()
-        # A single seed would stay a view, and all settings would share one model: contiguous() copies then.
-        return values.detach().expand(self.n_settings, *values.shape).flatten(0, 1).contiguous()
-
 
 def _grid(settings) -> list[dict[str, float]]:
     if isinstance(settings, Mapping):
@@ -323,7 +464,7 @@ def _grid(settings) -> list[dict[str, float]]:
     return [dict(setting) for setting in settings]
 
 
-def _check(data, grid, seeds, batch_size) -> None:
+def _check_grid(grid, seeds) -> None:
     if not grid or any(set(setting) != set(grid[0]) for setting in grid):
         raise ValueError(f"settings: got {grid!r}, expected at least one, all with the same names")
     for setting in grid:
@@ -334,6 +475,9 @@ def _check(data, grid, seeds, batch_size) -> None:
         raise ValueError(f"seeds: got {tuple(seeds)}, expected integers of at least 0")
     if not len(seeds) or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds: got {tuple(seeds)}, expected at least one and no repetition")
+
+
+def _check_data(data, seeds, batch_size) -> None:
     _check_whole("batch_size", batch_size)
     if not data:
         raise ValueError("data: got no stream, expected at least one")

@@ -1,0 +1,225 @@
+"""Sessions of many models at once: every model of a stack acts in sessions of its own, on every task, as tensors.
+
+A rollout has time first, then the models, then each model's sessions: (T, M, B, ...).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from recmtl_lessons.envs import SessionSettings, SessionUsers, SessionVectorEnv, join_users
+
+Observations = dict[str, Tensor]  # {task: (M, B, D)}
+
+
+@dataclass(frozen=True)
+class Acted:
+    """What all models do in one step on one task.
+
+    Attributes
+    ----------
+    action : Tensor, (M, B)
+    kept : dict {name: Tensor (M, B, ...)}
+        What else is to be remembered of the step, such as its log-probability.
+    """
+
+    action: Tensor
+    kept: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """T steps of M models in B sessions each, on one task.
+
+    Attributes
+    ----------
+    observations, next_observations : Tensor, (T, M, B, D)
+        What was seen before a step, and what the step led to: where a session ended, its last observation.
+    actions : Tensor, (T, M, B)
+    rewards : Tensor, (T, M, B)
+    terminated, truncated, clicked : Tensor, (T, M, B), bool
+    kept : dict {name: Tensor (T, M, B, ...)}
+    """
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    next_observations: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    clicked: Tensor
+    kept: dict[str, Tensor]
+
+
+Choose = Callable[[Observations], Mapping[str, Acted]]
+
+
+class Sessions:
+    """B running sessions for each of M models, on each of some tasks.
+
+    Parameters
+    ----------
+    worlds : sequence of SessionUsers
+        The users of each model, M groups of the same size. Models of one seed share theirs, so that they are paired.
+    tasks : sequence of str
+    per_model : int
+        B.
+    settings : SessionSettings, optional
+    seeds : sequence of int, optional
+        One a model; 0 to M - 1 unless given. Models of one seed meet the same users, and the same chances of a click.
+    satiation : sequence of float, optional
+        One a model, instead of the settings'.
+    device : torch.device, optional
+        The CPU unless given.
+    """
+
+    def __init__(
+        self,
+        worlds: Sequence[SessionUsers],
+        tasks: Sequence[str],
+        per_model: int,
+        settings: SessionSettings | None = None,
+        seeds: Sequence[int] | None = None,
+        satiation: Sequence[float] | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        if not worlds or len({len(world) for world in worlds}) > 1:
+            raise ValueError(f"worlds: got {[len(w) for w in worlds]} users, expected at least one, all as many")
+        seeds = range(len(worlds)) if seeds is None else seeds
+        for name, values in (("seeds", seeds), ("satiation", satiation)):
+            if values is not None and len(values) != len(worlds):
+                raise ValueError(f"{name}: got {len(values)}, expected one for each of {len(worlds)} worlds")
+        self.n_models, self.per_model, self.tasks = len(worlds), per_model, tuple(tasks)
+        distinct = {id(world): world for world in worlds}  # each world's users stand in the table once
+        first = {key: k * len(worlds[0]) for k, key in enumerate(distinct)}
+        low = torch.tensor([first[id(world)] for world in worlds]).repeat_interleave(per_model)  # (M * B,)
+        strength = None if satiation is None else torch.tensor(satiation).float().repeat_interleave(per_model)
+        users, ranges = join_users(list(distinct.values())), torch.stack([low, low + len(worlds[0])], dim=1)
+        self.envs, self._observed = {}, {}
+        for number, task in enumerate(self.tasks):
+            env = SessionVectorEnv(users, task, self.n_models * per_model, settings, ranges, strength, device)
+            drawn = [10_000_019 * (seed + 1) + 100_003 * number + b for seed in seeds for b in range(per_model)]
+            self.envs[task], self._observed[task] = env, self._by_model(env.reset(seed=drawn)[0])
+
+    @property
+    def n_actions(self) -> dict[str, int]:
+        """Number of actions of each task."""
+        return {task: len(env.rules.surface) for task, env in self.envs.items()}
+
+    @property
+    def observation_dim(self) -> int:
+        """D."""
+        return next(iter(self.envs.values())).rules.observation_dim
+
+    @property
+    def observations(self) -> Observations:
+        """What the models see now, {task: (M, B, D)}."""
+        return dict(self._observed)
+
+    def step(self, acted: Mapping[str, Acted]) -> dict[str, Rollout]:
+        """One step of all sessions, as a rollout without the dimension of time."""
+        done = {}
+        for task, env in self.envs.items():
+            seen, did = self._observed[task], acted[task]
+            observed, reward, terminated, truncated, info = env.step(did.action.flatten())
+            self._observed[task] = self._by_model(observed)
+            parts = (reward, info["final_obs"], terminated, truncated, info["clicked"])
+            done[task] = Rollout(seen, did.action, *map(self._by_model, parts), did.kept)
+        return done
+
+    def collect(self, choose: Choose, steps: int) -> dict[str, Rollout]:
+        """Let all models act for some steps; sessions go on from where they stand.
+
+        Parameters
+        ----------
+        choose : callable ({task: (M, B, D)}) -> {task: Acted}
+        steps : int
+            T.
+        """
+        taken = [self.step(choose(self.observations)) for _ in range(steps)]
+        return {task: _stacked([step[task] for step in taken]) for task in self.tasks}
+
+    def _by_model(self, values: Tensor) -> Tensor:
+        """(M * B, ...) -> (M, B, ...)."""
+        return values.unflatten(0, (self.n_models, self.per_model))
+
+
+def _stacked(steps: list[Rollout]) -> Rollout:
+    names = ("observations", "actions", "rewards", "next_observations", "terminated", "truncated", "clicked")
+    parts = {name: torch.stack([getattr(step, name) for step in steps]) for name in names}
+    kept = {name: torch.stack([step.kept[name] for step in steps]) for name in steps[0].kept}
+    return Rollout(**parts, kept=kept)
+
+
+def returns_of(
+    worlds: Sequence[SessionUsers],
+    tasks: Sequence[str],
+    choose: Choose,
+    settings: SessionSettings | None = None,
+    *,
+    seeds: Sequence[int] | None = None,
+    satiation: Sequence[float] | None = None,
+    sessions: int = 64,
+    discount: float = 0.9,
+    horizon: int = 40,
+    device: torch.device | str = "cpu",
+) -> dict[str, Tensor]:
+    r"""Mean discounted reward of whole sessions, :math:`\sum_t \gamma^t r_t`, of each model on each task.
+
+    Parameters
+    ----------
+    worlds, tasks, settings, seeds, satiation, device
+        As in `Sessions`. The time limit is lifted: a session ends when its user leaves.
+    choose : callable
+        As in `Sessions.collect`.
+    sessions : int
+        Played by each model.
+    discount : float
+    horizon : int
+        Steps after which counting stops; what comes later weighs less than ``discount ** horizon``.
+
+    Returns
+    -------
+    dict {task: Tensor (M,)}
+    """
+    endless = replace(settings or SessionSettings(), time_limit=horizon + 1)
+    played = Sessions(worlds, tasks, sessions, endless, seeds, satiation, device)
+    going = {task: torch.ones(played.n_models, sessions, device=device) for task in tasks}
+    total = {task: torch.zeros(played.n_models, sessions, device=device) for task in tasks}
+    for t in range(horizon):
+        for task, step in played.step(choose(played.observations)).items():
+            total[task] += going[task] * discount**t * step.rewards
+            going[task] *= (~step.terminated).float()
+    return {task: values.mean(1).cpu() for task, values in total.items()}
+
+
+class Chooser:
+    """Draws actions for a whole stack, the same chances for all models of one seed.
+
+    Parameters
+    ----------
+    n_seeds : int
+    seed : int
+        Of the chances.
+    """
+
+    def __init__(self, n_seeds: int, seed: int):
+        self.n_seeds, self._generator = n_seeds, torch.Generator().manual_seed(seed)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Uniform numbers (M, ...), the same for model i and model i + n_seeds."""
+        rows = torch.rand(self.n_seeds, *like.shape[1:], generator=self._generator)
+        return rows.repeat(len(like) // self.n_seeds, *[1] * (like.ndim - 1)).to(like.device)
+
+    def sample(self, logits: Tensor) -> Tensor:
+        """Draw from softmax(logits), (M, B, A) -> (M, B), by adding Gumbel noise; masked logits are never drawn."""
+        noise = -torch.log(-torch.log(self.uniform(logits).clamp(1e-9, 1 - 1e-7)))
+        return (logits + noise).argmax(-1)
+
+    def epsilon_greedy(self, values: Tensor, epsilon: float) -> Tensor:
+        """The best action, or with probability epsilon any: (M, B, A) -> (M, B)."""
+        chance = self.uniform(values[..., :2])  # (M, B, 2)
+        anything = (chance[..., 0] * values.shape[-1]).long()
+        return torch.where(chance[..., 1] < epsilon, anything, values.argmax(-1))
