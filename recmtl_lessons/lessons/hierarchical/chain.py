@@ -1,0 +1,261 @@
+"""The six-state chain: two levels, the flat policy of lesson 07, and flat Q-learning with and without the history."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import torch
+from torch import Tensor
+
+from recmtl_lessons.envs import Chains, chain_matrices, chain_value
+from recmtl_lessons.envs.chain import LENGTH, START
+from recmtl_lessons.lessons._seeds import SEEDS
+from recmtl_lessons.lessons.hierarchical.learning import Stepped, Training, Walker, as_flat, judged_on_the_way, train
+from recmtl_lessons.lessons.policy import learning as flat
+from recmtl_lessons.models import HierarchicalMultiTaskRL, MultiTaskPolicyNetwork
+from recmtl_lessons.training import Chooser, Rollout, Stack
+
+FLAT_DISCOUNT = 0.99  # suited the flat learners best; two levels have lesson 07's 0.9
+EVERY = 5  # updates between two points of a curve
+TRAINING = Training(
+    goal_steps=30, updates=50, sessions=32, steps=16, epochs=2, minibatches=2, learning_rate=1e-2, entropy=0.05,
+    gae_lambda=0.5,
+)  # fmt: skip
+
+TWO_LEVELS, FLAT_POLICY = "two levels", "flat policy"
+FLAT_Q, FLAT_Q_HISTORY = "flat Q-learning", "flat Q-learning that sees the history"
+TWO_GOALS, NO_GRADIENT = "one goal followed, another recorded", "controllers without gradient"
+
+
+# Two levels.
+
+
+class ChainPlace:
+    """The chain as a place for two levels: a goal is a state to be reached, and pays its controller 1.
+
+    Parameters
+    ----------
+    models, per_model : int
+    chances : Chooser
+    """
+
+    def __init__(self, models: int, per_model: int, chances: Chooser):
+        self.chains, self.chances = Chains(models, per_model), chances
+
+    @property
+    def seen(self) -> Tensor:
+        """One-hot positions, (M, B, 6)."""
+        return self.chains.observations
+
+    def step(self, goal: Tensor, action: Tensor) -> Stepped:
+        """Act, and say where the goal was reached."""
+        led_to, reward, terminated, position = self.chains.step(action, self.chances.uniform(action.float()))
+        reached = position == goal
+        return Stepped(reward, reached.float(), reached, terminated, torch.zeros_like(terminated), led_to)
+
+
+def two_level_network() -> HierarchicalMultiTaskRL:
+    """Six goals, one for each state, and two actions for each controller."""
+    return HierarchicalMultiTaskRL(LENGTH, LENGTH, 2, meta_dims=(32,), task_dims=(32,), goal_dim=4)
+
+
+def two_levels_value(stack: Stack) -> Tensor:
+    """Exact undiscounted return of all models as they act, goals held until they are reached, (M,).
+
+    It solves the linear equations over goal, position and whether s6 was visited.
+    """
+    goals, actions = (probability.double() for probability in _both_levels(stack))  # (M, 6, 6), (M, 6, 6, 2)
+    reward, moves = chain_matrices()  # (A, S), (A, S, S), S = position and visited
+    among = moves.view(2, LENGTH, 2, LENGTH, 2)
+    paid = torch.einsum("mgpa,apv->mgpv", actions, reward.view(2, LENGTH, 2))
+    kept = torch.einsum("mgpa,apvqw->mgpvqw", actions, among)  # under goal g from (p, v) to (q, w)
+    here = torch.eye(LENGTH, dtype=torch.float64)  # goal g is reached at position g
+    held = torch.einsum("mgpvqw,gq,gh->mgpvhqw", kept, 1 - here, here)
+    anew = torch.einsum("mgpvqw,gq,mqh->mgpvhqw", kept, here, goals)
+    size = LENGTH * LENGTH * 2
+    matrix = (held + anew).reshape(-1, size, size)
+    value = torch.linalg.solve(torch.eye(size, dtype=torch.float64) - matrix, paid.flatten(1))
+    at_start = value.view(-1, LENGTH, LENGTH, 2)[:, :, START, 0]  # (M, G)
+    return (goals[:, START] * at_start).sum(1)
+
+
+def _both_levels(stack: Stack) -> tuple[Tensor, Tensor]:
+    """Probabilities of all models: goals by position (M, 6, 6), actions by goal and position (M, 6, 6, 2)."""
+    every = torch.eye(LENGTH).repeat(LENGTH, 1)  # goal by goal, every position
+    which = torch.arange(LENGTH).repeat_interleave(LENGTH)
+
+    def ask(model, seen, goal):
+        actions = model(seen, "task", goal)[0].view(LENGTH, LENGTH, 2)
+        return model(seen[:LENGTH])[0].softmax(-1), actions.softmax(-1)
+
+    many = len(stack)
+    return stack.each_own(ask, every.expand(many, -1, -1), which.expand(many, -1))
+
+
+# Flat.
+
+
+class ChainSessions:
+    """The chain as lesson 07's training takes its sessions: one task, "chain", with two actions.
+
+    Parameters
+    ----------
+    models, per_model : int
+    chances : Chooser
+    """
+
+    tasks = ("chain",)
+
+    def __init__(self, models: int, per_model: int, chances: Chooser):
+        self.chains, self.chances = Chains(models, per_model), chances
+
+    def collect(self, choose: Callable, steps: int) -> dict[str, Rollout]:
+        """Let all models act for some steps, (T, M, B, ...)."""
+        taken = [self._step(choose) for _ in range(steps)]
+        parts = {name: torch.stack([getattr(step, name) for step in taken]) for name in list(vars(taken[0]))[:-1]}
+        kept = {name: torch.stack([step.kept[name] for step in taken]) for name in taken[0].kept}
+        return {"chain": Rollout(**parts, kept=kept)}
+
+    def _step(self, choose: Callable) -> Rollout:
+        seen = self.chains.observations
+        acted = choose({"chain": seen})["chain"]
+        led_to, reward, terminated, _ = self.chains.step(acted.action, self.chances.uniform(acted.action.float()))
+        never = torch.zeros_like(terminated)
+        return Rollout(seen, acted.action, reward, led_to, terminated, never, never, acted.kept)
+
+
+def flat_network() -> MultiTaskPolicyNetwork:
+    """Lesson 07's network for the chain."""
+    return MultiTaskPolicyNetwork(LENGTH, {"chain": 2}, shared_dims=(64, 32), task_dims=())
+
+
+def flat_policy_value(stack: Stack) -> Tensor:
+    """Exact undiscounted return of all models as they act, (M,)."""
+    policy = stack.each(
+        lambda model, seen: model(seen, "chain")[0].softmax(-1), torch.eye(LENGTH).expand(stack.n_seeds, -1, -1)
+    )
+    return chain_value(policy.unsqueeze(2).expand(-1, -1, 2, -1))  # the same whether s6 was visited or not
+
+
+@dataclass(frozen=True)
+class QLearning:
+    """A learner that keeps a table of values.
+
+    Attributes
+    ----------
+    history : bool
+        Whether its table has rows of their own for the time after s6 was visited.
+    epsilon : float
+        Exploration falls evenly from 1 to this.
+    rate : float
+        How far an entry moves towards its target.
+    sessions : int
+        Episodes that run side by side.
+    """
+
+    history: bool = False
+    epsilon: float = 0.1
+    rate: float = 0.1
+    sessions: int = 4
+
+
+def q_learning(arm: QLearning, seeds: Sequence[int], steps: int, points: int) -> Tensor:
+    """Learn a table of values on each seed; exact greedy returns on the way, (S, points).
+
+    Every step of the loop is one of each episode; an entry moves by the mean error of the transitions that met it.
+
+    Parameters
+    ----------
+    arm : QLearning
+    seeds : sequence of int
+    steps : int
+        Taken by each table, over all its episodes.
+    points : int
+        Judgements, evenly spread.
+    """
+    chances, rounds = Chooser(len(seeds), seeds[0]), steps // arm.sessions
+    chains, table = Chains(len(seeds), arm.sessions), torch.zeros(len(seeds), 2 * LENGTH, 2)
+    found = []
+    for k in range(1, rounds + 1):
+        row = _row(chains.state.position, chains.state.visited, arm.history)  # (S, B)
+        values = table.gather(1, row[..., None].expand(-1, -1, 2))  # (S, B, 2)
+        ties = 1e-6 * chances.uniform(values)
+        action = chances.epsilon_greedy(values + ties, 1 - (1 - arm.epsilon) * k / rounds)
+        visited = chains.state.visited
+        _, reward, terminated, position = chains.step(action, chances.uniform(action.float()))
+        after = _row(position, visited | (position == LENGTH - 1), arm.history)
+        ahead = table.gather(1, after[..., None].expand(-1, -1, 2)).amax(-1)
+        target = reward + FLAT_DISCOUNT * torch.where(terminated, 0.0, ahead)
+        _move(table, 2 * row + action, target - values.gather(2, action[..., None]).squeeze(2), arm.rate)
+        if k % (rounds // points) == 0:
+            found.append(_greedy_return(table, arm.history))
+    return torch.stack(found, dim=-1)
+
+
+def _row(position: Tensor, visited: Tensor, history: bool) -> Tensor:
+    return 2 * position + (visited.long() if history else 0)
+
+
+def _move(table: Tensor, place: Tensor, error: Tensor, rate: float) -> None:
+    """Move each entry of the tables (S, rows, 2) by the mean of the errors (S, B) that belong to it."""
+    entries = table.view(len(table), -1)
+    total = torch.zeros_like(entries).scatter_add_(1, place, error)
+    count = torch.zeros_like(entries).scatter_add_(1, place, torch.ones_like(error))
+    entries += rate * total / count.clamp(min=1)
+
+
+def _greedy_return(table: Tensor, history: bool) -> Tensor:
+    q = table.view(-1, LENGTH, 2, 2)
+    q = q if history else q[:, :, :1].expand(-1, -1, 2, -1)
+    return chain_value(torch.nn.functional.one_hot(q.argmax(-1), 2))
+
+
+# What the lesson compares.
+
+
+@dataclass(frozen=True)
+class ChainComparison:
+    """Learners on the chain, judged exactly; S seeds, P points on the way.
+
+    Attributes
+    ----------
+    steps : Tensor, (P,)
+        Steps that each learner has taken.
+    returns : dict {learner: Tensor (S, P)}
+        Undiscounted. Tables act greedily when judged, networks as they do while they learn.
+    """
+
+    steps: Tensor
+    returns: dict[str, Tensor]
+
+    def late(self, learner: str) -> Tensor:
+        """Mean over the last three points, (S,): some learners never settle."""
+        return self.returns[learner][:, -3:].mean(1)
+
+
+@lru_cache(maxsize=2)
+def compare_on_chain(seeds: tuple[int, ...] = SEEDS, how: Training = TRAINING) -> ChainComparison:
+    """Train two levels, the flat policy, and two tables on as many steps; and two levels with two mistakes."""
+    stack = Stack(two_level_network, [{"arm": float(k)} for k in range(3)], seeds, how.learning_rate, clip=0.5)
+    arm, chances = stack.setting("arm").cpu(), Chooser(len(seeds), seeds[0])
+    place = ChainPlace(len(stack), how.sessions, chances)
+    walker = Walker(stack, place, how.goal_steps, chances, two_goals=arm == 1)
+    levels = judged_on_the_way(
+        train(stack, walker, how, untaught=arm == 2, every=EVERY), how.updates, "two levels on the chain",
+        partial(two_levels_value, stack),
+    )  # fmt: skip
+    policy = Stack(flat_network, [{"discount": FLAT_DISCOUNT}], seeds, how.learning_rate, clip=0.5)
+    sessions = ChainSessions(len(seeds), how.sessions, Chooser(len(seeds), seeds[0]))
+    flat_curve = judged_on_the_way(
+        flat.train(policy, sessions, as_flat(how), every=EVERY), how.updates, "flat policy on the chain",
+        partial(flat_policy_value, policy),
+    )  # fmt: skip
+    points = flat_curve.shape[-1]
+    returns = dict(zip((TWO_LEVELS, TWO_GOALS, NO_GRADIENT), levels.view(3, len(seeds), -1), strict=True))
+    returns |= {
+        FLAT_POLICY: flat_curve,
+        FLAT_Q: q_learning(QLearning(), seeds, how.environment_steps, points),
+        FLAT_Q_HISTORY: q_learning(QLearning(history=True, epsilon=0.3), seeds, how.environment_steps, points),
+    }
+    steps = torch.arange(1, points + 1) * EVERY * how.sessions * how.steps
+    return ChainComparison(steps, {name: values.float() for name, values in returns.items()})

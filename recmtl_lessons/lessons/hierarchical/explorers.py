@@ -1,0 +1,47 @@
+"""The lesson's explorers: a session whose goals one may choose, and a training to steer."""
+
+from functools import partial
+
+from recmtl_lessons.envs.surfaces import CATEGORIES as NAMES
+from recmtl_lessons.lessons.hierarchical.activities import LESSON
+from recmtl_lessons.lessons.hierarchical.live import train_live
+from recmtl_lessons.lessons.hierarchical.pictures import describe_live, describe_timeline, draw_live, draw_timeline
+from recmtl_lessons.lessons.hierarchical.sessions import CATEGORIES, LATE, TEST_USERS, TRAINING, Comparison
+from recmtl_lessons.lessons.hierarchical.watching import LEFT_TO_IT, YOURS, follow
+from recmtl_lessons.teaching import Choice, Explorer, Slider
+
+
+def explore_goals(result: Comparison) -> Explorer:
+    """The explorer of a session at two levels: whose it is, and who chooses the goals."""
+    options = (LEFT_TO_IT, *NAMES[:CATEGORIES])
+    places = ("First goal", "Second goal", "Third goal", "Fourth goal")
+    goals = [Choice(f"goal_{k + 1}", places[k], options, LEFT_TO_IT) for k in range(YOURS)]
+    return Explorer(
+        lesson=LESSON,
+        key="explorer-goals",
+        title="A session at two levels",
+        controls=[Slider("user", "User", tuple(range(TEST_USERS)), 4), *goals],
+        compute=partial(follow, result),
+        draw=draw_timeline,
+        describe=describe_timeline,
+        seeded=True,
+        size=(11.0, 6.2),
+    )
+
+
+def explore_training() -> Explorer:
+    """The explorer of training: how long a goal lasts and how late the reward comes, beside the flat policy."""
+    return Explorer(
+        lesson=LESSON,
+        key="explorer-training",
+        title="Two levels beside one",
+        controls=[
+            Slider("goal_steps", "A goal lasts at most", (1, 2, 5, 10, 20, 30), TRAINING.goal_steps, "steps"),
+            Slider("clicks_needed", "A reward takes", (1, 2, 4, 6, 8, 12), LATE, "clicks in one category"),
+        ],
+        compute=train_live,
+        draw=draw_live,
+        describe=describe_live,
+        seeded=True,
+        size=(10.0, 4.4),
+    )

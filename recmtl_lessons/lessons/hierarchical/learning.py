@@ -1,0 +1,289 @@
+"""How two levels are trained together: goals that last, and a loss for each level from its own reward."""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from recmtl_lessons.lessons.policy import learning as flat
+from recmtl_lessons.lessons.policy.learning import DISCOUNT, VALUE_WEIGHT
+from recmtl_lessons.models.hierarchical import semi_markov_returns
+from recmtl_lessons.models.policy import gae
+from recmtl_lessons.training import Moment, Stack
+from recmtl_lessons.training.rollouts import Chooser
+
+
+@dataclass(frozen=True)
+class Training:
+    """The settings of a training; those of lesson 07, and how long a goal may last.
+
+    Attributes
+    ----------
+    goal_steps : int
+        After so many steps a goal is given up.
+    updates, sessions, steps, epochs, minibatches, learning_rate, entropy, gae_lambda, clip
+        As in lesson 07; both levels have the same. Sessions are those of one model.
+    """
+
+    goal_steps: int = 10
+    updates: int = 40
+    sessions: int = 32
+    steps: int = 10
+    epochs: int = 3
+    minibatches: int = 2
+    learning_rate: float = 8e-3
+    entropy: float = 0.01
+    gae_lambda: float = 0.6
+    clip: float = 0.2
+
+    @property
+    def environment_steps(self) -> int:
+        """Steps that a model takes."""
+        return self.updates * self.sessions * self.steps
+
+
+def as_flat(how: Training) -> flat.Training:
+    """The same settings for lesson 07's training, which knows no goals."""
+    return flat.Training(**{field.name: getattr(how, field.name) for field in fields(flat.Training)})
+
+
+class Stepped(NamedTuple):
+    """What a step of M models in B episodes each led to.
+
+    Attributes
+    ----------
+    reward : Tensor, (M, B)
+        Of the environment.
+    intrinsic : Tensor, (M, B)
+        For the controller, given the goal.
+    reached : Tensor, (M, B), bool
+        Whether the step reached the goal.
+    terminated, truncated : Tensor, (M, B), bool
+    led_to : Tensor, (M, B, D)
+        What was seen then: where an episode ended, its last observation.
+    """
+
+    reward: Tensor
+    intrinsic: Tensor
+    reached: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    led_to: Tensor
+
+
+class Place(Protocol):
+    """Where models act: M of them, in B episodes each."""
+
+    @property
+    def seen(self) -> Tensor:
+        """What the models see now, (M, B, D)."""
+
+    def step(self, goal: Tensor, action: Tensor) -> Stepped:
+        """Act, (M, B) each; the goals decide what is reached and what the controllers are paid."""
+
+
+@dataclass(frozen=True)
+class Walked:
+    """A rollout of both levels, (T, M, B, ...).
+
+    Attributes
+    ----------
+    state, led_to : Tensor, (T, M, B, D)
+    goal, action : Tensor, (T, M, B)
+    began, goal_ended : Tensor, (T, M, B), bool
+        Whether the goal was chosen in this step, and whether it ended with it.
+    goal_log_prob, action_log_prob : Tensor, (T, M, B)
+        Of what was done, when it was done.
+    reward, intrinsic : Tensor, (T, M, B)
+    reached, terminated, truncated : Tensor, (T, M, B), bool
+    """
+
+    state: Tensor
+    goal: Tensor
+    action: Tensor
+    began: Tensor
+    goal_log_prob: Tensor
+    action_log_prob: Tensor
+    reward: Tensor
+    intrinsic: Tensor
+    reached: Tensor
+    goal_ended: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    led_to: Tensor
+
+
+class Walker:
+    """Both levels of all models in motion: keeps each goal until it is reached, given up, or the episode is over.
+
+    Parameters
+    ----------
+    stack : Stack
+        Of `HierarchicalMultiTaskRL`.
+    place : Place
+    goal_steps : int or Tensor, (M,)
+    chances : Chooser
+    two_goals : Tensor, (M,), bool, optional
+        The mistake: models whose controllers follow the most probable goal, while a goal drawn is written down.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        place: Place,
+        goal_steps: int | Tensor,
+        chances: Chooser,
+        two_goals: Tensor | None = None,
+    ):
+        self.stack, self.place, self.chances = stack, place, chances
+        shape = place.seen.shape[:2]
+        self.goal_steps = torch.as_tensor(goal_steps).expand(len(stack))[:, None]
+        self.two_goals = torch.zeros(len(stack), dtype=torch.bool) if two_goals is None else two_goals
+        self.goal, self.recorded = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+        self.age, self.needs = torch.zeros(shape, dtype=torch.long), torch.ones(shape, dtype=torch.bool)
+
+    @torch.no_grad()
+    def step(self) -> Walked:
+        """One step: goals where one is needed, an action everywhere."""
+        state, began = self.place.seen, self.needs
+        goal_logits = self.stack.each_own(lambda model, s: model(s)[0], state)  # (M, B, G)
+        drawn = self.chances.sample(goal_logits)  # (M, B)
+        followed = torch.where(self.two_goals[:, None], goal_logits.argmax(-1), drawn)
+        self.goal, self.recorded = torch.where(began, followed, self.goal), torch.where(began, drawn, self.recorded)
+        logits = self.stack.each_own(lambda model, s, g: model(s, "task", g)[0], state, self.goal)  # (M, B, A)
+        action = self.chances.sample(logits)
+        stepped = self.place.step(self.goal, action)
+        self.age = torch.where(began, 1, self.age + 1)
+        self.needs = stepped.reached | (self.age >= self.goal_steps) | stepped.terminated | stepped.truncated
+        return Walked(
+            state, self.recorded, action, began, _log_prob(goal_logits, self.recorded), _log_prob(logits, action),
+            goal_ended=self.needs, **stepped._asdict(),
+        )  # fmt: skip
+
+    def walk(self, steps: int) -> Walked:
+        """Several steps, with time first."""
+        taken = [self.step() for _ in range(steps)]
+        return Walked(**{name: torch.stack([getattr(s, name) for s in taken]) for name in vars(taken[0])})
+
+
+def _log_prob(logits: Tensor, chosen: Tensor) -> Tensor:
+    return logits.log_softmax(-1).gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
+
+
+def train(
+    stack: Stack,
+    walker: Walker,
+    how: Training,
+    untaught: Tensor | None = None,
+    every: int = 5,
+) -> Iterator[Moment]:
+    """Train both levels; the meta-controller on the environment's reward, the controllers on the intrinsic one.
+
+    Rewards of both levels are multiplied by 1 - `DISCOUNT`, as in lesson 07.
+
+    Parameters
+    ----------
+    stack : Stack
+    walker : Walker
+        In motion.
+    how : Training
+    untaught : Tensor, (M,), bool, optional
+        The mistake: models whose controllers were put under ``no_grad``.
+    every : int
+        Updates between two moments.
+    """
+    taught = torch.ones(len(stack)) if untaught is None else (~untaught).float()
+    shuffle = torch.Generator().manual_seed(stack.seeds[0])
+    loss_of_both = partial(objective, clip=how.clip, bonus=how.entropy)
+    for update in range(1, how.updates + 1):
+        rows = prepared(stack, walker.walk(how.steps), how.gae_lambda)
+        for part in _parts(how, shuffle):
+            batch = {name: values[:, part] for name, values in rows.items()}
+            stack.update(loss_of_both, {**batch, "taught": taught})
+        if update % every == 0 or update == how.updates:
+            yield Moment(update, how.updates)
+
+
+def _parts(how: Training, shuffle: torch.Generator) -> Iterator[Tensor]:
+    for _ in range(how.epochs):
+        yield from torch.randperm(how.sessions * how.steps, generator=shuffle).chunk(how.minibatches)
+
+
+def prepared(stack: Stack, walked: Walked, gae_lambda: float) -> dict[str, Tensor]:
+    """What both losses need of a rollout, with time and episodes in one dimension: (M, T * B, ...)."""
+    scale = 1 - DISCOUNT
+    value, after = (_values(stack, s) for s in (walked.state, walked.led_to))
+    goal_returns = semi_markov_returns(walked.reward * scale, after, walked.goal_ended, walked.terminated, DISCOUNT)
+    own, own_after = (_values(stack, s, walked.goal) for s in (walked.state, walked.led_to))
+    done = walked.terminated | walked.reached
+    advantage, returns = gae(
+        walked.intrinsic * scale, own, own_after, done, walked.goal_ended & ~done, DISCOUNT, gae_lambda
+    )
+    parts = {
+        "state": walked.state, "goal": walked.goal, "action": walked.action, "began": walked.began.float(),
+        "goal_log_prob": walked.goal_log_prob, "action_log_prob": walked.action_log_prob,
+        "goal_returns": goal_returns, "goal_advantage": goal_returns - value,
+        "returns": returns, "advantage": advantage,
+    }  # fmt: skip
+    rows = {name: part.transpose(0, 1).flatten(1, 2) for name, part in parts.items()}
+    rows["goal_advantage"] = _standard(rows["goal_advantage"], rows["began"])
+    rows["advantage"] = _standard(rows["advantage"], torch.ones_like(rows["began"]))
+    return rows
+
+
+def _values(stack: Stack, states: Tensor, goals: Tensor | None = None) -> Tensor:
+    """The meta-controller's values, or those of the goals' controllers: (T, M, B, D) -> (T, M, B)."""
+    by_model = states.transpose(0, 1)  # (M, T, B, D)
+    if goals is None:
+        found = stack.each_own(lambda model, s: model(s.flatten(0, 1))[1].view(s.shape[:2]), by_model)
+    else:
+        found = stack.each_own(
+            lambda model, s, g: model(s.flatten(0, 1), "task", g.flatten())[1].view(s.shape[:2]),
+            by_model, goals.transpose(0, 1),
+        )  # fmt: skip
+    return found.transpose(0, 1)
+
+
+def _standard(values: Tensor, counted: Tensor) -> Tensor:
+    """Mean 0 and standard deviation 1 over the rows that count, (M, N)."""
+    number = counted.sum(1, keepdim=True).clamp(min=1)
+    mean = (values * counted).sum(1, keepdim=True) / number
+    spread = (((values - mean).square() * counted).sum(1, keepdim=True) / number).sqrt()
+    return (values - mean) / (spread + 1e-6)
+
+
+def objective(model, batch: dict[str, Tensor], _, clip: float, bonus: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """Both losses of one model. A goal counts where it was chosen, an action everywhere."""
+    b, everywhere = batch, torch.ones_like(batch["began"])
+    log_prob, entropy, value = model.evaluate_goals(b["state"], b["goal"])
+    meta = clipped_loss(log_prob - b["goal_log_prob"], b["goal_advantage"], entropy, value - b["goal_returns"],
+                        b["began"], clip, bonus)  # fmt: skip
+    log_prob, entropy, value = model.evaluate_actions(b["state"], b["goal"], b["action"])
+    task = clipped_loss(log_prob - b["action_log_prob"], b["advantage"], entropy, value - b["returns"],
+                        everywhere, clip, bonus)  # fmt: skip
+    return meta + b["taught"] * task, {}
+
+
+def clipped_loss(
+    log_ratio: Tensor, advantage: Tensor, entropy: Tensor, error: Tensor, counted: Tensor, clip: float, bonus: float
+) -> Tensor:
+    """Lesson 07's loss, as a mean over the rows that count; (N,) each but for ``clip`` and ``bonus``."""
+    ratio = log_ratio.exp()
+    gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    loss = -gain + VALUE_WEIGHT * error.square() - bonus * entropy
+    return (loss * counted).sum() / counted.sum().clamp(min=1.0)
+
+
+def judged_on_the_way(training: Iterator[Moment], updates: int, label: str, judge: Callable[[], Tensor]) -> Tensor:
+    """Train to the end under a progress bar; what ``judge`` says at each moment, side by side in a last dimension."""
+    found = []
+    with tqdm(total=updates, desc=label, unit=" updates", file=sys.stdout, ncols=80) as bar:
+        for moment in training:
+            bar.update(moment.step - bar.n)
+            found.append(judge())
+    return torch.stack(found, dim=-1)

@@ -1,0 +1,77 @@
+"""Two levels and the flat policy, trained side by side before one's eyes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from recmtl_lessons.lessons._seeds import SEEDS
+from recmtl_lessons.lessons.hierarchical.learning import Training, as_flat, train
+from recmtl_lessons.lessons.hierarchical.sessions import (
+    TRAINING,
+    best_returns,
+    flat_policies,
+    judge_flat,
+    judge_two_levels,
+    settings_of,
+    two_levels,
+    users_of,
+)
+from recmtl_lessons.lessons.policy import learning as flat
+from recmtl_lessons.teaching import Running
+
+N_SEEDS = 4
+EVERY = 4  # updates between two points
+LIVE = replace(TRAINING, updates=20)
+
+
+@dataclass(frozen=True)
+class Live:
+    """Where both trainings stand; S seeds, P points.
+
+    Attributes
+    ----------
+    steps : Tensor, (P,)
+        Steps that each model has taken.
+    two_levels, flat : Tensor, (S, P)
+        Mean discounted reward of a session.
+    best : Tensor, (S,)
+        What is possible for whoever knows the tastes.
+    goal_steps, clicks_needed : int
+    """
+
+    steps: Tensor
+    two_levels: Tensor
+    flat: Tensor
+    best: Tensor
+    goal_steps: int
+    clicks_needed: int
+
+
+def train_live(goal_steps: int, clicks_needed: int, seed: int, how: Training = LIVE) -> Iterator[Running]:
+    """Train both on four seeds; ``seed`` k takes the k-th four. Judged on validation users."""
+    seeds = tuple(SEEDS[0] + N_SEEDS * seed + k for k in range(N_SEEDS))
+    settings, how = settings_of(clicks_needed), replace(how, goal_steps=goal_steps)
+    learned, judged = ([users_of(s, group) for s in seeds] for group in (0, 1))
+    best = best_returns(judged, settings)
+    stack, walker = two_levels(learned, seeds, settings, how)
+    policies, sessions = flat_policies(learned, seeds, settings, how)
+    steps, found = [], ([], [])
+
+    def measure() -> None:
+        found[0].append(judge_two_levels(stack, judged, settings, goal_steps)[0])
+        found[1].append(judge_flat(policies, judged, settings)[0])
+
+    def snapshot() -> Live:
+        goals, actions = (torch.stack(values, dim=1) for values in found)
+        return Live(torch.tensor(steps), goals, actions, best, goal_steps, clicks_needed)
+
+    both = zip(
+        train(stack, walker, how, every=EVERY), flat.train(policies, sessions, as_flat(how), every=EVERY), strict=True
+    )
+    for moment, _ in both:
+        steps.append(moment.step * how.sessions * how.steps)
+        measure()
+        yield Running(moment.step, moment.steps, snapshot, "update")
+    return snapshot()

@@ -1,0 +1,309 @@
+"""What the lesson draws: plain functions of a result and a figure."""
+
+import torch
+
+from recmtl_lessons.envs.chain import LENGTH, OPTIMUM
+from recmtl_lessons.lessons.hierarchical.chain import (
+    FLAT_POLICY,
+    FLAT_Q,
+    FLAT_Q_HISTORY,
+    NO_GRADIENT,
+    TWO_GOALS,
+    ChainComparison,
+)
+from recmtl_lessons.lessons.hierarchical.chain import TWO_LEVELS as TWO_LEVELS_ON_CHAIN
+from recmtl_lessons.lessons.hierarchical.films import FilmComparison
+from recmtl_lessons.lessons.hierarchical.live import Live
+from recmtl_lessons.lessons.hierarchical.sessions import (
+    EARLY,
+    FLAT,
+    FOR_CLICKS,
+    FOR_PROGRESS,
+    LATE,
+    TRAINING,
+    TWO_LEVELS,
+    Comparison,
+)
+from recmtl_lessons.lessons.hierarchical.watching import STEPS, Timeline
+from recmtl_lessons.teaching import style
+
+_GREY = "#555555"
+_CATEGORY = ("blue", "orange", "green")
+_CATEGORY_MARK = ("o", "s", "^")
+_ON_TOP = {"frameon": True, "framealpha": 0.85, "edgecolor": "none"}  # a legend over what is drawn
+
+
+# The idea.
+
+
+def draw_levels(figure) -> None:
+    """Draw who decides what: goals above, actions below, and which reward goes where."""
+    (axis,) = style.panels(figure, 1)
+    blue, green, red = (style.PALETTE[name] for name in ("blue", "green", "vermillion"))
+    style.box(axis, 0.0, 3.9, 5.2, "meta-controller\nchooses a goal", blue, 1.4)
+    style.box(axis, 0.0, 0.6, 5.2, "the goal's controller\nchooses actions", green, 1.4)
+    style.box(axis, 15.4, 0.6, 4.4, "the user, or\nthe chain", red, 1.4)
+    style.arrow(axis, (2.6, 3.7), (2.6, 2.2), _GREY)
+    axis.text(2.9, 2.95, "a goal, kept for several steps", va="center", fontsize=14, color=_GREY)
+    for height, words in ((1.7, "an action, every step"), (0.9, "")):
+        start, end = ((5.4, height), (15.2, height)) if words else ((15.2, height), (5.4, height))
+        style.arrow(axis, start, end, _GREY)
+        axis.text(10.3, height + 0.28, words, ha="center", fontsize=14, color=_GREY)
+    axis.text(10.3, 0.25, "intrinsic reward: is the goal nearer?", ha="center", fontsize=14, color=green)
+    axis.plot([17.6, 17.6], [2.2, 4.6], color=blue, lw=2.4, ls="-")
+    style.arrow(axis, (17.6, 4.6), (5.4, 4.6), blue)
+    axis.text(11.5, 4.85, "the real rewards of all those steps, discounted", ha="center", fontsize=14, color=blue)
+    axis.set(xlim=(-0.3, 20.2), ylim=(-0.1, 5.6))
+    axis.axis("off")
+
+
+def draw_chain_itself(figure) -> None:
+    """Draw the six states, where it begins and what it pays."""
+    (axis,) = style.panels(figure, 1)
+    places = range(LENGTH)
+    for k in places:
+        kind = "green" if k == LENGTH - 1 else "vermillion" if k == 0 else "blue"
+        axis.plot(k, 0, "o", ms=44, mfc="white", mec=style.PALETTE[kind], mew=3)
+        axis.text(k, 0, f"s{k + 1}", ha="center", va="center", fontsize=16)
+    for k in places[1:-1]:
+        axis.annotate("", (k + 0.75, 0.2), (k + 0.25, 0.2), arrowprops={"arrowstyle": "-|>", "color": _GREY, "lw": 2})
+        axis.annotate("", (k - 0.75, -0.2), (k - 0.25, -0.2), arrowprops={"arrowstyle": "-|>", "color": _GREY, "lw": 2})
+    last = LENGTH - 1
+    axis.annotate("", (last - 0.75, -0.2), (last - 0.25, -0.2),
+                  arrowprops={"arrowstyle": "-|>", "color": _GREY, "lw": 2})  # fmt: skip
+    axis.text(2.5, 0.62, "right: works half of the time, else it leads left", ha="center", fontsize=14, color=_GREY)
+    axis.text(2.5, -0.72, "left: always works", ha="center", fontsize=14, color=_GREY)
+    axis.text(0, -1.25, "the end: 1 if s6 was visited, 0.01 if not", ha="left", fontsize=14,
+              color=style.PALETTE["vermillion"])  # fmt: skip
+    axis.text(1, 0.98, "start", ha="center", fontsize=14, color=style.PALETTE["blue"])
+    axis.annotate("", (1, 0.42), (1, 0.9), arrowprops={"arrowstyle": "-|>", "color": style.PALETTE["blue"], "lw": 2})
+    axis.set(xlim=(-0.5, LENGTH - 0.5), ylim=(-1.45, 1.3))
+    axis.axis("off")
+
+
+# The chain.
+
+_ON_CHAIN = {
+    TWO_LEVELS_ON_CHAIN: ("green", "o", "-"),
+    FLAT_Q_HISTORY: ("blue", "^", ":"),
+    FLAT_POLICY: ("orange", "D", "-."),
+    FLAT_Q: ("vermillion", "s", "--"),
+}
+
+
+def draw_chain(result: ChainComparison, figure) -> None:
+    """Draw what all learners earn on the chain, against the exact optimum."""
+    curves, late = style.panels(figure, 2, (1.5, 1.0))
+    for learner, look in _ON_CHAIN.items():
+        style.band(curves, result.steps / 1000, result.returns[learner], learner, *look)
+    _optimum(curves)
+    curves.set(xlabel="thousand steps", ylabel="exact return", title="Six states, eight seeds", ylim=(-0.005, 0.245))
+    curves.set(xlim=(0, float(result.steps[-1]) / 1000))
+    names = ("two\nlevels", "Q, sees\nhistory", "flat\npolicy", "flat Q")
+    values = torch.stack([result.late(learner) for learner in _ON_CHAIN], dim=1)
+    style.points_with_interval(late, names, values, tuple(look[0] for look in _ON_CHAIN.values()))
+    _optimum(late)
+    late.set(ylim=(-0.005, 0.245), title="Mean of the last three points")
+    curves.legend(loc="upper left", bbox_to_anchor=(0.0, 0.86), fontsize=11, **_ON_TOP)
+
+
+def draw_mistakes(result: ChainComparison, figure) -> None:
+    """Draw two levels beside the two mistakes."""
+    (axis,) = style.panels(figure, 1)
+    looks = {
+        TWO_LEVELS_ON_CHAIN: ("green", "o", "-"),
+        TWO_GOALS: ("purple", "s", "--"),
+        NO_GRADIENT: ("vermillion", "^", ":"),
+    }
+    for learner, look in looks.items():
+        style.band(axis, result.steps / 1000, result.returns[learner], learner, *look)
+    _optimum(axis)
+    axis.set(xlim=(0, float(result.steps[-1]) / 1000), ylim=(-0.005, 0.245), xlabel="thousand steps")
+    axis.set(ylabel="exact return", title="The chain, learned with a mistake")
+    axis.legend(loc="upper left", bbox_to_anchor=(0.0, 0.86), fontsize=12, **_ON_TOP)
+
+
+def _optimum(axis) -> None:
+    axis.axhline(OPTIMUM, color="black", lw=1.6, ls="--")
+    axis.text(
+        0.01, OPTIMUM + 0.004, f"optimum {OPTIMUM}", transform=axis.get_yaxis_transform(), va="bottom", fontsize=12
+    )
+
+
+# Sessions.
+
+
+def draw_sessions(late: Comparison, immediate: Comparison, figure) -> None:
+    """Left: the curves where the reward is late. Right: both after few steps, late and immediate."""
+    curves, first, second = style.panels(figure, 3, (1.7, 0.9, 0.9))
+    looks = {
+        TWO_LEVELS: ("green", "o", "-"), FLAT: ("orange", "s", "--"), FOR_PROGRESS: ("blue", "^", ":"),
+    }  # fmt: skip
+    for arm, look in looks.items():
+        style.band(curves, late.steps / 1000, late.returns[arm], arm, *look)
+    curves.axvline(_early(late), color=_GREY, lw=1.2, ls=":")
+    best = float(late.best.mean())
+    curves.axhline(best, color="black", lw=1.6, ls="--")
+    curves.text(0.99, best + 0.02, "best, tastes known", transform=curves.get_yaxis_transform(), ha="right",
+                va="bottom", fontsize=12)  # fmt: skip
+    curves.set(xlim=(0, float(late.steps[-1]) / 1000), ylim=(-0.05, best * 1.12), xlabel="thousand steps")
+    curves.set(ylabel="discounted reward of a session", title=f"{LATE} clicks a reward")
+    curves.legend(loc="lower right", fontsize=11.5)
+    for axis, result, title in ((first, late, f"{LATE} clicks"), (second, immediate, "each click")):
+        pair = torch.stack([result.early(TWO_LEVELS), result.early(FLAT)], dim=1)
+        style.points_with_interval(axis, ["two\nlevels", "flat"], pair, ("green", "orange"))
+        axis.set(ylim=(0, max(1.3, float(pair.max()) * 1.1)), title=title)
+        axis.set_xlabel(f"after {int(_early(late) * 1000):,} steps")
+
+
+def _early(result: Comparison) -> float:
+    return EARLY * TRAINING.sessions * TRAINING.steps / 1000
+
+
+def draw_clicks(late: Comparison, figure) -> None:
+    """Draw controllers paid for progress beside controllers paid for clicks."""
+    (axis,) = style.panels(figure, 1)
+    looks = {
+        TWO_LEVELS: ("paid for progress", "green", "o", "-"),
+        FOR_CLICKS: ("paid for clicks", "vermillion", "s", "--"),
+    }
+    for arm, look in looks.items():
+        style.band(axis, late.steps / 1000, late.returns[arm], *look)
+    axis.set(xlim=(0, float(late.steps[-1]) / 1000), ylim=(0, None), xlabel="thousand steps")
+    axis.set(ylabel="discounted reward of a session", title="What the controllers are paid for")
+    axis.legend(loc="lower right")
+
+
+def draw_films(films: FilmComparison, figure) -> None:
+    """Draw both arms with tastes of MovieLens, late and immediate."""
+    for axis, result, title in zip(
+        style.panels(figure, 2), (films.late, films.immediate), (f"{LATE} clicks a reward", "each click a reward"),
+        strict=True,
+    ):  # fmt: skip
+        pair = torch.stack([result.early(TWO_LEVELS), result.early(FLAT)], dim=1)
+        style.points_with_interval(axis, ["two levels", "flat"], pair, ("green", "orange"))
+        axis.set(ylim=(0, float(pair.max()) * 1.15), title=title)
+    figure.axes[0].set_ylabel("discounted reward")
+
+
+# One session.
+
+
+def draw_timeline(line: Timeline, figure) -> None:
+    """Left the user and the first wish; right goals above, actions below, and the clicks towards a reward."""
+    grid = getattr(figure, "_recmtl_timeline", None)
+    if grid is None:
+        figure.clear()
+        grid = figure.subplot_mosaic([["user", "time"], ["wish", "progress"]], width_ratios=[1, 3.6],
+                                     height_ratios=[1, 1.05])  # fmt: skip
+        figure._recmtl_timeline = grid
+    for axis in grid.values():
+        axis.clear()
+    shades = [style.PALETTE[name] for name in _CATEGORY]
+    places = range(len(line.categories))
+    grid["user"].bar(places, line.tastes.tolist(), color=shades)
+    grid["user"].axhline(0, color=_GREY, lw=1)
+    grid["user"].set(title="Hidden: tastes", ylim=(-4.2, 4.2))
+    grid["wish"].bar(places, line.wished.tolist(), color=shades)
+    grid["wish"].set(title="Its first goal", ylim=(0, 1), ylabel="probability")
+    for name in ("user", "wish"):
+        grid[name].set_xticks(places, line.categories)
+    _draw_lanes(grid["time"], line)
+    _draw_progress(grid["progress"], line)
+
+
+def _draw_lanes(axis, line: Timeline) -> None:
+    starts = [t for t in range(len(line)) if line.began[t]]
+    for start, end in zip(starts, [*starts[1:], len(line)], strict=True):
+        goal, width = int(line.goal[start]), end - start
+        shade, mine = style.PALETTE[_CATEGORY[goal]], bool(line.yours[start])
+        axis.add_patch(_bar(start, 2.2, width, shade, mine))
+        label = line.categories[goal] if width > 2 else line.categories[goal][0]
+        axis.text(start + width / 2, 2.65, label + (" (you)" if mine and width > 4 else ""), ha="center", va="center",
+                  fontsize=13, color="white", weight="bold")  # fmt: skip
+    for t in range(len(line)):
+        names = line.labels[int(line.action[t])].split(", ")
+        for k, name in enumerate(names):
+            shade = style.PALETTE[_CATEGORY[line.categories.index(name)]]
+            axis.add_patch(_bar(t, 1.15 - 0.42 * k, 1, shade, False, 0.42 if k == 0 else 0.24))
+        mark, colour = ("o", "green") if line.clicked[t] else ("x", "vermillion")
+        axis.plot(t + 0.5, 0.3, mark, color=style.PALETTE[colour], ms=8, mew=2.4)
+    if line.left:
+        axis.text(len(line) + 0.2, 0.3, "leaves", va="center", fontsize=13, color=style.PALETTE["vermillion"])
+    axis.set(xlim=(0, STEPS + 2.4), ylim=(-0.1, 3.4), xticks=[], title="Goals above, actions below: ● click, × ignored")
+    axis.set_yticks([2.65, 1.25, 0.3], ["goal", "action", "user"])
+    axis.grid(False)
+
+
+def _bar(left: float, bottom: float, width: float, colour: str, mine: bool, height: float = 0.9):
+    from matplotlib.patches import Rectangle
+
+    edge = {"edgecolor": "black", "linewidth": 3.4} if mine else {"edgecolor": "white", "linewidth": 1.6}
+    return Rectangle((left, bottom), width, height, facecolor=colour, **edge)
+
+
+def _draw_progress(axis, line: Timeline) -> None:
+    steps = torch.arange(len(line) + 1)
+    for c, name in enumerate(line.categories):
+        axis.step(steps, line.progress[:, c] + 0.08 * (c - 1), where="post", color=style.PALETTE[_CATEGORY[c]],
+                  lw=2.4, marker=_CATEGORY_MARK[c], ms=5, label=name)  # fmt: skip
+    for t in line.reward.nonzero().flatten().tolist():
+        axis.plot(t + 1, LATE, "*", color="black", ms=20)
+        axis.text(t + 1.4, LATE, f"+{int(line.reward[t])}", va="center", fontsize=14)
+    axis.axhline(LATE, color=_GREY, lw=1.2, ls=":")
+    axis.set(xlim=(0, STEPS + 2.4), ylim=(-0.5, LATE + 1.3), xlabel="step", ylabel="clicks so far")
+    axis.set(title=f"{LATE} clicks in one category bring a reward ★", yticks=range(0, LATE + 1, 3))
+    axis.legend(loc="center right", fontsize=11, **_ON_TOP)
+
+
+def describe_timeline(line: Timeline) -> str:
+    """The picture of a session in words."""
+    tastes = ", ".join(f"{n} {t:+.1f}" for n, t in zip(line.categories, line.tastes, strict=True))
+    starts = [t for t in range(len(line)) if line.began[t]]
+    goals = ", ".join(
+        line.categories[int(line.goal[t])] + (" (you)" if line.yours[t] else "") + f" from step {t + 1}" for t in starts
+    )
+    end = "the user left" if line.left else "the user was still there"
+    return (
+        f"Hidden tastes: {tastes}. Goals: {goals}. {int(line.clicked.sum())} clicks in {len(line)} steps brought a "
+        f"reward of {int(line.reward.sum())}; at the end {end}."
+    )
+
+
+# A training.
+
+
+def draw_live(live: Live, figure) -> None:
+    """Draw both curves against the best possible, and where they stand."""
+    curves, final = style.panels(figure, 2, (1.7, 1.0))
+    top = float(live.best.mean())
+    for name, values, look in (
+        ("two levels", live.two_levels, ("green", "o", "-")), ("flat", live.flat, ("orange", "s", "--")),
+    ):  # fmt: skip
+        style.band(curves, live.steps / 1000, values, name, *look)
+    style.points_with_interval(
+        final,
+        ["two levels", "flat"],
+        torch.stack([live.two_levels[:, -1], live.flat[:, -1]], dim=1),
+        ("green", "orange"),
+    )
+    for axis in (curves, final):
+        axis.axhline(top, color="black", lw=1.6, ls="--")
+        axis.set_ylim(-0.05 * top, 1.15 * top)
+    curves.text(0.01, top, "best, tastes known", transform=curves.get_yaxis_transform(), va="bottom", fontsize=12)
+    curves.set(xlabel="thousand steps", ylabel="discounted reward", xlim=(0, 6.6))
+    steps, clicks = live.goal_steps, live.clicks_needed
+    last = f"a goal lasts {steps} step{'s' if steps > 1 else ''}"
+    curves.set_title(f"{clicks} click{'s' if clicks > 1 else ''} a reward, {last}")
+    final.set_title("Now")
+    curves.legend(loc="lower right")
+
+
+def describe_live(live: Live) -> str:
+    """The picture of a training in words."""
+    levels, flat = (float(values[:, -1].mean()) for values in (live.two_levels, live.flat))
+    return (
+        f"Goals of up to {live.goal_steps} steps, {live.clicks_needed} clicks a reward: after {int(live.steps[-1]):,} "
+        f"steps two levels earn {levels:.2f} a session, the flat policy {flat:.2f}; {float(live.best.mean()):.2f} is "
+        "possible for whoever knows the tastes."
+    )

@@ -1,0 +1,112 @@
+"""A session at two levels, whose goals can be taken over."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recmtl_lessons.envs import SessionRules
+from recmtl_lessons.lessons._seeds import SEEDS
+from recmtl_lessons.lessons.hierarchical.sessions import LATE, TASK, TRAINING, Comparison, settings_of, users_of
+from recmtl_lessons.models import HierarchicalMultiTaskRL
+
+STEPS = 30
+YOURS = 4  # goals that can be taken over
+LEFT_TO_IT = "the meta-controller's"
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """A session of T steps at two levels; C categories.
+
+    Attributes
+    ----------
+    categories, labels : tuple of str
+        Names of the categories and of the actions.
+    tastes : Tensor, (C,)
+        Hidden.
+    goal, action : Tensor, (T,)
+    began : Tensor, (T,), bool
+        Whether the goal was chosen in this step.
+    yours : Tensor, (T,), bool
+        Whether the learner chose it.
+    clicked : Tensor, (T,), bool
+    reward : Tensor, (T,)
+    progress : Tensor, (T + 1, C)
+        Clicks towards the next reward, before each step and after the last.
+    wished : Tensor, (C,)
+        The meta-controller's probabilities of a first goal.
+    left : bool
+        Whether the user left at the end.
+    """
+
+    categories: tuple[str, ...]
+    labels: tuple[str, ...]
+    tastes: Tensor
+    goal: Tensor
+    action: Tensor
+    began: Tensor
+    yours: Tensor
+    clicked: Tensor
+    reward: Tensor
+    progress: Tensor
+    wished: Tensor
+    left: bool
+
+    def __len__(self) -> int:
+        return len(self.goal)
+
+
+def follow(result: Comparison, user: int, seed: int = 0, seeds: tuple[int, ...] = SEEDS, **chosen: str) -> Timeline:
+    """Let trained levels serve a user whom nobody has learned from, with some goals chosen by hand.
+
+    Parameters
+    ----------
+    result : Comparison
+        With trained levels; those of the first seed act.
+    user : int
+        Number of the user, from 0.
+    seed : int
+        Of the chances in the session, which are the same whatever is chosen.
+    **chosen : str
+        ``goal_1`` to ``goal_4``: a category, or `LEFT_TO_IT`.
+    """
+    users = users_of(seeds[0], 2)
+    rules, network = SessionRules(users, TASK, settings_of(LATE)), result.stack.model(0)
+    luck = torch.rand(STEPS, 4, generator=torch.Generator().manual_seed(1_000 * seed + user), dtype=torch.float64)
+    hands = [users.categories.index(c) if c in users.categories else None for c in chosen.values()]
+    state, rows, states, age, goal, count = rules.begin(torch.tensor([user])), [], [], 0, None, 0
+    wished = network.goal_probabilities(rules.observe(state))[0].detach()
+    for step in range(STEPS):
+        states.append(state)
+        began = age == 0
+        if began:
+            goal, mine = _next_goal(network, rules.observe(state), hands, count, luck[step, 0])
+            count += 1
+        action = _drawn(network.action_probabilities(rules.observe(state), torch.tensor([goal]))[0], luck[step, 1])
+        outcome = rules.step(state, torch.tensor([action]), luck[step, 2:3])
+        reached = bool(outcome.reward > 0) and int(rules.surface.lead[action]) == goal
+        rows.append((goal, action, began, mine, bool(outcome.clicked), float(outcome.reward)))
+        state, age = outcome.state, 0 if reached or age + 1 == TRAINING.goal_steps else age + 1
+        if outcome.terminated:
+            break
+    goals, actions, starts, yours, clicked, reward = (torch.tensor(part) for part in zip(*rows, strict=True))
+    progress = torch.cat([s.streak for s in (*states, state)])
+    return Timeline(
+        users.categories, rules.surface.actions, rules.tastes[user], goals, actions, starts, yours, clicked, reward,
+        progress, wished, bool(outcome.terminated),
+    )  # fmt: skip
+
+
+def _next_goal(
+    network: HierarchicalMultiTaskRL, seen: Tensor, hands: list, count: int, luck: Tensor
+) -> tuple[int, bool]:
+    """The goal, and whether it was chosen by hand."""
+    if count < len(hands) and hands[count] is not None:
+        return hands[count], True
+    return _drawn(network.goal_probabilities(seen)[0], luck), False
+
+
+def _drawn(probability: Tensor, luck: Tensor) -> int:
+    """The choice that a uniform number stands for."""
+    return min(int((probability.detach().double().cumsum(0) < luck).sum()), len(probability) - 1)
