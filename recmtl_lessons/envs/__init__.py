@@ -1,5 +1,6 @@
 """Where sessions come from: recommender environments under the Gymnasium API, one by one and as tensors."""
 
+from recmtl_lessons.envs.chain import ChainEnv, Chains, ChainState, chain_matrices, chain_value, solve_chain
 from recmtl_lessons.envs.planning import Plan, SessionPlanner
 from recmtl_lessons.envs.real_users import users_from_ratings
 from recmtl_lessons.envs.session import Outcome, SessionEnv, SessionRules, SessionSettings, SessionState
@@ -9,6 +10,9 @@ from recmtl_lessons.envs.vector import SessionVectorEnv
 
 __all__ = [
     "SURFACES",
+    "ChainEnv",
+    "ChainState",
+    "Chains",
     "Outcome",
     "Plan",
     "SessionEnv",
@@ -19,8 +23,11 @@ __all__ = [
     "SessionUsers",
     "SessionVectorEnv",
     "Surface",
+    "chain_matrices",
+    "chain_value",
     "join_users",
     "make_surface",
     "make_users",
+    "solve_chain",
     "users_from_ratings",
 ]

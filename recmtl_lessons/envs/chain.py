@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recmtl_lessons.envs._checks import check_count, check_number
+
 LENGTH = 6  # states, numbered from 0 here: s1 is 0, s6 is 5
 START, LAST = 1, LENGTH - 1
 LEFT, RIGHT = 0, 1
@@ -67,9 +69,12 @@ def step_chain(state: ChainState, action: Tensor, chance: Tensor) -> tuple[Chain
     works = (action == RIGHT) & (chance < RIGHT_WORKS)
     position = (state.position + torch.where(works, 1, -1)).clamp(0, LAST)
     after = ChainState(position, state.visited | (position == LAST))
-    terminated = position == 0
-    paid = torch.where(after.visited, REWARD, SMALL_REWARD)
-    return after, torch.where(terminated, paid, 0.0), terminated
+    return after, _paid(after, torch.float32), position == 0
+
+
+def _paid(state: ChainState, dtype: torch.dtype) -> Tensor:
+    large, small = (torch.tensor(value, dtype=dtype) for value in (REWARD, SMALL_REWARD))
+    return torch.where(state.position == 0, torch.where(state.visited, large, small), 0.0)
 
 
 def observe_chain(state: ChainState, history: bool = False) -> Tensor:
@@ -93,7 +98,7 @@ class ChainEnv(gymnasium.Env):
         If the render mode is unknown.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"]}  # noqa: RUF012  the name and form that Gymnasium asks for
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012  as Gymnasium asks for it
 
     def __init__(self, history: bool = False, render_mode: str | None = None):
         if render_mode not in (None, *self.metadata["render_modes"]):
@@ -102,11 +107,12 @@ class ChainEnv(gymnasium.Env):
         self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (LENGTH + history,), np.float32)
         self.action_space = gymnasium.spaces.Discrete(2)
         self._state: ChainState | None = None
+        self._running = False
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         """Begin in s2."""
         super().reset(seed=seed)
-        self._state = begin_chain(1)
+        self._state, self._running = begin_chain(1), True
         return self._observation(), self._info()
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
@@ -119,16 +125,14 @@ class ChainEnv(gymnasium.Env):
         RuntimeError
             Before the first `reset`, and after the end.
         """
-        if self._state is None:
+        if not self._running:
             raise RuntimeError("step: the episode has not begun or is over, call reset() first")
         if not self.action_space.contains(action):
             raise ValueError(f"action: got {action!r}, expected 0 (left) or 1 (right)")
         chance = torch.tensor([self.np_random.random()], dtype=torch.float64)
         self._state, reward, terminated = step_chain(self._state, torch.tensor([int(action)]), chance)
-        answer = self._observation(), float(reward), bool(terminated), False, self._info()
-        if terminated:
-            self._state = None
-        return answer
+        self._running = not bool(terminated)
+        return self._observation(), float(reward), bool(terminated), False, self._info()
 
     def render(self) -> str | None:
         """Return the chain as a line of text, if ``render_mode`` is "ansi"; the place one is at in brackets."""
@@ -163,8 +167,7 @@ class Chains:
 
     def __init__(self, models: int, per_model: int, history: Sequence[bool] | None = None):
         for name, value in (("models", models), ("per_model", per_model)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: got {value!r}, expected an integer of at least 1")
+            check_count(name, value)
         flags = [False] * models if history is None else [bool(flag) for flag in history]
         if len(flags) != models:
             raise ValueError(f"history: got {len(flags)} flags, expected one for each of {models} models")
@@ -193,7 +196,17 @@ class Chains:
         terminated : Tensor, (M, B), bool
         position : Tensor, (M, B)
             Reached by the step.
+
+        Raises
+        ------
+        ValueError
+            If a shape is another, or an action is neither 0 nor 1.
         """
+        for name, value in (("action", action), ("chance", chance)):
+            if value.shape != self.state.position.shape:
+                raise ValueError(f"{name}: got {tuple(value.shape)}, expected {tuple(self.state.position.shape)}")
+        if not bool(((action == LEFT) | (action == RIGHT)).all()):
+            raise ValueError(f"action: got {action.min()} to {action.max()}, expected 0 (left) or 1 (right)")
         after, reward, terminated = step_chain(self.state, action, chance)
         fresh = begin_chain(*terminated.shape)
         self.state = ChainState(
@@ -225,8 +238,8 @@ def solve_chain(discount: float = 1.0) -> Tensor:
     ValueError
         If the discount is out of range.
     """
-    _check_discount(discount)
-    reward, moves = _matrices()
+    check_number("discount", discount, 0, 1)
+    reward, moves = chain_matrices()
     value, moved = torch.zeros(2 * LENGTH, dtype=torch.float64), 1.0
     while moved > 1e-14:
         q = reward + discount * moves @ value  # (A, S)
@@ -254,12 +267,12 @@ def chain_value(policy: Tensor, discount: float = 1.0) -> Tensor:
     ValueError
         If the shape does not fit, rows do not sum to 1, or the discount is out of range.
     """
-    _check_discount(discount)
+    check_number("discount", discount, 0, 1)
     if policy.shape[-3:] != (LENGTH, 2, 2):
         raise ValueError(f"policy: got shape {tuple(policy.shape)}, expected (..., {LENGTH}, 2, 2)")
     if not bool((policy >= 0).all()) or not bool(((policy.sum(-1) - 1).abs() < 1e-4).all()):
         raise ValueError("policy: got rows that are no probabilities, expected each to sum to 1")
-    reward, moves = _matrices()
+    reward, moves = chain_matrices()
     chosen = policy.double().flatten(-3, -2)  # (..., S, A)
     expected = torch.einsum("...sa,as->...s", chosen, reward)
     among = torch.einsum("...sa,ast->...st", chosen, moves)
@@ -267,8 +280,16 @@ def chain_value(policy: Tensor, discount: float = 1.0) -> Tensor:
     return torch.linalg.solve(equations, expected)[..., 2 * START]
 
 
-def _matrices() -> tuple[Tensor, Tensor]:
-    """Expected reward (A, S), and probability of what follows (A, S, S), S = 2 * position + visited; none from s1."""
+def chain_matrices() -> tuple[Tensor, Tensor]:
+    """The chain as a table.
+
+    Returns
+    -------
+    reward : Tensor, (A, S)
+        Expected, by action and state; state number 2 * position + visited. In double precision.
+    moves : Tensor, (A, S, S)
+        Probability of what follows: rows sum to 1 less the probability that the episode ends; those of s1 are 0.
+    """
     grid = torch.cartesian_prod(torch.arange(1, LENGTH), torch.arange(2))  # (S', 2)
     state, rows = ChainState(grid[:, 0], grid[:, 1].bool()), 2 * grid[:, 0] + grid[:, 1]
     reward = torch.zeros(2, 2 * LENGTH, dtype=torch.float64)
@@ -276,12 +297,7 @@ def _matrices() -> tuple[Tensor, Tensor]:
     for action in (LEFT, RIGHT):
         for chance, weight in ((0.0, RIGHT_WORKS), (RIGHT_WORKS, 1 - RIGHT_WORKS)):
             happens = torch.full(rows.shape, chance)
-            after, paid, terminated = step_chain(state, torch.full(rows.shape, action), happens)
-            reward[action, rows] += weight * paid.double()
+            after, _, terminated = step_chain(state, torch.full(rows.shape, action), happens)
+            reward[action, rows] += weight * _paid(after, torch.float64)
             moves[action, rows, 2 * after.position + after.visited.long()] += weight * (~terminated).double()
     return reward, moves
-
-
-def _check_discount(discount: float) -> None:
-    if isinstance(discount, bool) or not isinstance(discount, (int, float)) or not 0 <= discount <= 1:
-        raise ValueError(f"discount: got {discount!r}, expected a number in [0, 1]")

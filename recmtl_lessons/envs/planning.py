@@ -1,8 +1,9 @@
 """The best that can be done in a session, by dynamic programming, for whoever knows the user's tastes.
 
 With the tastes known, a session is a small Markov decision process: levels of satiation, clicks towards a reward, steps
-ignored in a row. Its best policy and its value are found exactly, user by user, and so is the value of any policy that
-acts on what it can observe. The time limit plays no part: it cuts a session off, the user would have stayed.
+ignored in a row. Its best policy is found by value iteration, user by user, and the value of any policy that acts on
+what it can observe by solving linear equations. The time limit plays no part: it cuts a session off, the user would
+have stayed.
 """
 
 import itertools
@@ -13,12 +14,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from recmtl_lessons.envs._checks import check_number
 from recmtl_lessons.envs.session import SessionRules, SessionSettings, SessionState
 from recmtl_lessons.envs.users import SessionUsers
 
 _MOST_STATES = 50_000
-_AT_ONCE = 64  # users whose equations are solved together
-_TOLERANCE = 1e-5  # of the largest value, between two iterations
+_AT_ONCE = 2**24  # coefficients of the equations that are solved together
+_TOLERANCE = 1e-4  # of the largest value: how far from the fixed point value iteration may end
 
 
 @dataclass(frozen=True)
@@ -60,19 +62,22 @@ class SessionPlanner:
     """
 
     def __init__(self, users: SessionUsers, task: str, settings: SessionSettings | None = None, discount: float = 0.9):
-        if not 0 <= discount < 1:
-            raise ValueError(f"discount: got {discount!r}, expected a number in [0, 1)")
+        check_number("discount", discount, 0, 1, below=True)
         self.rules, self.discount = SessionRules(users, task, settings or SessionSettings()), discount
         self.states = self._all_states()
         self._clicked, self._ignored = self._what_follows(True), self._what_follows(False)
 
     def best(self) -> Plan:
-        """The optimal policy, by value iteration until no value moves by a hundred-thousandth."""
+        """The optimal policy, by value iteration to within a ten-thousandth of the largest value."""
         value = self._iterate(lambda q: q.amax(1))
         return Plan(value, self._q(value).argmax(1))
 
     def myopic(self) -> Plan:
-        """Whoever knows the tastes and the state as well, and takes what pays most in this very step."""
+        """Whoever knows the tastes and the state as well, and takes what pays most in this very step.
+
+        Where several actions pay as much, it is the first of them: so wherever nothing can be paid yet because more
+        clicks are needed.
+        """
         action = (self._chance * self._clicked[1]).argmax(1)  # (U, S)
         value = self._iterate(lambda q: q.gather(1, action[:, None]).squeeze(1))
         return Plan(value, action)
@@ -105,7 +110,8 @@ class SessionPlanner:
             raise ValueError(f"policy: got shape {tuple(policy.shape)}, expected {(users, count, actions)}")
         if not bool((policy >= 0).all() & ((policy.sum(-1) - 1).abs() < 1e-4).all()):
             raise ValueError("policy: got rows that are no probabilities, expected each to sum to 1")
-        chunks = zip(policy.split(_AT_ONCE), self._chance.split(_AT_ONCE), strict=True)
+        at_once = max(1, _AT_ONCE // count**2)
+        chunks = zip(policy.split(at_once), self._chance.split(at_once), strict=True)
         return torch.cat([self._solved(probability.transpose(1, 2), chance) for probability, chance in chunks])
 
     def even(self) -> Tensor:
@@ -177,9 +183,12 @@ class SessionPlanner:
         return chance * worth[0] + (1 - chance) * worth[1]
 
     def _iterate(self, choose: Callable[[Tensor], Tensor]) -> Tensor:
-        value = torch.zeros(len(self.rules.users), len(self.states.user))
+        """Iterate until the fixed point is near: it is at most discount / (1 - discount) times the last move away."""
+        short = (1 - self.discount) * _TOLERANCE  # the last move, of the largest value
+        dtype = torch.float32 if short > 20 * torch.finfo(torch.float32).eps else torch.float64
+        value = torch.zeros(len(self.rules.users), len(self.states.user), dtype=dtype)
         while True:
             after = choose(self._q(value))
             moved, value = float((after - value).abs().max()), after
-            if moved < _TOLERANCE * (1 + float(value.abs().max())):
-                return value
+            if self.discount * moved <= short * (1 + float(value.abs().max())):
+                return value.float()

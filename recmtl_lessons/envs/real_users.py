@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from recmtl_lessons.datasets import Ratings
-from recmtl_lessons.envs.surfaces import SURFACES
+from recmtl_lessons.datasets import Ratings, place_within
+from recmtl_lessons.envs._checks import check_count, check_number
+from recmtl_lessons.envs.surfaces import CATEGORIES, SURFACES
 from recmtl_lessons.envs.users import SessionUsers
 
 _SHARES = (0.6, 0.2, 0.2)  # of the users: to learn from, to choose settings on, to be judged on
@@ -21,16 +22,17 @@ def users_from_ratings(
 ) -> SessionUsers:
     """Turn raters into users of sessions, with genres as categories.
 
-    Each user's ratings are dealt into two halves by chance. The profile is what the first half says: the share of each
-    genre among the rated items, how its ratings lie above the user's own mean, and how many and how kind the ratings
-    are. The hidden tastes are what the second half says, on each surface something else:
+    Each rating falls into one of two halves by chance. The profile is what the first half says: the share of each
+    genre among the user's rated items, how its ratings lie above the user's own mean, and how many and how kind the
+    ratings are. The hidden tastes are what the second half says, on each surface something else:
 
     - home: how often a genre is rated at all;
     - search: how well it is rated;
     - notify: how often it is among the later half of these ratings, by time where there is one.
 
-    A genre's taste is brought to the mean 0 and the standard deviation ``strength`` over all users: ratings have no
-    natural scale in clicks.
+    Shares, likings and means are drawn towards those of all users by three ratings. A genre's taste is brought to the
+    mean 0 and the standard deviation ``strength`` over all users, and what then lies more than four standard deviations
+    away to four: ratings have no natural scale in clicks. The profile's features are standardised likewise, to 1.
 
     Parameters
     ----------
@@ -41,6 +43,7 @@ def users_from_ratings(
     group : {0, 1, 2}
         Six tenths of the users, two tenths, and the other two tenths.
     genres : tuple of str
+        C of them, from 2 to 6, all different.
     strength : float
         In logits.
 
@@ -52,15 +55,18 @@ def users_from_ratings(
     Raises
     ------
     ValueError
-        If there are no genres, one is unknown, or the group is.
+        If the ratings have no genres or too few users for three groups, or another argument is out of range.
     """
     if ratings.genres is None:
         raise ValueError("ratings: its items have no genres, expected Ratings with `genres` set")
+    if not 2 <= len(set(genres)) == len(genres) <= len(CATEGORIES):
+        raise ValueError(f"genres: got {genres!r}, expected from 2 to {len(CATEGORIES)} names, all different")
     for name in genres:
         if name not in ratings.genre_names:
             raise ValueError(f"genres: got {name!r}, expected some of {', '.join(ratings.genre_names)}")
-    if group not in (0, 1, 2):
-        raise ValueError(f"group: got {group!r}, expected 0, 1 or 2")
+    check_count("seed", seed, 0)
+    check_count("group", group, 0, len(_SHARES) - 1)
+    check_number("strength", strength, 0)
     generator = torch.Generator().manual_seed(seed)
     columns = [ratings.genre_names.index(name) for name in genres]
     belongs = ratings.genres[:, columns][ratings.item].float()  # (N, C)
@@ -71,7 +77,9 @@ def users_from_ratings(
     order = torch.randperm(ratings.n_users, generator=generator)
     ends = [0, *(torch.tensor(_SHARES).cumsum(0) * ratings.n_users).round().long().tolist()]
     rows = order[ends[group] : ends[group + 1]]
-    return SessionUsers(_standard(profile)[rows], strength * _standard(tastes)[rows], SURFACES, genres)
+    if len(rows) == 0:
+        raise ValueError(f"ratings: got {ratings.n_users} users, expected enough for three groups")
+    return SessionUsers(_standard(profile)[rows], strength * _standard(tastes)[rows], SURFACES, tuple(genres))
 
 
 class _Half:
@@ -101,16 +109,13 @@ class _Half:
     def later(self) -> Tensor:
         """The later half of these ratings, user by user, as a mask over all ratings; the second half of the rows
         where there are no times."""  # noqa: D205, D209
-        times = self.ratings.time
-        when = torch.arange(len(self.ratings.user)) if times is None else times
-        keys = when[self.rows].double() - float(when.min())
-        order = torch.argsort(self._user.double() * (float(keys.max()) + 1) + keys, stable=True)
-        place = torch.empty_like(order)
-        place[order] = torch.arange(len(order))
-        start = torch.cumsum(self._count, 0) - self._count  # (U,)
-        late = place - start[self._user] >= self._count[self._user] / 2
-        mask = torch.zeros(len(self.ratings.user), dtype=torch.bool)
-        mask[self.rows.nonzero().squeeze(1)[late]] = True
+        rows = self.rows.nonzero().squeeze(1)
+        if self.ratings.time is not None:
+            rows = rows[self.ratings.time[rows].argsort(stable=True)]
+        user = self.ratings.user[rows]
+        late = 2 * place_within(user) >= torch.bincount(user)[user]
+        mask = torch.zeros_like(self.rows)
+        mask[rows[late]] = True
         return mask
 
     def _mean(self) -> Tensor:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recmtl_lessons.envs._checks import check_count, check_number
 from recmtl_lessons.envs.surfaces import Surface, make_surface
 from recmtl_lessons.envs.users import WIDEST_PROFILE, SessionUsers
 
@@ -47,12 +48,9 @@ class SessionSettings:
     time_limit: int = 20
 
     def __post_init__(self):
-        if not isinstance(self.satiation, (int, float)) or not 0 <= self.satiation < float("inf"):
-            raise ValueError(f"satiation: got {self.satiation!r}, expected a number of at least 0")
+        check_number("satiation", self.satiation, 0)
         for name, least in (("levels", 2), ("patience", 1), ("clicks_needed", 1), ("time_limit", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}: got {value!r}, expected an integer of at least {least}")
+            check_count(name, getattr(self, name), least)
 
 
 @dataclass(frozen=True)
@@ -99,6 +97,11 @@ class SessionRules:
     device : torch.device
     satiation : Tensor, (N,), optional
         Another strength of satiation for each of N sessions, instead of that of the settings.
+
+    Raises
+    ------
+    ValueError
+        If the task is unknown.
     """
 
     def __init__(
@@ -161,7 +164,8 @@ class SessionRules:
         -------
         Outcome
         """
-        clicked = self._shows[action] & (chance < torch.sigmoid(self.click_logit(state, action)))
+        # In double precision: in single, a batch's sigmoid and a row's differ in the last digit.
+        clicked = self._shows[action] & (chance < self.click_logit(state, action).double().sigmoid())
         return self.advance(state, action, clicked)
 
     def advance(self, state: SessionState, action: Tensor, clicked: Tensor) -> "Outcome":
@@ -211,12 +215,17 @@ class SessionEnv(gymnasium.Env):
     settings : SessionSettings, optional
     render_mode : {None, "ansi"}
 
+    Raises
+    ------
+    ValueError
+        If the task or the render mode is unknown.
+
     Notes
     -----
     ``info`` has what an observation has not: the user's number, the tastes and levels of satiation.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"]}  # noqa: RUF012  the name and form that Gymnasium asks for
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012  as Gymnasium asks for it
 
     def __init__(
         self,
@@ -231,16 +240,22 @@ class SessionEnv(gymnasium.Env):
         self.rules = SessionRules(users, task, settings or SessionSettings())
         self.observation_space, self.action_space = spaces_of(self.rules)
         self._state: SessionState | None = None
-        self._last = ""
+        self._running, self._last = False, ""
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
-        """Begin a session with a user drawn at random, or with ``options={"user": number}``."""
+        """Begin a session with a user drawn at random, or with ``options={"user": number}``.
+
+        Raises
+        ------
+        ValueError
+            If there is no such user.
+        """
         super().reset(seed=seed)
         chance = torch.tensor([self.np_random.random()], dtype=torch.float64)
         user = user_of(chance, 0, len(self.rules.users))
         if options and "user" in options:
             user = torch.tensor([_check_user(options["user"], len(self.rules.users))])
-        self._state, self._last = self.rules.begin(user), ""
+        self._state, self._running, self._last = self.rules.begin(user), True, ""
         return self._observation(), self._info()
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
@@ -251,20 +266,21 @@ class SessionEnv(gymnasium.Env):
         ValueError
             If the action is not one of the surface's.
         RuntimeError
-            Before the first `reset`.
+            Before the first `reset`, and after the end.
         """
-        if self._state is None:
-            raise RuntimeError("step: the session has not begun, call reset() first")
+        if not self._running:
+            raise RuntimeError("step: the session has not begun or is over, call reset() first")
         if not self.action_space.contains(action):
             raise ValueError(f"action: got {action!r}, expected a whole number from 0 to {self.action_space.n - 1}")
         chance = torch.tensor([self.np_random.random()], dtype=torch.float64)
         outcome = self.rules.step(self._state, torch.tensor([int(action)]), chance)
-        self._state, clicked = outcome.state, bool(outcome.clicked)
+        terminated, truncated, clicked = bool(outcome.terminated), bool(outcome.truncated), bool(outcome.clicked)
+        self._state, self._running = outcome.state, not (terminated or truncated)
         shown = bool(self.rules.surface.shows[int(action)])
         heard = "clicked" if clicked else "ignored" if shown else "left alone"
         self._last = f"{self.rules.surface.actions[int(action)]}: {heard}"
         info = {**self._info(), "clicked": clicked}
-        return self._observation(), float(outcome.reward), bool(outcome.terminated), bool(outcome.truncated), info
+        return self._observation(), float(outcome.reward), terminated, truncated, info
 
     def render(self) -> str | None:
         """Return where the session stands in a line of text, if ``render_mode`` is "ansi"."""

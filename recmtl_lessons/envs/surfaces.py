@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recmtl_lessons.envs._checks import check_count
+
 #: Names for up to six categories of items, in the order of their numbers.
 CATEGORIES = ("news", "music", "sport", "food", "travel", "games")
 SURFACES = ("home", "search", "notify")
@@ -58,8 +60,7 @@ def make_surface(name: str, n_categories: int) -> Surface:
     """
     if name not in SURFACES:
         raise ValueError(f"task: got {name!r}, expected one of {', '.join(map(repr, SURFACES))}")
-    if isinstance(n_categories, bool) or not isinstance(n_categories, int) or not 2 <= n_categories <= len(CATEGORIES):
-        raise ValueError(f"categories: got {n_categories!r}, expected a whole number from 2 to {len(CATEGORIES)}")
+    check_count("n_categories", n_categories, 2, len(CATEGORIES))
     names, one = CATEGORIES[:n_categories], torch.eye(n_categories)
     if name == "search":
         pairs = torch.tensor(list(itertools.permutations(range(n_categories), 2)))  # (A, 2)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recmtl_lessons.envs._checks import check_count, check_number
 from recmtl_lessons.envs.surfaces import CATEGORIES, SURFACES
 
 WIDEST_PROFILE = 10.0  # of a standardised feature
@@ -28,7 +29,8 @@ class SessionUsers:
     Raises
     ------
     ValueError
-        If shapes do not fit together, a value is not finite, or the profile is not standardised (10 at the most).
+        If these are no float tensors, shapes do not fit together, a value is not finite, or the profile is not
+        standardised (10 at the most).
     """
 
     profile: Tensor
@@ -37,7 +39,12 @@ class SessionUsers:
     categories: tuple[str, ...] = CATEGORIES[:3]
 
     def __post_init__(self):
-        wanted = (len(self.profile), len(self.tasks), len(self.categories))
+        for name in ("profile", "tastes"):
+            value = getattr(self, name)
+            if not isinstance(value, Tensor) or value.dtype != torch.float32:
+                came = value.dtype if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(f"{name}: got {came}, expected a tensor of torch.float32")
+        wanted = (*self.profile.shape[:1], len(self.tasks), len(self.categories))
         if self.profile.ndim != 2 or 0 in self.profile.shape or self.tastes.shape != wanted:
             raise ValueError(
                 f"tastes: got shape {tuple(self.tastes.shape)} for a profile of shape {tuple(self.profile.shape)}, "
@@ -67,7 +74,16 @@ class SessionUsers:
 
 
 def join_users(groups: list[SessionUsers]) -> SessionUsers:
-    """Users of several worlds in one table, group after group; all have the same tasks and categories."""
+    """Users of several worlds in one table, group after group.
+
+    Raises
+    ------
+    ValueError
+        If there is no group, or they differ in tasks, categories or the width of the profile.
+    """
+    kinds = {(group.tasks, group.categories, group.profile.shape[1]) for group in groups}
+    if len(kinds) != 1:
+        raise ValueError(f"groups: got {len(kinds)} kinds of users, expected one: same tasks, categories and features")
     first = groups[0]
     return SessionUsers(
         torch.cat([g.profile for g in groups]), torch.cat([g.tastes for g in groups]), first.tasks, first.categories
@@ -86,14 +102,16 @@ def make_users(
 ) -> SessionUsers:
     r"""Draw users whose truth is known.
 
-    A user has 8 traits z, normal and independent. On surface k the taste for category c is
+    A user has F traits z, normal and independent. On surface k the taste for category c is
 
     .. math:: \theta_{kc} = \text{strength} \cdot \big(\sqrt{s}\; f_{0c}(z) + \sqrt{1 - s}\; f_{kc}(z)\big), \qquad
               f_{jc}(z) = \tfrac{1}{\sqrt 2} \big(a_{jc} \cdot z + (b_{jc} \cdot z)(d_{jc} \cdot z)\big)
 
-    with s the sharing and a, b, d unit vectors of the world, so that each f has variance about 1: what a trait says
-    depends on other traits, as between people. With s = 1 the surfaces ask for one and the same, with s = 0 for
-    nothing in common. The profile is z with noise on it.
+    with s the sharing and a, b, d random unit vectors of the world: what a trait says depends on other traits, as
+    between people. The variance of f is :math:`1 + (b \cdot d)^2 / 2` (of F traits, 1 + 1 / (2 F) on average over
+    worlds), its mean :math:`b \cdot d / \sqrt 2`. With s = 1 the surfaces ask for one and the same. With s = 0 they
+    have functions of their own, unrelated on average over worlds; in any one world unit vectors of F numbers are not
+    quite orthogonal, and their tastes not quite uncorrelated. The profile is z with noise on it.
 
     Parameters
     ----------
@@ -103,10 +121,13 @@ def make_users(
     sharing : float
         s, in [0, 1].
     strength : float
-        Standard deviation of a taste, in logits.
+        About the standard deviation of a taste, in logits.
     noise : float
         Standard deviation of the noise on the profile; the traits' is 1.
-    n_categories, profile_dim : int
+    n_categories : int
+        C, from 2 to 6.
+    profile_dim : int
+        F.
     group : int
         Other groups are other people of the same world, for instance 0 to learn from and 1 to be judged on.
 
@@ -116,13 +137,12 @@ def make_users(
         If a number is out of its range.
     """
     for name, value, least in (("n_users", n_users, 1), ("seed", seed, 0), ("group", group, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}: got {value!r}, expected an integer of at least {least}")
-    if not 0 <= sharing <= 1:
-        raise ValueError(f"sharing: got {sharing!r}, expected a number in [0, 1]")
-    for name, value in (("strength", strength), ("noise", noise)):
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"{name}: got {value!r}, expected a number of at least 0")
+        check_count(name, value, least)
+    check_count("n_categories", n_categories, 2, len(CATEGORIES))
+    check_count("profile_dim", profile_dim)
+    check_number("sharing", sharing, 0, 1)
+    check_number("strength", strength, 0)
+    check_number("noise", noise, 0)
     world = torch.Generator().manual_seed(seed)
     directions = torch.randn(3, 1 + len(SURFACES), n_categories, profile_dim, generator=world)
     linear, left, right = directions / directions.norm(dim=-1, keepdim=True)  # (1 + K, C, F) each

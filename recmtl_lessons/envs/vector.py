@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from recmtl_lessons.envs._checks import check_count, checked_device
 from recmtl_lessons.envs.session import SessionRules, SessionSettings, spaces_of, user_of, with_rows
 from recmtl_lessons.envs.users import SessionUsers
 
@@ -57,13 +58,10 @@ class SessionVectorEnv(VectorEnv):
         satiation: Tensor | None = None,
         device: torch.device | str = "cpu",
     ):
-        if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-            raise ValueError(f"num_envs: got {num_envs!r}, expected an integer of at least 1")
-        self.num_envs = num_envs
-        if satiation is not None and (satiation.shape != (num_envs,) or not bool((satiation >= 0).all())):
-            raise ValueError(f"satiation: got shape {tuple(satiation.shape)}, expected ({num_envs},), none below 0")
-        self.rules = SessionRules(users, task, settings or SessionSettings(), device, satiation)
-        self.device = self.rules.device
+        check_count("num_envs", num_envs)
+        _check_satiation(satiation, num_envs)
+        self.num_envs, self.device = num_envs, checked_device(device)
+        self.rules = SessionRules(users, task, settings or SessionSettings(), self.device, satiation)
         self.single_observation_space, self.single_action_space = spaces_of(self.rules)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -80,7 +78,7 @@ class SessionVectorEnv(VectorEnv):
         seed : int or sequence of N int, optional
             An integer s seeds session i with s + i. Without one the generators go on, or begin anywhere.
         options : dict, optional
-            None are known.
+            Has to be empty: here no user can be asked for, as with `SessionEnv`.
 
         Returns
         -------
@@ -90,8 +88,10 @@ class SessionVectorEnv(VectorEnv):
         Raises
         ------
         ValueError
-            If there is not one seed for each session.
+            If there is not one seed for each session, or there are options.
         """
+        if options:
+            raise ValueError(f"options: got {sorted(options)}, expected none")
         if seed is not None or not self._generators:
             self._seed(seed)
         self._state = self.rules.begin(self._new_users())
@@ -141,12 +141,7 @@ class SessionVectorEnv(VectorEnv):
         return self._state
 
     def _seed(self, seed: int | Sequence[int] | None) -> None:
-        seeds = [seed] * self.num_envs if seed is None else seed
-        if isinstance(seeds, int):
-            seeds = range(seeds, seeds + self.num_envs)
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"seed: got {len(seeds)} seeds, expected one number, or one for each of {self.num_envs}")
-        self._generators = [np_random(None if s is None else int(s))[0] for s in seeds]
+        self._generators = [np_random(s)[0] for s in _seeds_of(seed, self.num_envs)]
         self._chances = torch.from_numpy(np.stack([g.random(_BLOCK) for g in self._generators])).to(self.device)
         self._used = torch.zeros(self.num_envs, dtype=torch.long, device=self.device)
         self._left = _BLOCK  # of the row that has drawn most, at least
@@ -178,7 +173,8 @@ class SessionVectorEnv(VectorEnv):
     def _check_actions(self, actions: Any) -> Tensor:
         actions = torch.as_tensor(actions, device=self.device)
         count = len(self.rules.surface)
-        if actions.shape != (self.num_envs,) or actions.is_floating_point() or actions.is_complex():
+        whole = not (actions.is_floating_point() or actions.is_complex() or actions.dtype == torch.bool)
+        if actions.shape != (self.num_envs,) or not whole:
             raise ValueError(
                 f"actions: got {actions.dtype} {tuple(actions.shape)}, expected {self.num_envs} whole numbers"
             )
@@ -189,13 +185,37 @@ class SessionVectorEnv(VectorEnv):
         return actions.long()
 
 
+def _seeds_of(seed: int | Sequence[int] | None, num_envs: int) -> list[int] | list[None]:
+    if seed is None:
+        return [None] * num_envs
+    seeds = [seed + k for k in range(num_envs)] if isinstance(seed, (int, np.integer)) else list(seed)
+    if len(seeds) != num_envs:
+        raise ValueError(f"seed: got {len(seeds)} seeds, expected one number, or one for each of {num_envs}")
+    if not all(isinstance(s, (int, np.integer)) and s >= 0 for s in seeds):
+        raise ValueError(f"seed: got {seed!r}, expected integers of at least 0")
+    return [int(s) for s in seeds]
+
+
 def _check_ranges(ranges: Tensor | None, num_envs: int, n_users: int) -> Tensor:
     if ranges is None:
         return torch.tensor([[0, n_users]]).expand(num_envs, 2)
-    if not isinstance(ranges, Tensor) or ranges.shape != (num_envs, 2):
-        came = tuple(ranges.shape) if isinstance(ranges, Tensor) else type(ranges).__name__
-        raise ValueError(f"user_ranges: got {came}, expected a tensor ({num_envs}, 2)")
+    if not isinstance(ranges, Tensor) or ranges.shape != (num_envs, 2) or ranges.dtype != torch.int64:
+        came = f"{ranges.dtype} {tuple(ranges.shape)}" if isinstance(ranges, Tensor) else type(ranges).__name__
+        raise ValueError(f"user_ranges: got {came}, expected a tensor of torch.int64 ({num_envs}, 2)")
     low, high = ranges.unbind(1)
-    if not bool(((low >= 0) & (low < high) & (high <= n_users)).all()):
-        raise ValueError(f"user_ranges: got rows outside 0..{n_users}, or an empty range")
+    wrong = ~((low >= 0) & (low < high) & (high <= n_users))
+    if bool(wrong.any()):
+        first = ranges[wrong][0].tolist()
+        raise ValueError(f"user_ranges: got {first}, expected low < high, both from 0 to {n_users}")
     return ranges
+
+
+def _check_satiation(satiation: Tensor | None, num_envs: int) -> None:
+    if satiation is None:
+        return
+    if not isinstance(satiation, Tensor) or satiation.shape != (num_envs,):
+        came = tuple(satiation.shape) if isinstance(satiation, Tensor) else type(satiation).__name__
+        raise ValueError(f"satiation: got {came}, expected a tensor ({num_envs},)")
+    if not bool(((satiation >= 0) & torch.isfinite(satiation)).all()):
+        came = f"values from {satiation.min():g} to {satiation.max():g}"
+        raise ValueError(f"satiation: got {came}, expected finite numbers of at least 0")

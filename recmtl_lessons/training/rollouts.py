@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recmtl_lessons.envs import SessionSettings, SessionUsers, SessionVectorEnv, join_users
+from recmtl_lessons.training.stacked import _check_whole
 
 Observations = dict[str, Tensor]  # {task: (M, B, D)}
 
@@ -73,6 +74,12 @@ class Sessions:
         One a model, instead of the settings'.
     device : torch.device, optional
         The CPU unless given.
+
+    Raises
+    ------
+    ValueError
+        If there is not one of everything for each model, the worlds differ in size, tasks or categories, or another
+        argument is out of range.
     """
 
     def __init__(
@@ -87,6 +94,9 @@ class Sessions:
     ):
         if not worlds or len({len(world) for world in worlds}) > 1:
             raise ValueError(f"worlds: got {[len(w) for w in worlds]} users, expected at least one, all as many")
+        if not tasks or isinstance(tasks, str) or len(set(tasks)) < len(tasks):
+            raise ValueError(f"tasks: got {tasks!r}, expected at least one, all different")
+        _check_whole("per_model", per_model)
         seeds = range(len(worlds)) if seeds is None else seeds
         for name, values in (("seeds", seeds), ("satiation", satiation)):
             if values is not None and len(values) != len(worlds):
@@ -119,7 +129,18 @@ class Sessions:
         return dict(self._observed)
 
     def step(self, acted: Mapping[str, Acted]) -> dict[str, Rollout]:
-        """One step of all sessions, as a rollout without the dimension of time."""
+        """One step of all sessions, as a rollout without the dimension of time.
+
+        Raises
+        ------
+        ValueError
+            If a task has no actions, or not one for each session.
+        """
+        wanted = (self.n_models, self.per_model)
+        for task in self.tasks:
+            if task not in acted or acted[task].action.shape != wanted:
+                came = tuple(acted[task].action.shape) if task in acted else "nothing"
+                raise ValueError(f"acted[{task!r}]: got {came}, expected actions of shape {wanted}")
         done = {}
         for task, env in self.envs.items():
             seen, did = self._observed[task], acted[task]
@@ -137,7 +158,17 @@ class Sessions:
         choose : callable ({task: (M, B, D)}) -> {task: Acted}
         steps : int
             T.
+
+        Returns
+        -------
+        dict {task: Rollout}
+
+        Raises
+        ------
+        ValueError
+            If ``steps`` is not at least 1, or actions do not fit.
         """
+        _check_whole("steps", steps)
         taken = [self.step(choose(self.observations)) for _ in range(steps)]
         return {task: _stacked([step[task] for step in taken]) for task in self.tasks}
 
@@ -183,7 +214,14 @@ def returns_of(
     Returns
     -------
     dict {task: Tensor (M,)}
+
+    Raises
+    ------
+    ValueError
+        As `Sessions`, or if a number is out of range.
     """
+    _check_whole("sessions", sessions)
+    _check_whole("horizon", horizon)
     endless = replace(settings or SessionSettings(), time_limit=horizon + 1)
     played = Sessions(worlds, tasks, sessions, endless, seeds, satiation, device)
     going = {task: torch.ones(played.n_models, sessions, device=device) for task in tasks}
@@ -209,7 +247,15 @@ class Chooser:
         self.n_seeds, self._generator = n_seeds, torch.Generator().manual_seed(seed)
 
     def uniform(self, like: Tensor) -> Tensor:
-        """Uniform numbers (M, ...), the same for model i and model i + n_seeds."""
+        """Uniform numbers (M, ...), the same for model i and model i + n_seeds.
+
+        Raises
+        ------
+        ValueError
+            If M is no multiple of ``n_seeds``.
+        """
+        if len(like) == 0 or len(like) % self.n_seeds:
+            raise ValueError(f"like: got {len(like)} models, expected a multiple of {self.n_seeds} seeds")
         rows = torch.rand(self.n_seeds, *like.shape[1:], generator=self._generator)
         return rows.repeat(len(like) // self.n_seeds, *[1] * (like.ndim - 1)).to(like.device)
 

@@ -12,12 +12,13 @@ import statistics
 import torch
 
 from recmtl_lessons.training.device import settle_threads
-from tests.benchmarks import importing, maml, reptile, stacked, world
+from tests.benchmarks import importing, maml, reptile, sessions, stacked, world
 
 BENCHMARKS = {
     "stacked": stacked.measure,
     "maml": maml.measure,
     "reptile": reptile.measure,
+    "sessions": sessions.measure,
     "importing": importing.measure,
     "world": world.measure,
 }

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from recmtl_lessons.models import DomainAdversarialNetwork, domain_loss, lambda_schedule, task_loss
-from recmtl_lessons.training import ManyModels, Moment
+from recmtl_lessons.training import ManyModels, Moment, Stack
 
 CPU = torch.device("cpu")
 CLICK = {"click": {"task_type": "classification", "output_dim": 1}}
@@ -649,3 +649,226 @@ class TestBadInput:
             settings={}, objective=lambda model, batch, setting, progress: (model(batch["shop"]["x"]).mean(), {})
         )
         assert len(run(stack, 2)) == 3
+
+
+# A stack that is handed every model's own batch, instead of drawing it from data.
+
+
+def bare_stack(build=lambda: nn.Linear(WIDTH, 1), settings=None, seeds=SEEDS, **more):
+    settings = {"slope": (1.0, -2.0)} if settings is None else settings
+    return Stack(build, settings, seeds, **{"learning_rate": 1e-2, "device": CPU, **more})
+
+
+def own_batches(number=0, models=6, rows=16):
+    """Rows of its own for every model, nested as an objective may want them."""
+    x = normal(models, rows, WIDTH, seed=100 + number)
+    return {"step": {"x": x}, "y": x.sum(-1)}
+
+
+def fit_sum(model, batch, setting):
+    output = model(batch["step"]["x"]).squeeze(-1)
+    loss = (output - setting["slope"] * batch["y"]).square().mean()
+    return loss, {"first": output[0], "outputs": output}
+
+
+def row(batch, index):
+    """One model's batch."""
+    return {name: row(value, index) if isinstance(value, dict) else value[index] for name, value in batch.items()}
+
+
+def setting_of(stack, index):
+    return {name: torch.tensor(value) for name, value in stack.settings[index].items()}
+
+
+def norms(gradients):
+    """Of each model's whole gradient, (n_models,)."""
+    return sum(g.square().flatten(1).sum(1) for g in gradients.values()).sqrt()
+
+
+class TestOwnBatches:
+    @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+    def test_updates_are_those_of_each_model_alone(self, optimizer):
+        stack = bare_stack(optimizer=optimizer)
+        alone = [stack.model(index).train() for index in range(6)]
+        kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimizer]
+        optimizers = [kind(model.parameters(), lr=1e-2) for model in alone]
+        for number in range(30):
+            batch = own_batches(number)
+            losses, logs = stack.update(fit_sum, batch)
+            assert not losses.requires_grad
+            assert not any(value.requires_grad for value in logs.values())
+            assert logs["outputs"].shape == (6, 16)
+            for index, (model, adam) in enumerate(zip(alone, optimizers, strict=True)):
+                loss, said = fit_sum(model, row(batch, index), setting_of(stack, index))
+                torch.testing.assert_close(losses[index], loss.detach(), rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(logs["first"][index], said["first"].detach(), rtol=1e-4, atol=1e-5)
+                adam.zero_grad()
+                loss.backward()
+                adam.step()
+        for index, model in enumerate(alone):
+            torch.testing.assert_close(stack.model(index).weight, model.weight, rtol=1e-4, atol=1e-5)
+            assert not torch.equal(model.weight, bare_stack().model(index).weight)
+
+    def test_many_models_takes_the_same_steps(self):
+        """`ManyModels` is this stack with batches drawn from data."""
+        drawing, handed = stack_of(), bare_stack()
+        per_seed = [list(drawing.draw_batches(seed, 10)) for seed in range(3)]
+        for step in range(10):
+            rows = [per_seed[index % 3][step]["shop"] for index in range(6)]
+            batch = {"shop": {name: torch.stack([r[name] for r in rows]) for name in ("x", "y")}}
+            handed.update(lambda model, batch, setting: regression(model, batch, setting, 0.0), batch)
+        assert_same_models(run(drawing, 10), handed)
+
+    def test_evaluating_changes_nothing_and_says_what_an_update_would(self):
+        stack, before = bare_stack(), bare_stack()
+        loss, logs = stack.evaluate(fit_sum, own_batches())
+        assert_same_models(stack, before)
+        updated, same = stack.update(fit_sum, own_batches())
+        assert torch.equal(loss.detach(), updated)
+        assert torch.equal(logs["outputs"].detach(), same["outputs"])
+        assert bool((stack.evaluate(fit_sum, own_batches())[0] < updated).all())
+
+    def test_evaluating_draws_the_dropout_of_the_next_update(self):
+        def build():
+            return nn.Sequential(nn.Linear(WIDTH, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+
+        stack = bare_stack(build)
+        first, again = (stack.evaluate(fit_sum, own_batches())[0].detach() for _ in range(2))
+        assert torch.equal(first, again)
+        assert torch.equal(stack.update(fit_sum, own_batches())[0], first)
+        still = bare_stack(build, learning_rate=0.0)
+        one, other = (still.update(fit_sum, own_batches())[0] for _ in range(2))
+        assert not torch.equal(one, other)
+
+    def test_gradients_are_those_of_each_model_alone_and_no_step(self):
+        def build():
+            return nn.ModuleDict({"used": nn.Linear(WIDTH, 1), "idle": nn.Linear(2, 1)})
+
+        def objective(model, batch, setting):
+            return fit_sum(model["used"], batch, setting)
+
+        stack, before = bare_stack(build), bare_stack(build)
+        found = stack.gradients(objective, own_batches())
+        assert_same_models(stack, before)
+        assert {name: g.shape for name, g in found.items()} == {
+            "used.weight": (6, 1, WIDTH),
+            "used.bias": (6, 1),
+            "idle.weight": (6, 1, 2),
+            "idle.bias": (6, 1),
+        }
+        assert float(found["idle.weight"].abs().max()) == 0
+        for index in range(6):
+            model = stack.model(index).train()
+            loss, _ = objective(model, row(own_batches(), index), setting_of(stack, index))
+            expected = torch.autograd.grad(loss, list(model["used"].parameters()))
+            torch.testing.assert_close(found["used.weight"][index], expected[0], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(found["used.bias"][index], expected[1], rtol=1e-4, atol=1e-5)
+
+    def test_each_own_answers_every_model_with_its_own_arguments(self):
+        def build():
+            return nn.Sequential(nn.Linear(WIDTH, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+
+        stack, batch = bare_stack(build), own_batches()
+        found = stack.each_own(lambda model, b, k: {"out": model(b["step"]["x"]), "k": 2 * k}, batch, torch.arange(6))
+        assert found["out"].shape == (6, 16, 1)
+        assert not found["out"].requires_grad
+        assert found["k"].tolist() == [0, 2, 4, 6, 8, 10]
+        for index in range(6):
+            torch.testing.assert_close(found["out"][index], stack.model(index)(batch["step"]["x"][index]).detach())
+        shared = normal(3, 5, WIDTH)
+        by_seed = stack.each(lambda model, x: model(x), shared)
+        assert torch.equal(by_seed, stack.each_own(lambda model, x: model(x), shared.repeat(2, 1, 1)))
+
+
+class TestSettingOfAStack:
+    def test_one_a_model(self):
+        stack = bare_stack(settings={"slope": (1.0, -2.0), "discount": (0.5, 0.9)}, seeds=(0, 3))
+        assert stack.setting("slope").tolist() == [1, 1, 1, 1, -2, -2, -2, -2]
+        assert torch.equal(stack.setting("discount", 0.1), torch.tensor([0.5, 0.5, 0.9, 0.9] * 2))
+
+    def test_a_default_where_there_is_none(self):
+        stack = bare_stack()
+        assert stack.setting("entropy", 0).tolist() == [0.0] * 6
+        with pytest.raises(ValueError, match=r"^name: got 'entropy', expected one of 'slope'$"):
+            stack.setting("entropy")
+
+
+class TestClip:
+    @staticmethod
+    def build():
+        return nn.Sequential(nn.Linear(WIDTH, 4), nn.Tanh(), nn.Linear(4, 1))
+
+    def test_each_models_gradient_as_pytorchs_own_for_one(self):
+        """Three are shortened, three are not; with plain descent the step shows the gradient."""
+        free = bare_stack(self.build, optimizer="sgd")
+        lengths = norms(free.gradients(fit_sum, own_batches()))
+        limit = float(lengths.median())
+        clipped = bare_stack(self.build, optimizer="sgd", clip=limit)
+        clipped.update(fit_sum, own_batches())
+        for index in range(6):
+            model = free.model(index).train()
+            loss, _ = fit_sum(model, row(own_batches(), index), setting_of(free, index))
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), limit)
+            torch.optim.SGD(model.parameters(), lr=1e-2).step()
+            for one, two in zip(clipped.model(index).parameters(), model.parameters(), strict=True):
+                torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+        assert float(lengths.min()) < limit < float(lengths.max()) / 2
+
+    def test_a_wide_limit_changes_nothing(self):
+        free, wide = bare_stack(self.build), bare_stack(self.build, clip=1e6)
+        for stack in (free, wide):
+            stack.update(fit_sum, own_batches())
+        assert_same_models(free, wide)
+
+    def test_without_a_gradient_there_is_nothing_to_shorten(self):
+        stack = bare_stack(clip=0.5, optimizer="sgd")
+        stack.update(lambda model, batch, setting: (0 * fit_sum(model, batch, setting)[0], {}), own_batches())
+        assert_same_models(stack, bare_stack())
+
+    @pytest.mark.parametrize("clip", [0, 0.0, -1.0, math.inf, math.nan])
+    def test_limits_that_are_none(self, clip):
+        with pytest.raises(ValueError, match=refusal("clip")):
+            bare_stack(clip=clip)
+
+
+class TestTakingOver:
+    @staticmethod
+    def pair():
+        """Two stacks of the same shape that have nothing else in common."""
+        return bare_stack(), bare_stack(seeds=(5, 6, 7))
+
+    @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+    def test_a_share_of_the_way(self, share):
+        target, online = self.pair()
+        before = [target.model(index).weight for index in range(6)]
+        target.copy_from(online, share)
+        for index, old in enumerate(before):
+            expected = (1 - share) * old + share * online.model(index).weight
+            torch.testing.assert_close(target.model(index).weight, expected)
+            assert not torch.equal(old, online.model(index).weight)
+
+    def test_a_copy_is_nobodys_view(self):
+        target, online = self.pair()
+        target.copy_from(online)
+        assert_same_models(target, online)
+        kept = [target.model(index).weight for index in range(6)]
+        online.update(fit_sum, own_batches())
+        assert all(torch.equal(target.model(k).weight, w) for k, w in enumerate(kept))
+        target.update(fit_sum, own_batches())  # and it can be trained on
+        assert not torch.equal(target.model(0).weight, kept[0])
+
+    def test_part_of_another_stack(self):
+        whole = bare_stack(lambda: nn.ModuleDict({"policy": nn.Linear(WIDTH, 1), "value": nn.Linear(WIDTH, 1)}))
+        part = bare_stack(seeds=(5, 6, 7))
+        part.load(whole, "policy.")
+        for index in range(6):
+            assert torch.equal(part.model(index).weight, whole.model(index)["policy"].weight)
+            assert torch.equal(part.model(index).bias, whole.model(index)["policy"].bias)
+        with pytest.raises(KeyError):
+            part.load(whole, "critic.")
+
+    def test_another_stack_without_a_prefix(self):
+        one, other = self.pair()
+        one.load(other)
+        assert_same_models(one, other)

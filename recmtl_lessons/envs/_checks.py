@@ -1,0 +1,30 @@
+"""What the environments ask of plain numbers, in one voice: the argument, what came, what was expected."""
+
+import torch
+
+
+def check_count(name: str, value: object, least: int = 1, most: int | None = None) -> None:
+    """Refuse anything but an integer from ``least`` to ``most``."""
+    plain = isinstance(value, int) and not isinstance(value, bool)
+    if not plain or value < least or (most is not None and value > most):
+        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name}: got {value!r}, expected an integer {limits}")
+
+
+def check_number(name: str, value: object, low: float, high: float = float("inf"), below: bool = False) -> None:
+    """Refuse anything but a finite number in [low, high], or in [low, high) if ``below``."""
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not plain or not low <= value <= high or value == (high if below else float("inf")):
+        limits = f"of at least {low}" if high == float("inf") else f"in [{low}, {high}{')' if below else ']'}"
+        raise ValueError(f"{name}: got {value!r}, expected a number {limits}")
+
+
+def checked_device(device: torch.device | str) -> torch.device:
+    """Refuse a device that cannot hold numbers on this machine."""
+    try:
+        found = torch.device(device)
+        torch.zeros((), device=found).item()  # "meta" makes tensors too, but they hold no numbers
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device: got {device!r}, expected a device of this machine ({reason})") from error
+    return found

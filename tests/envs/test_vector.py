@@ -1,0 +1,278 @@
+"""Many sessions at once against Gymnasium's own vector of single ones, step for step."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from recmtl_lessons.envs import SURFACES, SessionEnv, SessionSettings, SessionVectorEnv, make_users
+
+USERS = make_users(30, 3, strength=2.0)
+KNOBS = {
+    "as they come": SessionSettings(),
+    "late and impatient": SessionSettings(clicks_needed=2, levels=3, patience=2),
+    "short and patient": SessionSettings(satiation=0.3, levels=6, patience=5, time_limit=7, clicks_needed=3),
+}
+STEPS = 300  # a number each, and one for every new session: more than the 256 that are drawn at a time
+CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
+
+
+def actions_for(env, steps, seed=0):
+    """Actions at random, (steps, N)."""
+    count = int(env.single_action_space.n)
+    return torch.randint(count, (steps, env.num_envs), generator=torch.Generator().manual_seed(seed))
+
+
+def one_by_one(singles):
+    return SyncVectorEnv([lambda env=env: env for env in singles], autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+def assert_same_steps(env, sync, actions):
+    """Step both; returns how many sessions ended by themselves, and how many were cut off."""
+    ends = torch.zeros(2, dtype=torch.int64)
+    for action in actions:
+        observed, reward, terminated, truncated, info = env.step(action)
+        expected = sync.step(action.numpy())
+        assert np.array_equal(observed.cpu().numpy(), expected[0])
+        assert reward.tolist() == expected[1].tolist()
+        assert terminated.tolist() == expected[2].tolist()
+        assert truncated.tolist() == expected[3].tolist()
+        ended = expected[2] | expected[3]
+        assert info["_final_obs"].tolist() == ended.tolist()
+        for row in ended.nonzero()[0]:
+            assert np.array_equal(info["final_obs"][row].cpu().numpy(), expected[4]["final_obs"][row])
+        going = torch.from_numpy(~ended)
+        assert torch.equal(info["final_obs"].cpu()[going], observed.cpu()[going])
+        clicked = np.where(ended, expected[4].get("final_info", {}).get("clicked", False), expected[4].get("clicked"))
+        assert info["clicked"].tolist() == clicked.tolist()
+        ends += torch.tensor([int(expected[2].sum()), int((expected[3] & ~expected[2]).sum())])
+    return ends.tolist()
+
+
+class TestStepForStep:
+    @pytest.mark.parametrize("task", SURFACES)
+    @pytest.mark.parametrize("knobs", KNOBS)
+    @pytest.mark.parametrize("device", ["cpu", CUDA])
+    def test_from_the_same_seed(self, task, knobs, device):
+        settings = KNOBS[knobs]
+        env = SessionVectorEnv(USERS, task, 4, settings, device=device)
+        sync = one_by_one([SessionEnv(USERS, task, settings) for _ in range(4)])
+        observed, _ = env.reset(seed=17)
+        assert np.array_equal(observed.cpu().numpy(), sync.reset(seed=17)[0])
+        left, cut_off = assert_same_steps(env, sync, actions_for(env, STEPS))
+        assert left > 20
+        assert (cut_off > 100) == (knobs == "short and patient")
+
+    def test_one_session_alone(self):
+        """It draws at every step and every reset: whatever is kept ready is used up to the last number."""
+        env, sync = SessionVectorEnv(USERS, "home", 1), one_by_one([SessionEnv(USERS, "home")])
+        assert np.array_equal(env.reset(seed=2)[0].numpy(), sync.reset(seed=2)[0])
+        assert_same_steps(env, sync, actions_for(env, 3 * STEPS))
+
+    def test_resets_in_between(self):
+        """Without a seed the generators go on where they stood, with one they begin anew."""
+        env = SessionVectorEnv(USERS, "search", 3)
+        sync = one_by_one([SessionEnv(USERS, "search") for _ in range(3)])
+        for number, seed in enumerate((5, None, None, [8, 2, 5], None)):
+            assert np.array_equal(env.reset(seed=seed)[0].numpy(), sync.reset(seed=seed)[0])
+            assert_same_steps(env, sync, actions_for(env, 20, number))
+
+    def test_users_of_ones_own(self):
+        """Session i draws from a range of rows, as a single one does whose table holds those alone."""
+        ranges = torch.tensor([[0, 30], [4, 5], [10, 20], [29, 30]])
+        env = SessionVectorEnv(USERS, "notify", 4, user_ranges=ranges)
+        sync = one_by_one([SessionEnv(USERS[low:high], "notify") for low, high in ranges.tolist()])
+        assert np.array_equal(env.reset(seed=1)[0].numpy(), sync.reset(seed=1)[0])
+        assert_same_steps(env, sync, actions_for(env, 100))
+
+    def test_satiation_of_ones_own(self):
+        strengths = [0.0, 0.7, 3.0]
+        env = SessionVectorEnv(USERS, "home", 3, SessionSettings(satiation=9.0), satiation=torch.tensor(strengths))
+        sync = one_by_one([SessionEnv(USERS, "home", SessionSettings(satiation=s)) for s in strengths])
+        assert np.array_equal(env.reset(seed=1)[0].numpy(), sync.reset(seed=1)[0])
+        assert_same_steps(env, sync, actions_for(env, STEPS))
+
+
+def course(env, actions, seed=0):
+    """Everything that a tensor environment answers, one row a session: (N, ...)."""
+    answers = [env.reset(seed=seed)[0].flatten()]
+    for action in actions:
+        *tensors, info = env.step(action)
+        answers += [tensor.float().flatten() for tensor in (*tensors, info["final_obs"], info["clicked"])]
+    rows = [answer.view(env.num_envs, -1) for answer in answers]
+    return torch.cat(rows, dim=1)
+
+
+class TestSessions:
+    def test_the_same_satiation_for_all_is_that_of_the_settings(self):
+        of_each = SessionVectorEnv(USERS, "home", 5, satiation=torch.full((5,), 0.7))
+        of_all = SessionVectorEnv(USERS, "home", 5, SessionSettings(satiation=0.7))
+        none = SessionVectorEnv(USERS, "home", 5, SessionSettings(satiation=0.0))
+        actions = actions_for(of_all, 60)
+        assert torch.equal(course(of_each, actions), course(of_all, actions))
+        assert not torch.equal(course(of_each, actions), course(none, actions))
+
+    @given(st.permutations(range(5)), st.sampled_from(SURFACES))
+    @examples(max_examples=15)
+    def test_do_not_meet(self, order, task):
+        """A session's course depends on its own seed and actions, wherever it stands and whoever stands beside it."""
+        env = SessionVectorEnv(USERS, task, 5)
+        actions, order = actions_for(env, 30), list(order)
+        whole = course(env, actions, seed=[11, 12, 13, 14, 15])
+        moved = course(env, actions[:, order], seed=[11 + k for k in order])
+        assert torch.equal(moved, whole[order])
+        alone = course(SessionVectorEnv(USERS, task, 1), actions[:, 2:3], seed=[13])
+        assert torch.equal(alone, whole[2:3])
+
+    def test_of_one_seed_are_the_same(self):
+        env = SessionVectorEnv(USERS, "home", 3)
+        found = course(env, actions_for(env, 40)[:, :1].expand(-1, 3), seed=[4, 4, 5])
+        assert torch.equal(found[0], found[1])
+        assert not torch.equal(found[0], found[2])
+
+    def test_without_a_seed_they_begin_anywhere(self):
+        one, other = (SessionVectorEnv(USERS, "home", 8).reset()[0] for _ in range(2))
+        assert not torch.equal(one, other)
+        assert len(one.unique(dim=0)) > 1
+
+    def test_every_user_of_a_range_comes_and_no_other(self):
+        env = SessionVectorEnv(USERS, "home", 200, user_ranges=torch.tensor([[3, 7]]).expand(200, 2))
+        env.reset(seed=0)
+        seen = set(env.state.user.tolist())
+        for action in actions_for(env, 10):
+            env.step(action)
+            seen |= set(env.state.user.tolist())
+        assert seen == {3, 4, 5, 6}
+
+    def test_the_state_is_where_they_stand(self):
+        env = SessionVectorEnv(USERS, "home", 4)
+        assert env.state is None
+        env.reset(seed=0)
+        before = env.state
+        env.step(torch.tensor([0, 1, 2, 0]))
+        assert before.satiation.tolist() == [[0, 0, 0]] * 4, "a step makes a new state"
+        assert env.state.satiation.tolist() == [[2, 0, 0], [0, 2, 0], [0, 0, 2], [2, 0, 0]]
+        assert env.state.elapsed.tolist() == [1] * 4
+
+
+class TestVectorApi:
+    @pytest.mark.parametrize("task", SURFACES)
+    @pytest.mark.parametrize("device", ["cpu", CUDA])
+    def test_spaces_shapes_and_kinds(self, task, device):
+        env, single = SessionVectorEnv(USERS, task, 6, device=device), SessionEnv(USERS, task)
+        assert isinstance(env, VectorEnv)
+        assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+        assert env.single_observation_space == single.observation_space
+        assert env.single_action_space == single.action_space
+        assert (env.observation_space.shape, env.action_space.shape) == ((6, 15), (6,))
+        observed, info = env.reset(seed=0)
+        assert info == {}
+        for action in actions_for(env, 25):
+            assert env.observation_space.contains(observed.cpu().numpy())
+            assert env.action_space.contains(action.numpy())
+            observed, reward, terminated, truncated, info = env.step(action.to(device))
+            assert observed.shape == info["final_obs"].shape == (6, 15)
+            assert env.observation_space.contains(info["final_obs"].cpu().numpy())
+            for value, dtype in (
+                (reward, torch.float32),
+                (terminated, torch.bool),
+                (truncated, torch.bool),
+                (info["_final_obs"], torch.bool),
+                (info["clicked"], torch.bool),
+            ):
+                assert (value.shape, value.dtype, value.device.type) == ((6,), dtype, device)
+            assert (observed.dtype, observed.device.type) == (torch.float32, device)
+
+    @pytest.mark.parametrize("kind", [list, np.array, lambda a: np.array(a, np.uint8), lambda a: torch.tensor(a).int()])
+    def test_actions_in_other_forms(self, kind):
+        actions = [[0, 1, 2], [2, 2, 0]]
+        one, other = (SessionVectorEnv(USERS, "home", 3) for _ in range(2))
+        assert torch.equal(course(one, [torch.tensor(a) for a in actions]), course(other, [kind(a) for a in actions]))
+
+    def test_its_own_samples_are_actions(self):
+        env = SessionVectorEnv(USERS, "notify", 7)
+        env.reset(seed=np.int64(3))
+        env.step(env.action_space.sample())
+
+
+def refusal(name, came=""):
+    return rf"^{re.escape(name)}: got .*{came}.*expected "
+
+
+def vector(**changed):
+    return SessionVectorEnv(USERS, **{"num_envs": 3, **changed})
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("name", "value", "came"),
+        [
+            ("num_envs", 0, "0"),
+            ("num_envs", 2.0, "2.0"),
+            ("num_envs", True, "True"),
+            ("task", "shop", "'shop'"),
+            ("satiation", torch.ones(2), r"\(2,\)"),
+            ("satiation", torch.ones(3, 1), r"\(3, 1\)"),
+            ("satiation", [1.0, 1.0, 1.0], "list"),
+            ("satiation", torch.tensor([1.0, -0.5, 1.0]), "from -0.5 to 1"),
+            ("satiation", torch.tensor([1.0, math.nan, 1.0]), "nan"),
+            ("satiation", torch.tensor([1.0, math.inf, 1.0]), "inf"),
+            ("user_ranges", torch.tensor([[0, 30]]), r"\(1, 2\)"),
+            ("user_ranges", [[0, 30]] * 3, "list"),
+            ("user_ranges", torch.tensor([[0.0, 30.0]] * 3), "float32"),
+            ("user_ranges", torch.tensor([[0, 30], [0, 31], [0, 30]]), r"\[0, 31\]"),
+            ("user_ranges", torch.tensor([[0, 30], [0, 30], [-1, 30]]), r"\[-1, 30\]"),
+            ("user_ranges", torch.tensor([[5, 5], [0, 30], [0, 30]]), r"\[5, 5\]"),
+            ("user_ranges", torch.tensor([[0, 30], [9, 5], [0, 30]]), r"\[9, 5\]"),
+            ("device", "nowhere", "'nowhere'"),
+            ("device", "meta", "'meta'"),
+            ("device", "cuda:99", "'cuda:99'"),
+            ("device", 1.5, "1.5"),
+        ],
+    )
+    def test_arguments(self, name, value, came):
+        with pytest.raises(ValueError, match=refusal(name, came)):
+            vector(**{name: value})
+
+    @pytest.mark.parametrize("seed", [[1, 2], [1, 2, 3, 4], [], -1, [0, -1, 2], [0, 1.5, 2], [0, None, 2]])
+    def test_seeds(self, seed):
+        env = vector()
+        with pytest.raises(ValueError, match=refusal("seed")):
+            env.reset(seed=seed)
+        with pytest.raises(RuntimeError, match="have not begun"):
+            env.step([0, 0, 0])
+
+    def test_options(self):
+        with pytest.raises(ValueError, match=refusal("options", "'user'")):
+            vector().reset(options={"user": 3})
+        vector().reset(options={})
+
+    @pytest.mark.parametrize(
+        ("actions", "came"),
+        [
+            (torch.zeros(2, dtype=torch.int64), r"int64 \(2,\)"),
+            (torch.zeros(3, 1, dtype=torch.int64), r"int64 \(3, 1\)"),
+            (torch.tensor(0), r"int64 \(\)"),
+            (torch.zeros(3), "float32"),
+            (torch.zeros(3, dtype=torch.bool), "bool"),
+            (torch.zeros(3, dtype=torch.complex64), "complex64"),
+            (torch.tensor([0, 3, 1]), "from 0 to 3"),
+            (torch.tensor([0, -1, 1]), "from -1 to 1"),
+        ],
+    )
+    def test_actions(self, actions, came):
+        env = vector()
+        env.reset(seed=0)
+        with pytest.raises(ValueError, match=refusal("actions", came)):
+            env.step(actions)
+        assert env.state.elapsed.tolist() == [0, 0, 0]  # nothing had happened
+
+    def test_before_the_beginning(self):
+        with pytest.raises(RuntimeError, match="have not begun, call reset"):
+            vector().step(torch.zeros(3, dtype=torch.int64))
