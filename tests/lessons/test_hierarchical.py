@@ -9,7 +9,6 @@ import torch
 from recmtl_lessons.envs import ChainEnv, chain_value
 from recmtl_lessons.lessons import hierarchical as lesson
 from recmtl_lessons.lessons.hierarchical import chain, explorers, films, learning, live, pictures, sessions, watching
-from recmtl_lessons.lessons.policy import learning as flat
 from recmtl_lessons.models import semi_markov_returns
 from recmtl_lessons.teaching.style import new_figure
 from recmtl_lessons.training import Acted, Chooser, Sessions, Stack
@@ -321,13 +320,6 @@ def test_progress_of_a_flat_policy_sums_to_the_clicks_of_a_reward():
         clicks += done.clicked
     torch.testing.assert_close(total, clicks)
     assert float(total.max()) >= 3
-
-
-def test_flat_settings_are_the_same_settings():
-    how = replace(SHORT, entropy=0.05, clip=0.1)
-    found = learning.as_flat(how)
-    assert isinstance(found, flat.Training)
-    assert all(getattr(found, name) == getattr(how, name) for name in vars(found))
 
 
 def test_the_comparison_of_sessions_holds_what_it_says(late):

@@ -10,7 +10,7 @@ from torch import Tensor
 from recmtl_lessons.envs import Chains, chain_matrices, chain_value
 from recmtl_lessons.envs.chain import LENGTH, START
 from recmtl_lessons.lessons._seeds import SEEDS
-from recmtl_lessons.lessons.hierarchical.learning import Stepped, Training, Walker, as_flat, judged_on_the_way, train
+from recmtl_lessons.lessons.hierarchical.learning import Stepped, Training, Walker, judged_on_the_way, train
 from recmtl_lessons.lessons.policy import learning as flat
 from recmtl_lessons.models import HierarchicalMultiTaskRL, MultiTaskPolicyNetwork
 from recmtl_lessons.training import Chooser, Rollout, Stack
@@ -247,7 +247,7 @@ def compare_on_chain(seeds: tuple[int, ...] = SEEDS, how: Training = TRAINING) -
     policy = Stack(flat_network, [{"discount": FLAT_DISCOUNT}], seeds, how.learning_rate, clip=0.5)
     sessions = ChainSessions(len(seeds), how.sessions, Chooser(len(seeds), seeds[0]))
     flat_curve = judged_on_the_way(
-        flat.train(policy, sessions, as_flat(how), every=EVERY), how.updates, "flat policy on the chain",
+        flat.train(policy, sessions, how, every=EVERY), how.updates, "flat policy on the chain",
         partial(flat_policy_value, policy),
     )  # fmt: skip
     points = flat_curve.shape[-1]

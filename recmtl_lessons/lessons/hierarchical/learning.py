@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -19,37 +19,16 @@ from recmtl_lessons.training.rollouts import Chooser
 
 
 @dataclass(frozen=True)
-class Training:
-    """The settings of a training; those of lesson 07, and how long a goal may last.
+class Training(flat.Training):
+    """The settings of a training: lesson 07's, the same at both levels, and how long a goal may last.
 
     Attributes
     ----------
     goal_steps : int
         After so many steps a goal is given up.
-    updates, sessions, steps, epochs, minibatches, learning_rate, entropy, gae_lambda, clip
-        As in lesson 07; both levels have the same. Sessions are those of one model.
     """
 
     goal_steps: int = 10
-    updates: int = 40
-    sessions: int = 32
-    steps: int = 10
-    epochs: int = 3
-    minibatches: int = 2
-    learning_rate: float = 8e-3
-    entropy: float = 0.01
-    gae_lambda: float = 0.6
-    clip: float = 0.2
-
-    @property
-    def environment_steps(self) -> int:
-        """Steps that a model takes."""
-        return self.updates * self.sessions * self.steps
-
-
-def as_flat(how: Training) -> flat.Training:
-    """The same settings for lesson 07's training, which knows no goals."""
-    return flat.Training(**{field.name: getattr(how, field.name) for field in fields(flat.Training)})
 
 
 class Stepped(NamedTuple):

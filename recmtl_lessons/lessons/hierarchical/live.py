@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from recmtl_lessons.lessons._seeds import SEEDS
-from recmtl_lessons.lessons.hierarchical.learning import Training, as_flat, train
+from recmtl_lessons.lessons.hierarchical.learning import Training, train
 from recmtl_lessons.lessons.hierarchical.sessions import (
     TRAINING,
     best_returns,
@@ -67,9 +67,7 @@ def train_live(goal_steps: int, clicks_needed: int, seed: int, how: Training = L
         goals, actions = (torch.stack(values, dim=1) for values in found)
         return Live(torch.tensor(steps), goals, actions, best, goal_steps, clicks_needed)
 
-    both = zip(
-        train(stack, walker, how, every=EVERY), flat.train(policies, sessions, as_flat(how), every=EVERY), strict=True
-    )
+    both = zip(train(stack, walker, how, every=EVERY), flat.train(policies, sessions, how, every=EVERY), strict=True)
     for moment, _ in both:
         steps.append(moment.step * how.sessions * how.steps)
         measure()

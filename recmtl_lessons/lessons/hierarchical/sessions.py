@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from recmtl_lessons.envs import SessionPlanner, SessionSettings, SessionUsers, join_users, make_users
 from recmtl_lessons.lessons._seeds import SEEDS
-from recmtl_lessons.lessons.hierarchical.learning import Stepped, Training, Walker, as_flat, judged_on_the_way, train
+from recmtl_lessons.lessons.hierarchical.learning import Stepped, Training, Walker, judged_on_the_way, train
 from recmtl_lessons.lessons.policy import learning as flat
 from recmtl_lessons.lessons.policy.learning import DISCOUNT
 from recmtl_lessons.models import HierarchicalMultiTaskRL, MultiTaskPolicyNetwork
@@ -20,7 +20,10 @@ ACTIONS, CATEGORIES, STATE_DIM = 6, 3, 15
 LATE = 12  # clicks on one category for a reward
 USERS, TEST_USERS = 200, 20  # a seed
 PLAYED, HORIZON = 128, 60  # sessions a model is judged on, and their steps
-TRAINING = Training(goal_steps=20, updates=30)
+TRAINING = Training(
+    goal_steps=20, updates=30, sessions=32, steps=10, epochs=3, minibatches=2, learning_rate=8e-3, entropy=0.01,
+    gae_lambda=0.6,
+)  # fmt: skip
 EVERY = 5  # updates between two judgements
 EARLY = 15  # the update after which arms are compared
 FEW = replace(TRAINING, updates=EARLY)
@@ -235,7 +238,7 @@ def compare_users(
     )  # fmt: skip
     policies, sessions = flat_policies(learned, seeds, settings, how, progress=controls)
     actions = judged_on_the_way(
-        flat.train(policies, sessions, as_flat(how), every=EVERY), how.updates, f"flat, {_late(clicks_needed)}",
+        flat.train(policies, sessions, how, every=EVERY), how.updates, f"flat, {_late(clicks_needed)}",
         partial(judge_flat, policies, judged, settings),
     )  # fmt: skip
     returns = dict(zip((TWO_LEVELS, FOR_CLICKS), goals, strict=False))
