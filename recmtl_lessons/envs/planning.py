@@ -120,17 +120,33 @@ class SessionPlanner:
         return self.value_of(torch.full((users, count, actions), 1 / actions))
 
     def _solved(self, policy: Tensor, chance: Tensor) -> Tensor:
-        """Values at the start of some users' sessions, from (I - discount P) V = r; policy and chance (U, A, S)."""
-        count = len(self.states.user)
-        left = torch.eye(count, dtype=policy.dtype).expand(len(policy), -1, -1).clone()  # (U, S, S)
+        """Values at the start of some users' sessions, from (I - discount P) V = r; policy and chance (U, A, S).
+
+        Only the states that a session can reach have an equation.
+        """
+        states, count = self._reachable, len(self._reachable)
+        row = torch.zeros(len(self.states.user), dtype=torch.long).index_put((states,), torch.arange(count))  # (S,)
+        policy, chance = policy[..., states], chance[..., states]  # (U, A, R) each
+        left = torch.eye(count, dtype=policy.dtype).expand(len(policy), -1, -1).clone()  # (U, R, R)
         right = torch.zeros(len(policy), count, dtype=policy.dtype)
         for (follow, reward, goes_on), happens in ((self._clicked, chance), (self._ignored, 1 - chance)):
-            weight = policy * happens  # (U, A, S)
-            right += (weight * reward).sum(1)
+            weight = policy * happens  # (U, A, R)
+            right += (weight * reward[:, states]).sum(1)
             for action in range(len(follow)):
-                moves = -self.discount * weight[:, action] * goes_on[action]  # (U, S)
-                left[:, torch.arange(count), follow[action]] += moves
+                moves = -self.discount * weight[:, action] * goes_on[action, states]  # (U, R)
+                left[:, torch.arange(count), row[follow[action, states]]] += moves
         return torch.linalg.solve(left, right)[:, 0]
+
+    @cached_property
+    def _reachable(self) -> Tensor:
+        """The states that a session can be in, whatever is done, (R,); the first is its start."""
+        reached = torch.zeros(len(self.states.user), dtype=torch.bool)
+        reached[0], before = True, 0
+        while int(reached.sum()) > before:
+            before = int(reached.sum())
+            for follow, _, goes_on in (self._clicked, self._ignored):
+                reached[follow[(goes_on > 0) & reached]] = True
+        return reached.nonzero().squeeze(1)
 
     def index(self, state: SessionState) -> Tensor:
         """The number of each session's state among the S, (N,)."""

@@ -349,3 +349,15 @@ class TestBadInput:
     def test_policy(self, policy, came):
         with pytest.raises(ValueError, match=refusal("policy", came)):
             SessionPlanner(USERS, "home").value_of(policy)
+
+
+def test_what_would_be_done_where_no_session_comes_changes_nothing():
+    planner = SessionPlanner(make_users(5, 0), "search", SessionSettings())
+    generator = torch.Generator().manual_seed(0)
+    one, other = torch.rand(2, 5, len(planner.states.user), 6, generator=generator).softmax(-1)
+    reached = torch.zeros(len(planner.states.user), dtype=torch.bool)
+    reached[planner._reachable] = True
+    assert 0 < int((~reached).sum()) < len(reached)
+    elsewhere = torch.where(reached[:, None], one, other)
+    assert torch.equal(planner.value_of(elsewhere), planner.value_of(one))
+    assert not torch.equal(planner.value_of(other), planner.value_of(one))
