@@ -150,8 +150,8 @@ def test_a_flat_policy_has_the_value_of_its_table():
 
 
 def test_a_table_with_the_history_reaches_the_optimum_and_one_without_does_not():
-    history = chain.q_learning(chain.QLearning(history=True, epsilon=0.3), (20, 21, 22), 25_600, 10)
-    without = chain.q_learning(chain.QLearning(), (20, 21, 22), 25_600, 10)
+    arms = [chain.QLearning(history=True, epsilon=0.3), chain.QLearning()]
+    history, without = chain.q_learning(arms, (20, 21, 22), 25_600, 10)
     assert history.shape == without.shape == (3, 10)
     torch.testing.assert_close(history[:, -1], torch.full((3,), 0.208, dtype=torch.float64))
     assert float(without[:, -3:].mean()) < 0.15
@@ -330,6 +330,8 @@ def test_the_comparison_of_sessions_holds_what_it_says(late):
         assert values.shape == (2, 3)
         assert bool((values >= 0).all())
         assert bool((values < late.best[:, None] + 0.3).all())
+    assert set(late.strays) == {sessions.TWO_LEVELS, sessions.FOR_CLICKS}
+    assert all(bool(((values > 0) & (values < 1)).all()) for values in late.strays.values())
     assert torch.equal(late.early(sessions.FLAT), late.returns[sessions.FLAT][:, 2])
     pictures.draw_sessions(late, late, new_figure(11.5, 4.6))
     pictures.draw_clicks(late, new_figure(8.6, 4.3))
@@ -340,6 +342,19 @@ def test_both_kinds_of_network_have_about_as_many_parameters():
         sum(p.numel() for p in build().parameters()) for build in (sessions.two_level_network, sessions.flat_network)
     )
     assert abs(levels - policy) < 0.03 * policy
+
+
+def test_who_always_shows_one_category_strays_where_the_goal_is_another():
+    stack = sessions._stack(sessions.two_level_network, 1, SMALL, SHORT)
+    with torch.no_grad():
+        for name, value in stack._parameters.items():
+            if "controllers.policy.bias" in name:
+                value[..., 0] = 60.0  # the ranking that news leads
+            if "meta.policy.bias" in name:
+                value[0, 0], value[1, 2] = 60.0, 60.0  # the first model wants news, the second sport
+    settings = sessions.settings_of(2)
+    found = sessions.strays_of(stack, [sessions.users_of(s, 1) for s in SMALL], settings, 5)
+    assert found.tolist() == [[0.0, 1.0]]
 
 
 # Watching, and training live.

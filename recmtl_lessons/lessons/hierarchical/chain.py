@@ -56,7 +56,7 @@ class ChainPlace:
 
 def two_level_network() -> HierarchicalMultiTaskRL:
     """Six goals, one for each state, and two actions for each controller."""
-    return HierarchicalMultiTaskRL(LENGTH, LENGTH, 2, meta_dims=(32,), task_dims=(32,), goal_dim=4)
+    return HierarchicalMultiTaskRL(LENGTH, LENGTH, 2, meta_dims=(16,), task_dims=(16,), goal_dim=4)
 
 
 def two_levels_value(stack: Stack) -> Tensor:
@@ -147,66 +147,65 @@ class QLearning:
         Whether its table has rows of their own for the time after s6 was visited.
     epsilon : float
         Exploration falls evenly from 1 to this.
-    rate : float
-        How far an entry moves towards its target.
-    sessions : int
-        Episodes that run side by side.
     """
 
     history: bool = False
     epsilon: float = 0.1
-    rate: float = 0.1
-    sessions: int = 4
 
 
-def q_learning(arm: QLearning, seeds: Sequence[int], steps: int, points: int) -> Tensor:
-    """Learn a table of values on each seed; exact greedy returns on the way, (S, points).
+def q_learning(
+    arms: Sequence[QLearning], seeds: Sequence[int], steps: int, points: int, rate: float = 0.1, episodes: int = 4
+) -> Tensor:
+    """Learn a table of values for each arm on each seed; exact greedy returns on the way, (arms, S, points).
 
     Every step of the loop is one of each episode; an entry moves by the mean error of the transitions that met it.
 
     Parameters
     ----------
-    arm : QLearning
+    arms : sequence of QLearning
     seeds : sequence of int
     steps : int
         Taken by each table, over all its episodes.
     points : int
         Judgements, evenly spread.
+    rate : float
+        How far an entry moves towards its target.
+    episodes : int
+        That run side by side.
     """
-    chances, rounds = Chooser(len(seeds), seeds[0]), steps // arm.sessions
-    chains, table = Chains(len(seeds), arm.sessions), torch.zeros(len(seeds), 2 * LENGTH, 2)
+    models, chances, rounds = len(arms) * len(seeds), Chooser(len(seeds), seeds[0]), steps // episodes
+    history = torch.tensor([arm.history for arm in arms]).repeat_interleave(len(seeds))[:, None]  # (M, 1)
+    last = torch.tensor([arm.epsilon for arm in arms]).repeat_interleave(len(seeds))[:, None]
+    chains, table = Chains(models, episodes), torch.zeros(models, 2 * LENGTH, 2)
     found = []
     for k in range(1, rounds + 1):
-        row = _row(chains.state.position, chains.state.visited, arm.history)  # (S, B)
-        values = table.gather(1, row[..., None].expand(-1, -1, 2))  # (S, B, 2)
-        ties = 1e-6 * chances.uniform(values)
-        action = chances.epsilon_greedy(values + ties, 1 - (1 - arm.epsilon) * k / rounds)
         visited = chains.state.visited
+        row = 2 * chains.state.position + (visited & history).long()  # (M, B)
+        values = table.gather(1, row[..., None].expand(-1, -1, 2))  # (M, B, 2)
+        ties = 1e-6 * chances.uniform(values)
+        action = chances.epsilon_greedy(values + ties, 1 - (1 - last) * k / rounds)
         _, reward, terminated, position = chains.step(action, chances.uniform(action.float()))
-        after = _row(position, visited | (position == LENGTH - 1), arm.history)
+        after = 2 * position + ((visited | (position == LENGTH - 1)) & history).long()
         ahead = table.gather(1, after[..., None].expand(-1, -1, 2)).amax(-1)
         target = reward + FLAT_DISCOUNT * torch.where(terminated, 0.0, ahead)
-        _move(table, 2 * row + action, target - values.gather(2, action[..., None]).squeeze(2), arm.rate)
+        _move(table, 2 * row + action, target - values.gather(2, action[..., None]).squeeze(2), rate)
         if k % (rounds // points) == 0:
-            found.append(_greedy_return(table, arm.history))
-    return torch.stack(found, dim=-1)
-
-
-def _row(position: Tensor, visited: Tensor, history: bool) -> Tensor:
-    return 2 * position + (visited.long() if history else 0)
+            found.append(_greedy_return(table, history))
+    return torch.stack(found, dim=-1).unflatten(0, (len(arms), len(seeds)))
 
 
 def _move(table: Tensor, place: Tensor, error: Tensor, rate: float) -> None:
-    """Move each entry of the tables (S, rows, 2) by the mean of the errors (S, B) that belong to it."""
+    """Move each entry of the tables (M, rows, 2) by the mean of the errors (M, B) that belong to it."""
     entries = table.view(len(table), -1)
     total = torch.zeros_like(entries).scatter_add_(1, place, error)
     count = torch.zeros_like(entries).scatter_add_(1, place, torch.ones_like(error))
     entries += rate * total / count.clamp(min=1)
 
 
-def _greedy_return(table: Tensor, history: bool) -> Tensor:
+def _greedy_return(table: Tensor, history: Tensor) -> Tensor:
+    """Exact undiscounted return of the tables (M, rows, 2), (M,)."""
     q = table.view(-1, LENGTH, 2, 2)
-    q = q if history else q[:, :, :1].expand(-1, -1, 2, -1)
+    q = torch.where(history[:, :, None, None], q, q[:, :, :1])
     return chain_value(torch.nn.functional.one_hot(q.argmax(-1), 2))
 
 
@@ -252,10 +251,7 @@ def compare_on_chain(seeds: tuple[int, ...] = SEEDS, how: Training = TRAINING) -
     )  # fmt: skip
     points = flat_curve.shape[-1]
     returns = dict(zip((TWO_LEVELS, TWO_GOALS, NO_GRADIENT), levels.view(3, len(seeds), -1), strict=True))
-    returns |= {
-        FLAT_POLICY: flat_curve,
-        FLAT_Q: q_learning(QLearning(), seeds, how.environment_steps, points),
-        FLAT_Q_HISTORY: q_learning(QLearning(history=True, epsilon=0.3), seeds, how.environment_steps, points),
-    }
+    tables = q_learning([QLearning(), QLearning(history=True, epsilon=0.3)], seeds, how.environment_steps, points)
+    returns |= dict(zip((FLAT_POLICY, FLAT_Q, FLAT_Q_HISTORY), (flat_curve, *tables), strict=True))
     steps = torch.arange(1, points + 1) * EVERY * how.sessions * how.steps
     return ChainComparison(steps, {name: values.float() for name, values in returns.items()})

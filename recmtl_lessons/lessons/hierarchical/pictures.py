@@ -15,12 +15,11 @@ from recmtl_lessons.lessons.hierarchical.chain import TWO_LEVELS as TWO_LEVELS_O
 from recmtl_lessons.lessons.hierarchical.films import FilmComparison
 from recmtl_lessons.lessons.hierarchical.live import Live
 from recmtl_lessons.lessons.hierarchical.sessions import (
-    EARLY,
+    FEW,
     FLAT,
     FOR_CLICKS,
     FOR_PROGRESS,
     LATE,
-    TRAINING,
     TWO_LEVELS,
     Comparison,
 )
@@ -141,7 +140,7 @@ def draw_sessions(late: Comparison, immediate: Comparison, figure) -> None:
     }  # fmt: skip
     for arm, look in looks.items():
         style.band(curves, late.steps / 1000, late.returns[arm], arm, *look)
-    curves.axvline(_early(late), color=_GREY, lw=1.2, ls=":")
+    curves.axvline(FEW.environment_steps / 1000, color=_GREY, lw=1.2, ls=":")
     best = float(late.best.mean())
     curves.axhline(best, color="black", lw=1.6, ls="--")
     curves.text(0.99, best + 0.02, "best, tastes known", transform=curves.get_yaxis_transform(), ha="right",
@@ -153,25 +152,25 @@ def draw_sessions(late: Comparison, immediate: Comparison, figure) -> None:
         pair = torch.stack([result.early(TWO_LEVELS), result.early(FLAT)], dim=1)
         style.points_with_interval(axis, ["two\nlevels", "flat"], pair, ("green", "orange"))
         axis.set(ylim=(0, max(1.3, float(pair.max()) * 1.1)), title=title)
-        axis.set_xlabel(f"after {int(_early(late) * 1000):,} steps")
-
-
-def _early(result: Comparison) -> float:
-    return EARLY * TRAINING.sessions * TRAINING.steps / 1000
+        axis.set_xlabel(f"after {FEW.environment_steps:,} steps")
 
 
 def draw_clicks(late: Comparison, figure) -> None:
-    """Draw controllers paid for progress beside controllers paid for clicks."""
-    (axis,) = style.panels(figure, 1)
+    """Draw controllers paid for progress beside controllers paid for clicks: how they stray, and what is earned."""
+    strays, curves = style.panels(figure, 2, (1.0, 1.6))
     looks = {
         TWO_LEVELS: ("paid for progress", "green", "o", "-"),
         FOR_CLICKS: ("paid for clicks", "vermillion", "s", "--"),
     }
+    names = [look[0].replace(" for ", "\nfor ") for look in looks.values()]
+    values = 100 * torch.stack([late.strays[arm] for arm in looks], dim=1)
+    style.points_with_interval(strays, names, values, ("green", "vermillion"))
+    strays.set(ylim=(-0.3, None), ylabel="% of steps", title="Another category shown")
     for arm, look in looks.items():
-        style.band(axis, late.steps / 1000, late.returns[arm], *look)
-    axis.set(xlim=(0, float(late.steps[-1]) / 1000), ylim=(0, None), xlabel="thousand steps")
-    axis.set(ylabel="discounted reward of a session", title="What the controllers are paid for")
-    axis.legend(loc="lower right")
+        style.band(curves, late.steps / 1000, late.returns[arm], *look)
+    curves.set(xlim=(0, float(late.steps[-1]) / 1000), ylim=(0, None), xlabel="thousand steps")
+    curves.set(ylabel="discounted reward", title="What is earned")
+    curves.legend(loc="upper left")
 
 
 def draw_films(films: FilmComparison, figure) -> None:
@@ -291,7 +290,7 @@ def draw_live(live: Live, figure) -> None:
         axis.axhline(top, color="black", lw=1.6, ls="--")
         axis.set_ylim(-0.05 * top, 1.15 * top)
     curves.text(0.01, top, "best, tastes known", transform=curves.get_yaxis_transform(), va="bottom", fontsize=12)
-    curves.set(xlabel="thousand steps", ylabel="discounted reward", xlim=(0, 6.6))
+    curves.set(xlabel="thousand steps", ylabel="discounted reward", xlim=(0, 5.3))
     steps, clicks = live.goal_steps, live.clicks_needed
     last = f"a goal lasts {steps} step{'s' if steps > 1 else ''}"
     curves.set_title(f"{clicks} click{'s' if clicks > 1 else ''} a reward, {last}")

@@ -1,15 +1,15 @@
 """Sessions whose reward comes late: two levels beside the flat policy of lesson 07."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
 
-from recmtl_lessons.envs import SessionPlanner, SessionSettings, SessionUsers, join_users, make_users
+from recmtl_lessons.envs import SessionPlanner, SessionSettings, SessionUsers, join_users, make_surface, make_users
 from recmtl_lessons.lessons._seeds import SEEDS
-from recmtl_lessons.lessons.hierarchical.learning import Stepped, Training, Walker, judged_on_the_way, train
+from recmtl_lessons.lessons.hierarchical.learning import Stepped, Training, Walked, Walker, judged_on_the_way, train
 from recmtl_lessons.lessons.policy import learning as flat
 from recmtl_lessons.lessons.policy.learning import DISCOUNT
 from recmtl_lessons.models import HierarchicalMultiTaskRL, MultiTaskPolicyNetwork
@@ -26,7 +26,7 @@ TRAINING = Training(
 )  # fmt: skip
 EVERY = 5  # updates between two judgements
 EARLY = 15  # the update after which arms are compared
-FEW = replace(TRAINING, updates=EARLY)
+FEW = replace(TRAINING, updates=EARLY)  # 4,800 steps
 
 TWO_LEVELS, FLAT = "two levels", "flat"
 FOR_CLICKS, FOR_PROGRESS = "two levels, paid for clicks", "flat, paid for progress"
@@ -170,15 +170,34 @@ def judge_two_levels(
     stack: Stack, worlds: Sequence[SessionUsers], settings: SessionSettings, goal_steps: int
 ) -> Tensor:
     """The same for two levels, (arms, S)."""
+    total = torch.zeros(len(stack), PLAYED)
+    for t, (done, going) in enumerate(_played(stack, worlds, settings, goal_steps)):
+        total += going * DISCOUNT**t * done.reward
+    return stack.by_setting(total.mean(1))
+
+
+def strays_of(stack: Stack, worlds: Sequence[SessionUsers], settings: SessionSettings, goal_steps: int) -> Tensor:
+    """In how much of their steps controllers lead with another category than their goal's, (arms, S)."""
+    lead = make_surface(TASK, CATEGORIES).lead
+    steps = strayed = torch.zeros(len(stack))
+    for done, going in _played(stack, worlds, settings, goal_steps):
+        steps = steps + going.sum(1)
+        strayed = strayed + (going * (lead[done.action] != done.goal)).sum(1)
+    return stack.by_setting(strayed / steps)
+
+
+def _played(
+    stack: Stack, worlds: Sequence[SessionUsers], settings: SessionSettings, goal_steps: int
+) -> Iterator[tuple[Walked, Tensor]]:
+    """Each step of whole sessions, and which of them, (M, B), had not ended before it."""
     endless = replace(settings, time_limit=HORIZON + 1)
     sessions = Sessions(list(worlds) * stack.n_settings, (TASK,), PLAYED, endless, stack.seeds)
     walker = Walker(stack, SessionPlace(sessions), goal_steps, Chooser(stack.n_seeds, 77))
-    total, going = torch.zeros(len(stack), PLAYED), torch.ones(len(stack), PLAYED)
-    for t in range(HORIZON):
+    going = torch.ones(len(stack), PLAYED)
+    for _ in range(HORIZON):
         done = walker.step()
-        total += going * DISCOUNT**t * done.reward.cpu()
-        going *= (~done.terminated).float().cpu()
-    return stack.by_setting(total.mean(1))
+        yield done, going
+        going = going * ~done.terminated
 
 
 @dataclass(frozen=True)
@@ -192,6 +211,8 @@ class Comparison:
         Steps each model has taken.
     returns : dict {arm: Tensor (S, P)}
         Mean discounted reward of a session with users who were not learned from.
+    strays : dict {arm: Tensor (S,)}
+        At the end of the training, see `strays_of`; of both arms with two levels, where there are two.
     best : Tensor, (S,)
         What is possible for whoever knows the tastes, exactly.
     stack : Stack
@@ -201,12 +222,13 @@ class Comparison:
     clicks_needed: int
     steps: Tensor
     returns: dict[str, Tensor]
+    strays: dict[str, Tensor]
     best: Tensor
     stack: Stack
 
     def early(self, arm: str) -> Tensor:
-        """An arm's returns where arms are compared, (S,)."""
-        return self.returns[arm][:, EARLY // EVERY - 1]
+        """An arm's returns where arms are compared, after 4,800 steps, (S,)."""
+        return self.returns[arm][:, self.steps.tolist().index(FEW.environment_steps)]
 
 
 @lru_cache(maxsize=4)
@@ -215,7 +237,9 @@ def compare(
 ) -> Comparison:
     """Train two levels and the flat policy on as many steps, both in two forms where the reward is late."""
     learned, judged = ([users_of(seed, g) for seed in seeds] for g in (0, group))
-    return compare_users(learned, judged, clicks_needed, seeds, how, controls=clicks_needed > 1)
+    if clicks_needed == 1:
+        return compare_users(learned, judged, clicks_needed, seeds, how)
+    return compare_users(learned, judged, clicks_needed, seeds, how, controls=True, every=EVERY)
 
 
 def compare_users(
@@ -225,26 +249,30 @@ def compare_users(
     seeds: tuple[int, ...],
     how: Training,
     controls: bool = False,
+    every: int = EARLY,
 ) -> Comparison:
     """As `compare`, for users that are handed in, one group a seed.
 
-    With ``controls`` there are the arms `FOR_CLICKS` and `FOR_PROGRESS` as well.
+    With ``controls`` there are the arms `FOR_CLICKS` and `FOR_PROGRESS` as well. All are judged after each ``every``
+    updates.
     """
     settings = settings_of(clicks_needed)
     stack, walker = two_levels(learned, seeds, settings, how, clicks=controls)
     goals = judged_on_the_way(
-        train(stack, walker, how, every=EVERY), how.updates, f"two levels, {_late(clicks_needed)}",
+        train(stack, walker, how, every=every), how.updates, f"two levels, {_late(clicks_needed)}",
         partial(judge_two_levels, stack, judged, settings, how.goal_steps),
     )  # fmt: skip
     policies, sessions = flat_policies(learned, seeds, settings, how, progress=controls)
     actions = judged_on_the_way(
-        flat.train(policies, sessions, how, every=EVERY), how.updates, f"flat, {_late(clicks_needed)}",
+        flat.train(policies, sessions, how, every=every), how.updates, f"flat, {_late(clicks_needed)}",
         partial(judge_flat, policies, judged, settings),
     )  # fmt: skip
     returns = dict(zip((TWO_LEVELS, FOR_CLICKS), goals, strict=False))
+    strays = strays_of(stack, judged, settings, how.goal_steps) if controls else ()
+    strays = dict(zip((TWO_LEVELS, FOR_CLICKS), strays, strict=False))
     returns |= dict(zip((FLAT, FOR_PROGRESS), actions, strict=False))
-    steps = torch.arange(1, goals.shape[-1] + 1) * EVERY * how.sessions * how.steps
-    return Comparison(clicks_needed, steps, returns, best_returns(judged, settings), stack)
+    steps = torch.arange(1, goals.shape[-1] + 1) * every * how.sessions * how.steps
+    return Comparison(clicks_needed, steps, returns, strays, best_returns(judged, settings), stack)
 
 
 def _late(clicks_needed: int) -> str:
