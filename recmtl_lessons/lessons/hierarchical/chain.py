@@ -56,7 +56,7 @@ class ChainPlace:
 
 def two_level_network() -> HierarchicalMultiTaskRL:
     """Six goals, one for each state, and two actions for each controller."""
-    return HierarchicalMultiTaskRL(LENGTH, LENGTH, 2, meta_dims=(16,), task_dims=(16,), goal_dim=4)
+    return HierarchicalMultiTaskRL(LENGTH, LENGTH, 2, meta_dims=(32,), task_dims=(32,), goal_dim=4)
 
 
 def two_levels_value(stack: Stack) -> Tensor:
