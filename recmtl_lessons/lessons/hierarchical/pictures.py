@@ -103,7 +103,7 @@ def draw_chain(result: ChainComparison, figure) -> None:
     style.points_with_interval(late, names, values, tuple(look[0] for look in _ON_CHAIN.values()))
     _optimum(late)
     late.set(ylim=(-0.005, 0.245), title="Mean of the last three points")
-    curves.legend(loc="upper left", bbox_to_anchor=(0.0, 0.86), fontsize=11, **_ON_TOP)
+    _legend_below(figure, curves, 2)
 
 
 def draw_mistakes(result: ChainComparison, figure) -> None:
@@ -119,7 +119,11 @@ def draw_mistakes(result: ChainComparison, figure) -> None:
     _optimum(axis)
     axis.set(xlim=(0, float(result.steps[-1]) / 1000), ylim=(-0.005, 0.245), xlabel="thousand steps")
     axis.set(ylabel="exact return", title="The chain, learned with a mistake")
-    axis.legend(loc="upper left", bbox_to_anchor=(0.0, 0.86), fontsize=12, **_ON_TOP)
+    _legend_below(figure, axis, 3)
+
+
+def _legend_below(figure, axis, columns: int) -> None:
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncol=columns, fontsize=12)
 
 
 def _optimum(axis) -> None:

@@ -1,0 +1,46 @@
+"""Lesson 08: distilled Q-networks. Its experiments, its pictures, its explorers and its questions."""
+
+from recmtl_lessons.lessons.distilled_q.activities import LESSON
+from recmtl_lessons.lessons.distilled_q.attention import (
+    attention_of,
+    cut,
+    differs_by_state,
+    differs_by_task,
+    untrained,
+)
+from recmtl_lessons.lessons.distilled_q.breaking import (
+    gradients_at_one,
+    gradients_by_temperature,
+    look_at_one,
+    train_without_square,
+)
+from recmtl_lessons.lessons.distilled_q.choosing import score_distilling, score_rewards, score_widths
+from recmtl_lessons.lessons.distilled_q.experiments import (
+    TASKS,
+    Teachers,
+    by_temperature,
+    compare,
+    count_parameters,
+    school,
+    student,
+    without_attention,
+)
+from recmtl_lessons.lessons.distilled_q.explorers import explore_attention, explore_distilling
+from recmtl_lessons.lessons.distilled_q.films import compare_on_films
+from recmtl_lessons.lessons.distilled_q.learning import teach
+from recmtl_lessons.lessons.distilled_q.pictures import (
+    draw_attention,
+    draw_comparison,
+    draw_films,
+    draw_idea,
+    draw_square,
+    draw_temperatures,
+)
+from recmtl_lessons.lessons.distilled_q.questions import (
+    AT_ONE,
+    exercise_loss,
+    exercise_target,
+    exercise_tokens,
+    prediction,
+    study_question,
+)

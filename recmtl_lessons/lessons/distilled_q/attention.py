@@ -1,0 +1,71 @@
+"""Does the attention do anything? Its weights, and what is left of a trained student when it is cut."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from recmtl_lessons.lessons.distilled_q.experiments import (
+    ACTIONS,
+    HEADS,
+    OWN,
+    PLAIN,
+    SHARED,
+    STATE_DIM,
+    School,
+    kept,
+    student,
+)
+from recmtl_lessons.lessons.distilled_q.learning import Lessons
+from recmtl_lessons.models.distilled_q import MultiTaskDistilledQNetwork
+from recmtl_lessons.training import Stack
+
+
+class LooksEvenly(MultiTaskDistilledQNetwork):
+    """Every task looks at all tasks alike, itself included, whatever queries and keys say."""
+
+    def _weights(self, tokens: Tensor) -> Tensor:
+        size = len(self.tasks)
+        return tokens.new_full((len(tokens), self.num_heads, size, size), 1 / size)
+
+
+def looks_evenly() -> LooksEvenly:
+    """The student, with all weights a third."""
+    return LooksEvenly(STATE_DIM, ACTIONS, SHARED, OWN, num_heads=HEADS)
+
+
+def looks_at_itself() -> MultiTaskDistilledQNetwork:
+    """The student, with each task's whole weight on itself."""
+    return MultiTaskDistilledQNetwork(STATE_DIM, ACTIONS, SHARED, OWN, num_heads=HEADS, attention=False)
+
+
+def cut(students: Stack, of: School) -> dict[str, Tensor]:
+    """What trained students keep when their weights are replaced, {weights: Tensor (S,)}; nothing is trained again."""
+    found = {"as trained": kept(students, of)[0]}
+    for name, build in (("a third each", looks_evenly), ("itself alone", looks_at_itself)):
+        same = Stack(build, [PLAIN], students.seeds)
+        same.load(students)
+        found[name] = kept(same, of)[0]
+    return found
+
+
+def attention_of(students: Stack, lessons: Lessons, rows: int = 300) -> Tensor:
+    """Attention of every student, mean over the heads, in some states that teachers remember: (S, rows, K, K)."""
+    states = lessons.steps["state"]
+    spread = torch.linspace(0, states.shape[1] - 1, rows).long()
+    return students.each(lambda model, x: model.attention_weights(x).mean(1), states[:, spread]).cpu()
+
+
+def untrained(seeds: Sequence[int]) -> Stack:
+    """Students as they are before the first step."""
+    return Stack(student, [PLAIN], seeds)
+
+
+def differs_by_task(weights: Tensor) -> Tensor:
+    """Standard deviation over the tasks that look, of the mean over states; mean over those looked at: (S,)."""
+    return weights.mean(1).std(1).mean(1)
+
+
+def differs_by_state(weights: Tensor) -> Tensor:
+    """Standard deviation over states, mean over who looks at whom: (S,)."""
+    return weights.std(1).flatten(1).mean(1)

@@ -1,0 +1,88 @@
+"""How the settings were chosen, and what longer trainings bring: on the seeds on which the lesson was made."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from recmtl_lessons.lessons._seeds import DESIGN_SEEDS
+from recmtl_lessons.lessons.distilled_q.experiments import (
+    ACTIONS,
+    DISTILLING,
+    FROM_REWARDS,
+    HEADS,
+    OWN,
+    PLAIN,
+    SHARED,
+    SHORT,
+    STATE_DIM,
+    VALIDATION,
+    School,
+    from_rewards,
+    from_teachers,
+    kept,
+    school,
+    student,
+)
+from recmtl_lessons.models.distilled_q import MultiTaskDistilledQNetwork
+
+RATES = (2.5e-3, 5e-3, 1e-2)
+WIDTHS = {"24 units": ((64, 48), (24,)), "40 units": (SHARED, OWN)}  # the first student's, and those chosen
+MORE_SEEDS = range(32)
+
+
+def score_distilling(
+    temperatures: Sequence[float] = (1.0,), updates: int = SHORT.updates, rates: Sequence[float] = RATES
+) -> dict[tuple[float, float], Tensor]:
+    """What students keep by temperature and learning rate, {(temperature, rate): Tensor (S,)}."""
+    of, scores = school(DESIGN_SEEDS, group=VALIDATION), {}
+    settings = [{**PLAIN, "temperature": t} for t in temperatures]
+    for rate in rates:
+        how = replace(DISTILLING, updates=updates, learning_rate=rate)
+        found = kept(from_teachers(student, of, settings, how), of)
+        scores |= {(t, rate): values for t, values in zip(temperatures, found, strict=True)}
+    return scores
+
+
+def score_rewards(
+    updates: int = FROM_REWARDS.updates, rates: Sequence[float] = RATES, follows: Sequence[float] = (0.03, 0.1, 0.3)
+) -> dict[tuple[float, float], Tensor]:
+    """What the small network keeps that learned from rewards, {(rate, follow): Tensor (S,)}."""
+    of, scores = school(DESIGN_SEEDS, group=VALIDATION), {}
+    for rate in rates:
+        for follow in follows:
+            how = replace(FROM_REWARDS, updates=updates, learning_rate=rate, follow=follow)
+            scores[rate, follow] = kept(from_rewards(student, DESIGN_SEEDS, how)[0], of)[0]
+    return scores
+
+
+def score_widths(seeds: Sequence[int] = MORE_SEEDS, eight: int = 8) -> dict[str, tuple[Tensor, Tensor]]:
+    """What students of several widths keep, (S,), and the share of their silent units, (S, K): {width: (both)}.
+
+    Students of ``eight`` seeds are trained at a time.
+    """
+    found = {name: ([], []) for name in WIDTHS}
+    for part in torch.tensor(list(seeds)).split(eight):
+        of = school(part.tolist(), group=VALIDATION)
+        for name, (shared, own) in WIDTHS.items():
+
+            def build(shared=shared, own=own):
+                return MultiTaskDistilledQNetwork(STATE_DIM, ACTIONS, shared, own, num_heads=HEADS)
+
+            students = from_teachers(build, of, [PLAIN])
+            found[name][0].append(kept(students, of)[0])
+            found[name][1].extend(silent_units(students.model(i), of, i) for i in range(len(students)))
+    return {name: (torch.cat(scores), torch.stack(silent)) for name, (scores, silent) in found.items()}
+
+
+def silent_units(network: MultiTaskDistilledQNetwork, of: School, seed_number: int = 0) -> Tensor:
+    """Share of the units of each task's own layer that are 0 in every state which the teachers remember, (K,)."""
+    answered: list[Tensor] = []
+    units = [next(part for part in head if isinstance(part, nn.ReLU)) for head in network.heads]
+    hooks = [unit.register_forward_hook(lambda _, __, output: answered.append(output)) for unit in units]
+    with torch.no_grad():
+        network(of.lessons.steps["state"][seed_number].cpu())
+    for hook in hooks:
+        hook.remove()
+    return torch.stack([(output == 0).all(0).float().mean() for output in answered])

@@ -1,0 +1,334 @@
+"""The lesson's arms: a teacher for each task, a small student for all, and the same student without teachers."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from recmtl_lessons.envs import SessionPlanner, SessionSettings, SessionUsers, join_users, make_users
+from recmtl_lessons.lessons._seeds import SEEDS
+from recmtl_lessons.lessons.distilled_q.learning import (
+    Distilling,
+    Lessons,
+    Memory,
+    QLearning,
+    distil,
+    learn_from_rewards,
+    lessons_of,
+    memories,
+)
+from recmtl_lessons.lessons.policy.experiments import ACTIONS, STATE_DIM, TASKS, by_seed
+from recmtl_lessons.lessons.policy.learning import DISCOUNT
+from recmtl_lessons.models.distilled_q import MultiTaskDistilledQNetwork
+from recmtl_lessons.training import Moment, Stack
+from recmtl_lessons.training.rollouts import Sessions
+
+USERS, TEST_USERS = 400, 40  # to learn from and to be judged on, a seed
+VALIDATION, TEST = 1, 2  # groups of users: settings are chosen on the one, claims are judged by the other
+ROWS = 4_000  # steps of each task that the teachers hand on
+TEACHING = QLearning()
+DISTILLING = Distilling()
+SHORT = replace(DISTILLING, updates=80)  # to compare ways of learning while there is much to learn
+# Without teachers, as many gradient steps, each on about as many pairs of a state and a task.
+FROM_REWARDS = replace(TEACHING, updates=SHORT.updates, batch=64, learning_rate=5e-3, follow=0.1)
+TEACHERS_HIDDEN = (128, 128)
+SHARED, OWN, HEADS = (64, 40), (40,), 2  # the student's widths
+WIDER = (72, 46)  # those without attention, for about as many parameters
+PLAIN = {"temperature": 1.0, "weight": 1.0}
+_MODELS_TIMES_USERS = 40  # asked at once for their answers in all states: more do not fit into a processor's cache
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """Where users come from: ``draw(seed, group)``, those to learn from with group 0."""
+
+    draw: Callable[[int, int], SessionUsers]
+
+
+@lru_cache(maxsize=64)
+def _shop_users(seed: int, group: int) -> SessionUsers:
+    return make_users(TEST_USERS if group else USERS, seed, group=group)
+
+
+SHOP = Crowd(_shop_users)
+
+
+# The networks.
+
+
+class Teachers(nn.Module):
+    """A Q-network for each task, a plain one that knows nothing of the others."""
+
+    def __init__(self, hidden: Sequence[int] = TEACHERS_HIDDEN):
+        super().__init__()
+        self.networks = nn.ModuleDict({task: _plain((STATE_DIM, *hidden, count)) for task, count in ACTIONS.items()})
+
+    def forward(self, state: Tensor, task_name: str | None = None) -> Tensor | dict[str, Tensor]:
+        """The Q-values of the task's own network, or of all."""
+        if task_name is None:
+            return {task: network(state) for task, network in self.networks.items()}
+        return self.networks[task_name](state)
+
+
+def _plain(widths: Sequence[int]) -> nn.Sequential:
+    layers = [part for a, b in pairwise(widths) for part in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])  # no ReLU on the Q-values
+
+
+def student() -> MultiTaskDistilledQNetwork:
+    """A small network for all tasks."""
+    return MultiTaskDistilledQNetwork(STATE_DIM, ACTIONS, SHARED, OWN, num_heads=HEADS)
+
+
+def without_attention() -> MultiTaskDistilledQNetwork:
+    """The ablation: each task's token sees itself alone; a little wider, so that it has as many parameters."""
+    return MultiTaskDistilledQNetwork(STATE_DIM, ACTIONS, WIDER, OWN, num_heads=HEADS, attention=False)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trainable numbers."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+# What a network gets, exactly.
+
+
+@lru_cache(maxsize=32)
+def planner(
+    crowd: Crowd, task: str, seeds: tuple[int, ...], group: int = TEST, users: int = TEST_USERS
+) -> SessionPlanner:
+    """The sessions of all seeds' users of a group as Markov decision processes."""
+    crowds = [crowd.draw(seed, group)[:users] for seed in seeds]
+    return SessionPlanner(join_users(crowds), task, SessionSettings(), DISCOUNT)
+
+
+def greedy_returns(stack: Stack, crowd: Crowd = SHOP, group: int = TEST, users: int = TEST_USERS) -> dict[str, Tensor]:
+    """Expected discounted reward of a session when the best action is always taken, {task: Tensor (n_settings, S)}.
+
+    Nothing is played: the equations that a policy's value fulfils are solved for each test user.
+    """
+    seeds, found = stack.seeds[: stack.n_seeds], {}
+    plans = {task: planner(crowd, task, seeds, group, users) for task in TASKS}
+    seen = plans[TASKS[0]].observations().unflatten(0, (len(seeds), -1))  # (S, U, states, D), the same on all surfaces
+
+    def best(model, observations):
+        q_values = model(observations.flatten(0, 1))  # {task: (U * states, A)}
+        return {task: q.argmax(-1).view(observations.shape[:2]) for task, q in q_values.items()}
+
+    few = max(1, _MODELS_TIMES_USERS // len(stack))
+    parts = [stack.each(best, some) for some in seen.split(few, dim=1)]
+    actions = {task: torch.cat([part[task] for part in parts], dim=1).cpu() for task in TASKS}  # (M, U, states)
+    for task, plan in plans.items():
+        policies = nn.functional.one_hot(stack.by_setting(actions[task]), ACTIONS[task]).float()
+        found[task] = torch.stack([by_seed(plan.value_of(p.flatten(0, 1)), seeds) for p in policies])
+    return found
+
+
+@lru_cache(maxsize=32)
+def chance_returns(
+    seeds: tuple[int, ...], crowd: Crowd = SHOP, group: int = TEST, users: int = TEST_USERS
+) -> dict[str, Tensor]:
+    """The same for actions drawn at random, {task: Tensor (S,)}."""
+    return {task: by_seed(planner(crowd, task, seeds, group, users).even(), seeds) for task in TASKS}
+
+
+@lru_cache(maxsize=32)
+def best_returns(
+    seeds: tuple[int, ...], crowd: Crowd = SHOP, group: int = TEST, users: int = TEST_USERS
+) -> dict[str, Tensor]:
+    """The same for whoever knows the hidden tastes and plans, {task: Tensor (S,)}."""
+    return {task: by_seed(planner(crowd, task, seeds, group, users).best().returns, seeds) for task in TASKS}
+
+
+def over_chance(found: dict[str, Tensor], chance: dict[str, Tensor]) -> Tensor:
+    """Return over random, the mean of the tasks, (..., S)."""
+    return torch.stack([found[task] - chance[task] for task in TASKS]).mean(0)
+
+
+# Training.
+
+
+def with_bar(trainer: Iterator[Moment], label: str, models: int, steps: int) -> Iterator[Moment]:
+    """Train, with a progress bar if there is a label."""
+    name = f"{label}, {models} models"
+    with tqdm(total=steps, desc=name, unit=" steps", file=sys.stdout, ncols=80, disable=not label) as bar:
+        for moment in trainer:
+            bar.update(moment.step - bar.n)
+            yield moment
+
+
+def sessions_for(stack: Stack, how: QLearning, crowd: Crowd = SHOP) -> Sessions:
+    """Sessions to learn from."""
+    worlds = [crowd.draw(seed, 0) for seed in stack.seeds]
+    return Sessions(worlds, TASKS, how.sessions, SessionSettings(), stack.seeds, device=stack.device)
+
+
+def from_rewards(
+    build: Callable[[], nn.Module], seeds: Sequence[int], how: QLearning, label: str = "", crowd: Crowd = SHOP
+) -> tuple[Stack, Memory]:
+    """Networks trained by double Q-learning, one a seed, and the steps that they remember."""
+    stack, target = (Stack(build, [{}], seeds, how.learning_rate, clip=how.clip) for _ in range(2))
+    memory = memories(TASKS, how, len(stack))
+    trainer = learn_from_rewards(stack, target, sessions_for(stack, how, crowd), memory, how)
+    for _ in with_bar(trainer, label, len(stack), how.updates):
+        pass
+    return target, memory
+
+
+@dataclass(frozen=True, eq=False)
+class School:
+    """The teachers of some seeds.
+
+    Attributes
+    ----------
+    teachers : Stack
+    lessons : Lessons
+    crowd : Crowd
+        Their users.
+    group : int
+        Of the users who judge: the teachers, and whoever learns from them.
+    """
+
+    teachers: Stack
+    lessons: Lessons
+    crowd: Crowd
+    group: int
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One for each of the tasks' teachers."""
+        return self.teachers.seeds
+
+
+def school(
+    seeds: Sequence[int] = SEEDS,
+    how: QLearning = TEACHING,
+    crowd: Crowd = SHOP,
+    group: int = TEST,
+    label: str = "teachers",
+) -> School:
+    """Train the teachers; those of the same arguments only once."""
+    return _school(tuple(seeds), how, crowd, group, label)
+
+
+@lru_cache(maxsize=3)
+def _school(seeds: tuple[int, ...], how: QLearning, crowd: Crowd, group: int, label: str) -> School:
+    teachers, memory = from_rewards(Teachers, seeds, how, label, crowd)
+    lessons = lessons_of(teachers, memory, min(ROWS, how.environment_steps), seeds[0])
+    return School(teachers, lessons, crowd, group)
+
+
+def from_teachers(
+    build: Callable[[], nn.Module],
+    of: School,
+    settings: Sequence[dict],
+    how: Distilling = DISTILLING,
+    label: str = "",
+    look: Callable[[int, Stack], None] | None = None,
+) -> Stack:
+    """Students, one for each setting and seed; ``look`` is called with the step and the students on the way."""
+    students = Stack(build, settings, of.seeds, how.learning_rate)
+    rewards = any(setting["weight"] < 1 for setting in settings)
+    target = Stack(build, settings, of.seeds) if rewards else None
+    for moment in with_bar(distil(students, of.lessons, how, target), label, len(students), how.updates):
+        if look:
+            look(moment.step, students)
+    return students
+
+
+@lru_cache(maxsize=8)
+def gained(of: School, users: int = TEST_USERS) -> Tensor:
+    """The teachers' return over random with users they have not learned from, the mean of the tasks, (S,)."""
+    chance = chance_returns(of.seeds, of.crowd, of.group, users)
+    return over_chance(greedy_returns(of.teachers, of.crowd, of.group, users), chance)[0]
+
+
+def kept(stack: Stack, of: School, users: int = TEST_USERS) -> Tensor:
+    """Share of the teachers' return over random that networks keep, (n_settings, seeds of the stack)."""
+    seeds = stack.seeds[: stack.n_seeds]
+    chance = chance_returns(seeds, of.crowd, of.group, users)
+    return over_chance(greedy_returns(stack, of.crowd, of.group, users), chance) / gained(of, users)[: len(seeds)]
+
+
+def share_of_best(of: School, users: int = TEST_USERS) -> Tensor:
+    """The teachers' return over random, as a share of that of whoever knows the tastes and plans, (S,)."""
+    chance = chance_returns(of.seeds, of.crowd, of.group, users)
+    return gained(of, users) / over_chance(best_returns(of.seeds, of.crowd, of.group, users), chance)
+
+
+# What the lesson compares.
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Who keeps how much of the teachers' return over random, (S,) each.
+
+    Attributes
+    ----------
+    student, ablation : Tensor
+        Distilled, and distilled without attention.
+    short, rewards : Tensor
+        After fewer steps: distilled, and from rewards.
+    of_best : Tensor
+        The teachers' return over random as a share of that of whoever knows the tastes and plans.
+    students : Stack
+    """
+
+    student: Tensor
+    ablation: Tensor
+    short: Tensor
+    rewards: Tensor
+    of_best: Tensor
+    students: Stack
+
+
+def compare(
+    of: School | None = None, distilling: Distilling = DISTILLING, rewards: QLearning = FROM_REWARDS
+) -> Comparison:
+    """Train the small network from teachers, with attention and without, and from rewards; only once."""
+    return _compare(of or school(), distilling, rewards)
+
+
+@lru_cache(maxsize=2)
+def _compare(of: School, distilling: Distilling, rewards: QLearning) -> Comparison:
+    on_the_way = {}
+
+    def look(step: int, students: Stack) -> None:
+        if step == rewards.updates:
+            on_the_way["short"] = kept(students, of)[0]
+
+    students = from_teachers(student, of, [PLAIN], distilling, "distilled", look)
+    ablated = from_teachers(without_attention, of, [PLAIN], distilling, "without attention")
+    alone, _ = from_rewards(student, of.seeds, rewards, "from rewards", of.crowd)
+    mine, without, earned = (kept(stack, of)[0] for stack in (students, ablated, alone))
+    return Comparison(mine, without, on_the_way["short"], earned, share_of_best(of), students)
+
+
+TEMPERATURES = (0.03, 0.3, 1.0, 30.0)
+
+
+@dataclass(frozen=True)
+class ByTemperature:
+    """What students keep after a short training, (S,) each.
+
+    Attributes
+    ----------
+    kept : dict {temperature: Tensor}
+    wrong : Tensor
+        At temperature 1, with answers that belong to other states.
+    """
+
+    kept: dict[float, Tensor]
+    wrong: Tensor
+
+
+def by_temperature(of: School, how: Distilling = SHORT, temperatures: Sequence[float] = TEMPERATURES) -> ByTemperature:
+    """Distil at several temperatures, and once from the answers to other states."""
+    settings = [{**PLAIN, "temperature": t, "wrong": 0.0} for t in temperatures] + [{**PLAIN, "wrong": 1.0}]
+    *right, wrong = kept(from_teachers(student, of, settings, how, "temperatures"), of)
+    return ByTemperature(dict(zip(temperatures, right, strict=True)), wrong)

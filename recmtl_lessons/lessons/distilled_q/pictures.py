@@ -1,0 +1,223 @@
+"""What the lesson draws: plain functions of a result and a figure."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recmtl_lessons.envs.surfaces import CATEGORIES, make_surface
+from recmtl_lessons.lessons.distilled_q.breaking import HOT, Gradients, WithoutSquare
+from recmtl_lessons.lessons.distilled_q.experiments import (
+    DISTILLING,
+    FROM_REWARDS,
+    TASKS,
+    ByTemperature,
+    Comparison,
+    School,
+)
+from recmtl_lessons.lessons.distilled_q.films import FilmComparison
+from recmtl_lessons.lessons.distilled_q.watching import WATCHED, Looking, Watched, answers, state_of
+from recmtl_lessons.teaching import style
+
+_GREY = "#555555"
+_SHOWN = CATEGORIES[:3]
+
+
+def actions_of(task: str) -> tuple[str, ...]:
+    """Labels of a surface's actions, a line each."""
+    return tuple(label.replace(", ", ",\n") for label in make_surface(task, len(_SHOWN)).actions)
+
+
+def draw_idea(of: School, figure, task: str = "home", temperatures: tuple[float, ...] = (0.1, 1.0, 10.0)) -> None:
+    """Left: a teacher's Q-values in one state. Right: what they become at three temperatures."""
+    axes = style.panels(figure, 1 + len(temperatures))
+    q = answers(of.teachers, state_of(of.teachers, task, 1, 3), task)[0]
+    labels, scale = actions_of(task), float(of.lessons.scale[task][0])
+    axes[0].bar(labels, q.tolist(), color=style.PALETTE["black"], width=0.6)
+    axes[0].set(title="Q-values", ylabel="mean reward a step")
+    for axis, temperature, colour in zip(axes[1:], temperatures, ("vermillion", "green", "blue"), strict=True):
+        axis.bar(labels, (q / scale / temperature).softmax(-1).tolist(), color=style.PALETTE[colour], width=0.6)
+        axis.set(ylim=(0, 1), title=f"T = {temperature:g}")
+    axes[1].set(ylabel="probability")
+    for axis in axes:
+        axis.grid(axis="x", visible=False)
+
+
+def draw_comparison(result: Comparison, figure) -> None:
+    """Draw what the small network keeps of its teachers' return, by how it learned."""
+    (axis,) = style.panels(figure, 1)
+    short, long = FROM_REWARDS.updates, DISTILLING.updates
+    labels = (
+        f"from rewards,\n{short} steps", f"distilled,\n{short} steps",
+        f"distilled,\n{long} steps", f"no attention,\n{long} steps",
+    )  # fmt: skip
+    columns = [result.rewards, result.short, result.student, result.ablation]
+    style.points_with_interval(axis, labels, 100 * torch.stack(columns, dim=1), ("blue", "sky", "green", "orange"))
+    _line_at(axis, 100, "teachers")
+    _line_at(axis, 0, "random")
+    axis.set(ylabel="return over random,\n% of the teachers'", title="The same small network, users not learned from")
+
+
+def _line_at(axis, height: float, text: str, side: str = "left") -> None:
+    axis.axhline(height, color=_GREY, lw=1.5, ls=":")
+    axis.text(
+        {"left": 0.005, "right": 0.995}[side], height, text, transform=axis.get_yaxis_transform(), va="bottom", ha=side,
+        fontsize=12, color=_GREY, style="italic",
+    )  # fmt: skip
+
+
+def draw_temperatures(result: ByTemperature, figure) -> None:
+    """Draw what students keep after a short training by the temperature, and with other states' answers."""
+    left, right = style.panels(figure, 2, (2.0, 1.0))
+    temperatures = tuple(result.kept)
+    style.band(left, temperatures, 100 * torch.stack(list(result.kept.values()), dim=1), "distilled", "green", "o")
+    left.set_xscale("log")
+    left.set_xticks(temperatures, [f"{t:g}" for t in temperatures])
+    left.minorticks_off()
+    left.set(xlabel="temperature", ylabel="return over random,\n% of the teachers'", title="After a short training")
+    values = 100 * torch.stack([result.kept[1.0], result.wrong], dim=1)
+    style.points_with_interval(right, ("this state's\nanswers", "another\nstate's"), values, ("green", "black"))
+    right.set(title="Answers to ...", ylim=left.set_ylim(-115, 130))
+    for axis in (left, right):
+        _line_at(axis, 100, "teachers", "right")
+        _line_at(axis, 0, "random", "right")
+
+
+def draw_attention(weights: Tensor, kept: dict[str, Tensor], figure) -> None:
+    """Left: mean attention of the first seed's student. Right: what students keep when their weights are replaced."""
+    left, right = style.panels(figure, 2, (1.0, 1.5))
+    _matrix(left, weights[0].mean(0), "Who looks at whom")
+    labels = [name.replace(" ", "\n").replace("a\n", "a ") for name in kept]
+    style.points_with_interval(
+        right, labels, 100 * torch.stack(list(kept.values()), dim=1), ("green", "sky", "vermillion")
+    )
+    _line_at(right, 100, "teachers", "right")
+    right.set(ylabel="return over random,\n% of the teachers'", title="Weights replaced in trained students")
+
+
+def _matrix(axis, weights: Tensor, title: str) -> None:
+    axis.imshow(weights.tolist(), cmap="Blues", vmin=0, vmax=1)
+    for k, row in enumerate(weights.tolist()):
+        for j, weight in enumerate(row):
+            axis.text(
+                j,
+                k,
+                f"{weight:.2f}",
+                ha="center",
+                va="center",
+                fontsize=14,
+                color="white" if weight > 0.55 else "black",
+            )
+    axis.set_xticks(range(len(TASKS)), TASKS)
+    axis.set_yticks(range(len(TASKS)), TASKS)
+    axis.grid(False)
+    axis.set(xlabel="is looked at", ylabel="looks", title=title)
+
+
+def draw_square(gradients: Gradients, trained: WithoutSquare, figure) -> None:
+    """Left: the gradient's norm over the temperature. Right: what it does to a training, with T squared and without."""
+    left, right = style.panels(figure, 2, (1.25, 1.0))
+    for values, label, colour, marker, line in (
+        (gradients.right, "with T²", "green", "o", "-"), (gradients.without, "without", "vermillion", "s", "--"),
+    ):  # fmt: skip
+        colour = style.PALETTE[colour]
+        left.plot(gradients.temperatures, values.numpy(), color=colour, alpha=0.3, lw=1, ls=line)
+        left.plot(
+            gradients.temperatures, values.median(1).values.tolist(), color=colour, marker=marker, ls=line, label=label
+        )
+    left.set(xscale="log", yscale="log")
+    left.set_xticks(gradients.temperatures, [f"{t:g}" for t in gradients.temperatures])
+    left.minorticks_off()
+    left.set(xlabel="temperature", ylabel="norm of the gradient", title="What is left of the teacher")
+    left.legend(loc="lower left")
+    values = 100 * torch.stack([trained.right, trained.without, trained.rewards], dim=1)
+    labels = ("with T²", "without", "no\nteacher")
+    style.points_with_interval(right, labels, values, ("green", "vermillion", "blue"))
+    _line_at(right, 0, "random", "right")
+    right.set(ylabel="return over random,\n% of the teachers'", title=f"Half rewards, T = {HOT:g}")
+
+
+def draw_films(result: FilmComparison, figure) -> None:
+    """Left: what the student keeps. Right: how far its teachers are on the way to the best."""
+    left, right = style.panels(figure, 2)
+    for axis, values, label, colour, of in (
+        (left, result.kept, "student", "green", "% of what its teachers get"),
+        (right, result.of_best, "teachers", "black", "% of what knowing\nthe tastes is worth"),
+    ):
+        style.points_with_interval(axis, (label,), 100 * values[:, None], (colour,))
+        _line_at(axis, 100, "teachers" if axis is left else "best possible")
+        axis.set(ylabel=of, ylim=(0, 135))
+    left.set(title="Return over random, people of MovieLens")
+
+
+# The explorers.
+
+
+def draw_watched(result: Watched, figure) -> None:
+    """Left: teacher's and student's probabilities side by side. Right: what the students keep, update by update."""
+    left, right = style.panels(figure, 2, (1.35, 1.0))
+    places = np.arange(len(result.teacher))
+    for shift, values, label, colour, hatch in (
+        (-0.2, result.teacher, "teacher", "black", None),
+        (0.2, result.student, "student", "green", "//"),
+    ):
+        left.bar(
+            places + shift,
+            values.tolist(),
+            width=0.38,
+            color=style.PALETTE[colour],
+            label=label,
+            hatch=hatch,
+            edgecolor="white",
+        )
+    left.set_xticks(places, actions_of(result.task))
+    left.set(ylim=(0, 1.18), ylabel=f"probability at T = {result.temperature:g}", title=_where(result))
+    left.grid(axis="x", visible=False)
+    left.legend(loc="upper right", ncols=2)
+    style.band(right, result.updates, 100 * result.kept, "students", "green", "o")
+    _line_at(right, 100, "teachers")
+    _line_at(right, 0, "random")
+    right.set(
+        xlabel="update", ylabel="% of the teachers' return", ylim=(-150, 150), xlim=(0, 1.03 * WATCHED.updates),
+        title=f"ω = {result.weight:g}: return over random",
+    )  # fmt: skip
+
+
+def _where(result: Watched | Looking) -> str:
+    return f"{result.task}, user {result.user}, step {result.step}"
+
+
+def describe_watched(result: Watched) -> str:
+    """The picture in words."""
+    labels = make_surface(result.task, len(_SHOWN)).actions
+    best, copied = (labels[int(p.argmax())] for p in (result.teacher, result.student))
+    mean = float(result.kept[:, -1].mean())
+    alike = "the student's too" if best == copied else f"the student's is {copied} ({float(result.student.max()):.2f})"
+    return (
+        f"Temperature {result.temperature:g}, share of the distillation {result.weight:g}. {_where(result)}: the "
+        f"teacher's likeliest action is {best} ({float(result.teacher.max()):.2f}), {alike}. After "
+        f"{result.updates[-1]} updates the students keep {100 * mean:.0f} % of their teachers' return over random."
+    )
+
+
+def draw_looking(result: Looking, figure) -> None:
+    """Left: what is seen. Middle: attention in this state. Right: its mean over many states."""
+    left, middle, right = style.panels(figure, 3, (0.9, 1.0, 1.0))
+    lately = result.state[8:11].tolist()
+    left.bar([*_SHOWN, "patience\ngone"], [*lately, float(result.state[14])], color=style.PALETTE["blue"], width=0.6)
+    left.set(ylim=(0, 1), title=_where(result), ylabel="shown lately")
+    left.grid(axis="x", visible=False)
+    _matrix(middle, result.weights, "In this state")
+    _matrix(right, result.usual, "Mean over states")
+
+
+def describe_looking(result: Looking) -> str:
+    """The picture in words."""
+    rows = [
+        f"{task} looks most at {TASKS[int(row.argmax())]} ({float(row.max()):.2f})"
+        for task, row in zip(TASKS, result.weights, strict=True)
+    ]
+    moved = float((result.weights - result.usual).abs().max())
+    return (
+        f"{_where(result)}, head: {result.head}, student {result.when}. {'; '.join(rows)}. The largest difference from "
+        f"the mean over states is {moved:.2f}."
+    )

@@ -1,0 +1,185 @@
+"""What the explorers compute: a student at school before one's eyes, and attention in a state that one picks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from recmtl_lessons.envs.session import SessionRules, SessionSettings
+from recmtl_lessons.lessons.distilled_q.experiments import (
+    DISTILLING,
+    SHOP,
+    VALIDATION,
+    Comparison,
+    School,
+    compare,
+    kept,
+    school,
+    student,
+)
+from recmtl_lessons.lessons.distilled_q.learning import distil
+from recmtl_lessons.teaching import Running
+from recmtl_lessons.training import Stack
+
+AT_SCHOOL = 4  # seeds that train before one's eyes
+WATCHED = replace(DISTILLING, updates=100)
+FEW = 10  # test users, a seed, on whom the watched are measured
+USERS, STEPS = 8, 6  # that can be picked
+EVERY = 20  # updates between two measurements
+HEADS = ("both, their mean", "first", "second")
+WHEN = ("distilled", "before training")
+
+
+def _teachers() -> School:
+    """The lesson's teachers; tests put smaller ones in their place."""
+    return school()
+
+
+def _compared() -> Comparison:
+    return compare()
+
+
+@lru_cache(maxsize=4)
+def _judged_by_others(of: School) -> School:
+    """The same teachers, with users by whom the lesson's claims are not judged."""
+    return replace(of, group=VALIDATION)
+
+
+# A state that one picks.
+
+
+@lru_cache(maxsize=64)
+def state_of(teachers: Stack, task: str, user: int, step: int) -> Tensor:
+    """What is seen of a user of the first seed's world before step ``step`` of a session, (1, D).
+
+    The teacher acts. Chances of a click are drawn once and for all; the user clicks where they would leave otherwise.
+    """
+    rules = SessionRules(SHOP.draw(teachers.seeds[0], VALIDATION), task, SessionSettings())
+    state, draws = rules.begin(torch.tensor([user - 1])), torch.Generator().manual_seed(user)
+    for _ in range(step - 1):
+        action = answers(teachers, rules.observe(state), task).argmax(-1)
+        outcome = rules.step(state, action, torch.rand(1, generator=draws))
+        if bool(outcome.terminated):
+            outcome = rules.advance(state, action, torch.tensor([True]))
+        state = outcome.state
+    return rules.observe(state)
+
+
+def answers(stack: Stack, states: Tensor, task: str) -> Tensor:
+    """Q-values of the first seed's first network, (batch, actions)."""
+    every = states.expand(len(stack), *states.shape).to(stack.device)
+    return stack.each_own(lambda model, x: model(x, task), every)[0].cpu()
+
+
+# Distilling.
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Where the watched students stand.
+
+    Attributes
+    ----------
+    temperature, weight : float
+    task : str
+    user, step : int
+    state : Tensor, (1, D)
+    teacher, student : Tensor, (actions,)
+        Their probabilities in the state at this temperature, in the first seed's world.
+    updates : tuple of int
+    kept : Tensor, (seeds, moments)
+        Share of the teachers' return over random.
+    """
+
+    temperature: float
+    weight: float
+    task: str
+    user: int
+    step: int
+    state: Tensor
+    teacher: Tensor
+    student: Tensor
+    updates: tuple[int, ...]
+    kept: Tensor
+
+
+_trained: dict[tuple, tuple[Stack, tuple[int, ...], Tensor]] = {}
+
+
+def watch(temperature: float, weight: float, task: str, user: int, step: int) -> Iterator[Running]:
+    """Train four students at a temperature and with a share of the distillation; a state can be picked without it."""
+    of = _teachers()
+    by_few = _judged_by_others(of)
+    seeds, key = of.teachers.seeds[:AT_SCHOOL], (id(of), temperature, weight)
+    scale = float(of.lessons.scale[task][0])
+    state = state_of(of.teachers, task, user, step)
+    says = (answers(of.teachers, state, task)[0] / scale / temperature).softmax(-1)
+    updates, scores = [0], []
+
+    def shown(students: Stack, updates: tuple[int, ...], kept: Tensor) -> Watched:
+        copies = (answers(students, state, task)[0] / scale / temperature).softmax(-1)
+        return Watched(temperature, weight, task, user, step, state, says, copies, updates, kept)
+
+    if key not in _trained:
+        settings = [{"temperature": temperature, "weight": weight}]
+        students = Stack(student, settings, seeds, WATCHED.learning_rate)
+        target = Stack(student, settings, seeds) if weight < 1 else None
+        scores.append(kept(students, by_few, FEW)[0])
+        for moment in distil(students, of.lessons.of(len(seeds)), WATCHED, target, every=5):
+            if moment.step % EVERY == 0:
+                updates.append(moment.step)
+                scores.append(kept(students, by_few, FEW)[0])
+            yield Running(
+                moment.step, moment.steps, lambda: shown(students, tuple(updates), torch.stack(scores, dim=1)), "update"
+            )
+        if len(_trained) > 40:
+            _trained.clear()
+        _trained[key] = students, tuple(updates), torch.stack(scores, dim=1)
+    return shown(*_trained[key])
+
+
+# Attention.
+
+
+@dataclass(frozen=True)
+class Looking:
+    """Attention of the first seed's student in a state.
+
+    Attributes
+    ----------
+    task : str
+        On whose surface the session runs.
+    user, step : int
+    state : Tensor, (D,)
+    weights : Tensor, (K, K)
+        Row k looks at column j.
+    usual : Tensor, (K, K)
+        Its mean over states that the teachers remember.
+    head, when : str
+    """
+
+    task: str
+    user: int
+    step: int
+    state: Tensor
+    weights: Tensor
+    usual: Tensor
+    head: str
+    when: str
+
+
+def look(task: str, user: int, step: int, head: str, when: str) -> Looking:
+    """Attention in a state, of one head or the mean of both, distilled or not trained yet."""
+    of, result = _teachers(), _compared()
+    model = (
+        result.students.model(0) if when == WHEN[0] else Stack(student, [{"x": 0.0}], of.teachers.seeds[:1]).model(0)
+    )
+    state = state_of(of.teachers, task, user, step)
+    with torch.no_grad():
+        here, usual = (
+            model.attention_weights(x).mean(0) for x in (state, of.lessons.steps["state"][0, ::40].cpu())
+        )  # (heads, K, K)
+    pick = (lambda w: w.mean(0)) if head == HEADS[0] else (lambda w: w[HEADS.index(head) - 1])
+    return Looking(task, user, step, state[0], pick(here), pick(usual), head, when)

@@ -1,0 +1,274 @@
+"""The lesson's arms: one network for all tasks or one for each, in worlds that share much or nothing."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from recmtl_lessons.envs import SURFACES, SessionPlanner, SessionSettings, SessionUsers, join_users, make_users
+from recmtl_lessons.lessons._seeds import SEEDS
+from recmtl_lessons.lessons.policy.learning import DISCOUNT, Training, choose_with, objective_of, prepared, train
+from recmtl_lessons.models import MultiTaskPolicyNetwork
+from recmtl_lessons.training import Stack
+from recmtl_lessons.training.rollouts import Chooser, Sessions
+
+TASKS = SURFACES
+ACTIONS = {"home": 3, "search": 6, "notify": 4}
+STATE_DIM = 15
+USERS = 100  # to learn from, a seed
+TEST_USERS = 30
+TRAINING = Training()
+SHARED, SEPARATE = "one for all", "one for each"
+
+
+@dataclass(frozen=True)
+class World:
+    """A kind of world: how much of the tastes the surfaces share, and how strongly satiation is felt."""
+
+    sharing: float = 1.0
+    satiation: float = 1.0
+
+    def users(self, seed: int, group: int = 0, count: int = USERS) -> SessionUsers:
+        """Its users; group 0 is learned from, 1 chooses settings, 2 judges."""
+        return _users(self.sharing, seed, group, count)
+
+
+@lru_cache(maxsize=256)
+def _users(sharing: float, seed: int, group: int, count: int) -> SessionUsers:
+    return make_users(count, seed, sharing, group=group)
+
+
+#: What the surfaces share. Without satiation there are no rules to be learned.
+WORLDS = {"tastes and rules": World(1.0, 1.0), "rules alone": World(0.0, 1.0), "nothing": World(0.0, 0.0)}
+
+
+# The two ways to build it.
+
+
+class OnePerTask(nn.Module):
+    """A network for each task that knows nothing of the others."""
+
+    def __init__(self, state_dim: int, action_dims: dict[str, int], shared_dims, task_dims):
+        super().__init__()
+        self.networks = nn.ModuleDict(
+            {
+                task: MultiTaskPolicyNetwork(state_dim, {task: count}, shared_dims, task_dims)
+                for task, count in action_dims.items()
+            }
+        )
+
+    def forward(self, state: Tensor, task_name: str) -> tuple[Tensor, Tensor]:
+        """Logits and value from the task's own network."""
+        return self.networks[task_name](state, task_name)
+
+    def evaluate_actions(self, state: Tensor, task_name: str, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probability, entropy and value from the task's own network."""
+        return self.networks[task_name].evaluate_actions(state, task_name, action)
+
+
+def shared_network() -> MultiTaskPolicyNetwork:
+    """One network for all three tasks."""
+    return MultiTaskPolicyNetwork(STATE_DIM, ACTIONS, shared_dims=(64, 64), task_dims=())
+
+
+def separate_networks() -> OnePerTask:
+    """Three networks that together have as many parameters."""
+    return OnePerTask(STATE_DIM, ACTIONS, shared_dims=(43, 28), task_dims=())
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trainable numbers."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+# Training.
+
+
+def stack_of(build, settings: Sequence[dict], seeds: Sequence[int], how: Training = TRAINING) -> Stack:
+    """Untrained policies, a network for each setting and seed."""
+    return Stack(build, settings, seeds, how.learning_rate, clip=0.5)
+
+
+def sessions_for(
+    stack: Stack, worlds: Sequence[World], how: Training = TRAINING, settings: SessionSettings | None = None,
+    users: int = USERS,
+) -> Sessions:  # fmt: skip
+    """Sessions to learn from: setting k of the stack lives in ``worlds[k]``."""
+    return Sessions(
+        [w.users(seed, 0, users) for w, seed in _cells(stack, worlds)], TASKS, how.sessions,
+        settings or SessionSettings(), stack.seeds, [w.satiation for w, _ in _cells(stack, worlds)],
+    )  # fmt: skip
+
+
+def _cells(stack: Stack, worlds: Sequence[World]) -> list[tuple[World, int]]:
+    many = [world for world in worlds for _ in range(stack.n_seeds)]
+    return list(zip(many, stack.seeds, strict=True))
+
+
+@lru_cache(maxsize=64)
+def planner(
+    world: World, task: str, seeds: tuple[int, ...], group: int = 2, settings: SessionSettings | None = None
+) -> SessionPlanner:
+    """The sessions of all seeds' users of a group as Markov decision processes, to be solved exactly."""
+    users = join_users([world.users(seed, group, TEST_USERS) for seed in seeds])
+    return SessionPlanner(users, task, replace(settings or SessionSettings(), satiation=world.satiation), DISCOUNT)
+
+
+def by_seed(values: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Mean over each seed's users, (S * U,) -> (S,)."""
+    return values.view(len(seeds), -1).mean(1)
+
+
+def exact_returns(
+    stack: Stack, worlds: Sequence[World], group: int = 2, settings: SessionSettings | None = None
+) -> dict[str, Tensor]:
+    """Expected discounted reward of a session with users who were not learned from, {task: Tensor (n_settings, S)}.
+
+    Nothing is played: each policy's value is computed from its probabilities in all states of all test users.
+    """
+    seeds = stack.seeds[: stack.n_seeds]
+    found: dict[str, list[Tensor]] = {task: [] for task in TASKS}
+    for task in TASKS:
+        plans = [planner(world, task, seeds, group, settings) for world in worlds]
+        seen = torch.cat([plan.observations().unflatten(0, (len(seeds), -1)) for plan in plans])  # (M, U, S, D)
+
+        def probabilities(model, observations, task=task):
+            return model(observations.flatten(0, 1), task)[0].softmax(-1).view(*observations.shape[:2], -1)
+
+        policies = stack.by_setting(stack.each_own(probabilities, seen))  # (settings, seeds, U, S, A)
+        found[task] = [by_seed(plan.value_of(p.flatten(0, 1)), seeds) for plan, p in zip(plans, policies, strict=True)]
+    return {task: torch.stack(values) for task, values in found.items()}
+
+
+def fit(
+    stack: Stack,
+    sessions: Sessions,
+    how: Training = TRAINING,
+    label: str = "",
+    pauses: Callable[[], None] | None = None,
+    **options,
+) -> Stack:
+    """Train to the end, with a progress bar if there is a label; ``pauses`` is called after each half."""
+    name, half = f"{label}, {len(stack)} models", max(1, how.updates // 2)
+    with tqdm(total=how.updates, desc=name, unit=" updates", file=sys.stdout, ncols=80, disable=not label) as bar:
+        for moment in train(stack, sessions, how, every=half if pauses else 5, **options):
+            bar.update(moment.step - bar.n)
+            if pauses:
+                pauses()
+    return stack
+
+
+# The ceiling and the floor, exact.
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Exact returns with the test users, {task: Tensor (S,)}: the best, the myopic who knows the tastes, and chance."""
+
+    best: dict[str, Tensor]
+    myopic: dict[str, Tensor]
+    chance: dict[str, Tensor]
+
+    def share(self, found: dict[str, Tensor]) -> Tensor:
+        """How far a return lies on the way from chance (0) to the best (1), mean over the tasks: (..., S)."""
+        parts = [(found[t] - self.chance[t]) / (self.best[t] - self.chance[t]) for t in found]
+        return torch.stack(parts).mean(0)
+
+
+def bounds(
+    world: World, seeds: tuple[int, ...] = SEEDS, group: int = 2, settings: SessionSettings | None = None
+) -> Bounds:
+    """Solve every test user's sessions by dynamic programming."""
+    return _bounds(world, seeds, group, settings)
+
+
+@lru_cache(maxsize=64)
+def _bounds(world: World, seeds: tuple[int, ...], group: int, settings: SessionSettings | None) -> Bounds:
+    found: dict[str, list[Tensor]] = {"best": [], "myopic": [], "chance": []}
+    for task in TASKS:
+        plan = planner(world, task, seeds, group, settings)
+        for name, values in (("best", plan.best().returns), ("myopic", plan.myopic().returns), ("chance", plan.even())):
+            found[name].append(by_seed(values, seeds))
+    return Bounds(**{name: dict(zip(TASKS, values, strict=True)) for name, values in found.items()})
+
+
+# What the lesson compares.
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Both ways in three worlds, and the myopic bandit; shares of the way from chance to the best, (S,) each.
+
+    Attributes
+    ----------
+    shared, separate : dict {world: Tensor (S,)}
+    bandit : dict {world: Tensor (S,)}
+        One network for all, trained with a discount of 0: only the next reward counts.
+    knowing : dict {world: Tensor (S,)}
+        Who knows every taste and is myopic, exact.
+    cosines : dict {world: Tensor (S,)}
+        Of two tasks' gradients on the shared layers, mean over two places in the training; see `gradient_cosines`.
+    stacks : dict {way: Stack}
+    """
+
+    shared: dict[str, Tensor]
+    separate: dict[str, Tensor]
+    bandit: dict[str, Tensor]
+    knowing: dict[str, Tensor]
+    cosines: dict[str, Tensor]
+    stacks: dict[str, Stack]
+
+
+BANDIT_WORLDS = ("tastes and rules", "nothing")
+
+
+@lru_cache(maxsize=2)
+def compare(seeds: tuple[int, ...] = SEEDS, how: Training = TRAINING) -> Comparison:
+    """Train one network for all tasks and one for each, on as many steps, in three worlds; and the myopic bandit."""
+    names = list(WORLDS)
+    planning = [{"discount": DISCOUNT}] * len(names)
+    shared = stack_of(shared_network, planning + [{"discount": 0.0}] * len(BANDIT_WORLDS), seeds, how)
+    separate = stack_of(separate_networks, planning, seeds, how)
+    worlds = [WORLDS[name] for name in (*names, *BANDIT_WORLDS)]
+    found, cosines = {}, []
+    beside = sessions_for(shared, worlds, how)  # to look at gradients; nothing is learned from these
+
+    def look() -> None:
+        cosines.append(gradient_cosines(shared, beside, how))
+
+    for way, stack, lived in ((SHARED, shared, worlds), (SEPARATE, separate, worlds[: len(names)])):
+        fit(stack, sessions_for(stack, lived, how), how, way, pauses=None if way == SEPARATE else look)
+        got = exact_returns(stack, lived)
+        found[way] = [
+            bounds(world, seeds).share({task: got[task][k] for task in TASKS}) for k, world in enumerate(lived)
+        ]
+    limits = {name: bounds(WORLDS[name], seeds) for name in names}
+    return Comparison(
+        dict(zip(names, found[SHARED], strict=False)),
+        dict(zip(names, found[SEPARATE], strict=True)),
+        dict(zip(BANDIT_WORLDS, found[SHARED][len(names) :], strict=True)),
+        {name: limits[name].share(limits[name].myopic) for name in names},
+        dict(zip(names, torch.stack(cosines).mean(0), strict=False)),
+        {SHARED: shared, SEPARATE: separate},
+    )
+
+
+def gradient_cosines(stack: Stack, sessions: Sessions, how: Training = TRAINING, times: int = 4) -> Tensor:
+    """Mean cosine between two tasks' gradients on the shared layers, at the stack's parameters: (n_settings, S).
+
+    The gradients of the whole loss are taken on a rollout that is ``times`` as long as in training: those of short
+    ones are mostly noise, and the cosine of noise is 0.
+    """
+    rollouts = sessions.collect(choose_with(stack, Chooser(stack.n_seeds, 11), TASKS), times * how.steps)
+    batch = prepared(stack, rollouts, stack.setting("discount", DISCOUNT), how.gae_lambda)
+    no_bonus, flat = torch.zeros(len(stack), device=stack.device), []
+    for task in TASKS:
+        gradients = stack.gradients(objective_of((task,), how.clip), {task: batch[task], "entropy": no_bonus})
+        rows = [g.flatten(1) for name, g in gradients.items() if name.startswith("shared")]
+        flat.append(torch.nn.functional.normalize(torch.cat(rows, dim=1), dim=1))  # (M, shared parameters)
+    pairs = [(flat[i] * flat[j]).sum(1) for i in range(len(TASKS)) for j in range(i)]
+    return stack.by_setting(torch.stack(pairs).mean(0)).cpu()

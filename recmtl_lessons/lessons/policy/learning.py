@@ -1,0 +1,181 @@
+"""How policies are trained on sessions: a rollout, advantages, a few clipped steps, and again."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from recmtl_lessons.models.policy import gae, ppo_loss
+from recmtl_lessons.training import Moment, Stack
+from recmtl_lessons.training.rollouts import Acted, Chooser, Observations, Rollout, Sessions
+
+DISCOUNT = 0.9
+VALUE_WEIGHT = 2.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """The settings of a training.
+
+    Attributes
+    ----------
+    updates : int
+        Rollouts, each followed by `epochs` steps of the optimizer on it.
+    sessions : int
+        That run side by side, a task and a model.
+    steps : int
+        Of a rollout.
+    epochs : int
+        Passes over a rollout.
+    minibatches : int
+        Into which a rollout is dealt for a pass, each good for a step. With one of each it is plain actor-critic.
+    learning_rate : float
+    entropy : float
+        Weight of the entropy bonus.
+    gae_lambda : float
+    clip : float
+        Of the importance ratio.
+    """
+
+    updates: int = 40
+    sessions: int = 64
+    steps: int = 5
+    epochs: int = 1
+    minibatches: int = 6
+    learning_rate: float = 1e-2
+    entropy: float = 0.01
+    gae_lambda: float = 0.6
+    clip: float = 0.2
+
+    @property
+    def environment_steps(self) -> int:
+        """Steps that a model takes on each task."""
+        return self.updates * self.sessions * self.steps
+
+
+def choose_with(stack: Stack, chances: Chooser, tasks: Sequence[str]) -> Callable[[Observations], dict[str, Acted]]:
+    """Let every model of a stack draw its actions; keeps their log-probabilities."""
+
+    def answer(model, observations):
+        return {task: model(observations[task], task) for task in tasks}
+
+    def choose(observations: Observations) -> dict[str, Acted]:
+        answers = stack.each_own(answer, observations)
+        return {task: _drawn(chances, *answers[task]) for task in tasks}
+
+    return choose
+
+
+def _drawn(chances: Chooser, logits: Tensor, value: Tensor) -> Acted:
+    action = chances.sample(logits)  # (M, B)
+    log_prob = logits.log_softmax(-1).gather(-1, action[..., None]).squeeze(-1)
+    return Acted(action, {"log_prob": log_prob, "value": value})
+
+
+def train(
+    stack: Stack,
+    sessions: Sessions,
+    how: Training,
+    limit_is_end: Tensor | None = None,
+    every: int = 5,
+) -> Iterator[Moment]:
+    """Train a stack of policies on running sessions.
+
+    Every model's setting may hold a ``discount`` and an ``entropy``; `DISCOUNT` and that of ``how`` otherwise. Rewards
+    are multiplied by 1 - discount, so that a value is a mean reward a step, and the network's outputs stay near 1.
+
+    Parameters
+    ----------
+    stack : Stack
+        Of models whose ``forward(state, task)`` returns logits and a value.
+    sessions : Sessions
+    how : Training
+    limit_is_end : Tensor, (M,), bool, optional
+        The mistake: models that take the time limit for an end.
+    every : int
+        Updates between two moments.
+
+    Yields
+    ------
+    Moment
+    """
+    tasks = sessions.tasks
+    choose = choose_with(stack, Chooser(stack.n_seeds, stack.seeds[0]), tasks)
+    discount = stack.setting("discount", DISCOUNT)  # (M,)
+    entropy = stack.setting("entropy", how.entropy)
+    shuffle = torch.Generator().manual_seed(stack.seeds[0])
+    for update in range(1, how.updates + 1):
+        batch = prepared(stack, sessions.collect(choose, how.steps), discount, how.gae_lambda, limit_is_end)
+        for part in _parts(how, shuffle):
+            rows = {task: {name: values[:, part] for name, values in batch[task].items()} for task in tasks}
+            stack.update(objective_of(tasks, how.clip), {**rows, "entropy": entropy})
+        if update % every == 0 or update == how.updates:
+            yield Moment(update, how.updates)
+
+
+def _parts(how: Training, shuffle: torch.Generator) -> Iterator[Tensor]:
+    """Row numbers of the minibatches: each epoch deals the rollout's rows into parts anew."""
+    rows = how.sessions * how.steps
+    for _ in range(how.epochs):
+        yield from torch.randperm(rows, generator=shuffle).chunk(how.minibatches)
+
+
+def prepared(
+    stack: Stack,
+    rollouts: Mapping[str, Rollout],
+    discount: Tensor,
+    gae_lambda: float,
+    limit_is_end: Tensor | None = None,
+) -> dict[str, dict[str, Tensor]]:
+    """What the objective needs of rollouts: of each task rows (M, T * B, ...), with time and sessions in one dimension.
+
+    Advantages are brought to mean 0 and standard deviation 1, task by task and model by model.
+    """
+    led_to = {task: r.next_observations.transpose(0, 1) for task, r in rollouts.items()}  # (M, T, B, D)
+    next_values = stack.each_own(_values, led_to)
+    parts = ((r.rewards, r.kept["value"], r.terminated, r.truncated) for r in rollouts.values())
+    rewards, values, terminated, truncated = (torch.cat(part, dim=2) for part in zip(*parts, strict=True))
+    after = torch.cat([next_values[task] for task in rollouts], dim=2).transpose(0, 1)  # (T, M, tasks * B)
+    if limit_is_end is not None:
+        terminated = terminated | (truncated & limit_is_end[:, None])
+    advantages, returns = torch.vmap(partial(gae, gae_lambda=gae_lambda), in_dims=(1, 1, 1, 1, 1, 0), out_dims=1)(
+        rewards * (1 - discount[:, None]), values, after, terminated, truncated, discount
+    )
+    by_task = (part.chunk(len(rollouts), dim=2) for part in (advantages, returns))
+    return {task: _rows(rollouts[task], *both) for task, *both in zip(rollouts, *by_task, strict=True)}
+
+
+def _values(model, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Values of states (T, B, D) of each task, (T, B)."""
+    return {task: model(s.flatten(0, 1), task)[1].view(s.shape[:2]) for task, s in states.items()}
+
+
+def _rows(rollout: Rollout, advantages: Tensor, returns: Tensor) -> dict[str, Tensor]:
+    parts = {
+        "state": rollout.observations, "action": rollout.actions, "log_prob": rollout.kept["log_prob"],
+        "advantage": advantages, "returns": returns,
+    }  # fmt: skip
+    flat = {name: part.transpose(0, 1).flatten(1, 2) for name, part in parts.items()}
+    spread = flat["advantage"].std(1, keepdim=True) + 1e-6
+    flat["advantage"] = (flat["advantage"] - flat["advantage"].mean(1, keepdim=True)) / spread
+    return flat
+
+
+def objective_of(tasks: Sequence[str], clip: float) -> Callable:
+    """The clipped objective, summed over tasks, for one model: as `Stack.update` takes it."""
+
+    def objective(model, batch, _):
+        total = 0.0
+        for task in tasks:
+            b = batch[task]
+            log_prob, entropy, value = model.evaluate_actions(b["state"], task, b["action"])
+            loss, _ = ppo_loss(
+                log_prob, b["log_prob"], entropy, value, b["advantage"], b["returns"], clip,
+                value_weight=VALUE_WEIGHT, entropy_weight=batch["entropy"],
+            )  # fmt: skip
+            total = total + loss
+        return total, {}
+
+    return objective

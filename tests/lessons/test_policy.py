@@ -1,0 +1,434 @@
+"""Lesson 07: its exercises accept what is right, its measure is exact, its experiments measure what they say."""
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+from recmtl_lessons.datasets import DataUnavailable, load_movielens
+from recmtl_lessons.envs import SessionPlanner, SessionSettings, users_from_ratings
+from recmtl_lessons.lessons import policy as lesson
+from recmtl_lessons.lessons._seeds import DESIGN_SEEDS
+from recmtl_lessons.lessons.policy import breaking, experiments, explorers, films, learning, live, pictures, watching
+from recmtl_lessons.models import MultiTaskPolicyNetwork, gae, ppo_loss
+from recmtl_lessons.teaching.style import new_figure
+from recmtl_lessons.training.rollouts import Chooser, Sessions, returns_of
+
+SLOW = pytest.mark.skipif(not os.environ.get("RECMTL_SLOW_TESTS"), reason="minutes: set RECMTL_SLOW_TESTS=1")
+SMALL = (0, 1)
+SHORT = learning.Training(updates=4, sessions=6, steps=5, minibatches=2)
+WORLD = experiments.WORLDS["tastes and rules"]
+
+
+@pytest.fixture(scope="module")
+def compared():
+    return experiments.compare(SMALL, SHORT)
+
+
+def to_the_end(generator):
+    while True:
+        try:
+            next(generator)
+        except StopIteration as stop:
+            return stop.value
+
+
+# What is asked.
+
+
+def test_other_right_ways_are_accepted(verdict):
+    def with_sessions_apart(rewards, values, next_values, terminated, truncated, discount, gae_lambda):
+        ended = terminated | truncated
+        delta = rewards + discount * torch.where(terminated, torch.zeros_like(next_values), next_values) - values
+        advantages = []
+        for t in range(len(rewards)):
+            total, weight = 0.0, 1.0
+            for k in range(t, len(rewards)):
+                total = total + weight * delta[k]
+                weight *= discount * gae_lambda
+                if ended[k]:
+                    break
+            advantages.append(total)
+        return torch.stack(advantages)
+
+    def by_renormalising(logits, mask):
+        allowed = logits.softmax(-1) * mask
+        return (allowed / allowed.sum(-1, keepdim=True)).log()
+
+    def by_cases(log_prob, old_log_prob, advantage, clip):
+        ratio = (log_prob - old_log_prob).exp()
+        bound = torch.where(advantage > 0, torch.full_like(ratio, 1 + clip), torch.full_like(ratio, 1 - clip))
+        taken = torch.where(advantage > 0, torch.minimum(ratio, bound), torch.maximum(ratio, bound))
+        return -(taken * advantage).mean()
+
+    assert verdict(lesson.exercise_returns, with_sessions_apart).kind == "right"
+    assert verdict(lesson.exercise_mask, by_renormalising).kind == "right"
+    assert verdict(lesson.exercise_ratio, by_cases).kind == "right"
+
+
+def test_further_wrong_answers_are_named(verdict):
+    assert "(7,)" in verdict(lesson.exercise_returns, lambda *a: a[0][:3]).message
+    assert "shape of logits" in verdict(lesson.exercise_mask, lambda x, m: x.sum(-1)).message
+    assert "one number" in verdict(lesson.exercise_ratio, lambda n, o, a, c: n * a).message
+    assert "expected" in verdict(lesson.exercise_returns, lambda *a: 2 * a[0]).message
+
+
+def test_the_notebook_with_solutions_in_it_passes_its_checks(solved):
+    answers = {
+        "my_log_probs": 'return logits.masked_fill(~mask, float("-inf")).log_softmax(-1)',
+        "my_advantages": "return gae(rewards, values, next_values, terminated, truncated, discount, gae_lambda)[0]",
+        "my_policy_loss": "zero = torch.zeros_like(advantage)\n"
+        "loss, _ = ppo_loss(log_prob, old_log_prob, zero, zero, advantage, zero, clip)\n"
+        "return loss",
+    }
+    names = {"torch": torch, "lesson": lesson, "gae": gae, "ppo_loss": ppo_loss}
+    kinds = solved("07_policy.ipynb", names, answers)
+    assert kinds == dict.fromkeys(answers, "right")
+
+
+def test_the_study_question_can_be_answered():
+    explorer = explorers.explore_training()
+    study = lesson.study_question(explorer)
+    assert len(study.checks) == 3
+    places = [list(check.choices).index(check.correct) for check in study.checks]
+    assert len(set(places)) > 1
+    good = (
+        "What is shown satiates the user, and the harm comes late.",
+        "Tastes have to be inferred.",
+        "People have no patience for exploring.",
+        "Unrelated tasks may interfere.",
+        "Each surface has its own actions.",
+        "One must bootstrap where a log stops.",
+        "Put it beside an optimum.",
+    )
+    for k, (sentence, point) in enumerate(zip(good, study.points, strict=True)):
+        assert point.found_in(sentence), point.name
+        assert not any(other.found_in(sentence) for other in study.points[:k] + study.points[k + 1 :]), sentence
+    assert all(point.found_in(study.worked) for point in study.points)
+    beside_the_point = "I do not know. Learn embeddings of users and items from ratings, and rank by their product."
+    assert not any(point.found_in(beside_the_point) for point in study.points)
+    explorer.close()
+
+
+# The measure.
+
+
+def test_exact_returns_agree_with_sessions_that_are_played():
+    stack = experiments.stack_of(experiments.shared_network, [{}], SMALL, SHORT)
+    experiments.fit(stack, experiments.sessions_for(stack, [WORLD], SHORT), SHORT)
+    exact = experiments.exact_returns(stack, [WORLD])
+    worlds = [WORLD.users(seed, 2, experiments.TEST_USERS) for seed in stack.seeds]
+    choose = learning.choose_with(stack, Chooser(stack.n_seeds, 1), experiments.TASKS)
+    played = returns_of(worlds, experiments.TASKS, choose, sessions=1500, horizon=60)
+    for task in experiments.TASKS:
+        # 1,500 sessions of forty users, whose returns spread by about 2: a standard error of 0.05, and that of who came
+        torch.testing.assert_close(played[task], exact[task][0], rtol=0, atol=0.25)
+
+
+def test_the_way_goes_from_chance_to_the_best():
+    limits = experiments.bounds(WORLD, SMALL)
+    torch.testing.assert_close(limits.share(limits.chance), torch.zeros(2))
+    torch.testing.assert_close(limits.share(limits.best), torch.ones(2))
+    assert bool((limits.share(limits.myopic) < 0.9).all())
+    without = experiments.bounds(experiments.WORLDS["nothing"], SMALL)
+    torch.testing.assert_close(without.share(without.myopic), torch.ones(2), rtol=0, atol=1e-3)
+
+
+def test_both_ways_have_as_many_parameters():
+    one, each = experiments.shared_network(), experiments.separate_networks()
+    assert experiments.count_parameters(one) == experiments.count_parameters(each)
+
+
+def test_one_for_each_shares_nothing():
+    model = experiments.separate_networks()
+    logits, value = model(torch.randn(4, experiments.STATE_DIM), "search")
+    (logits.sum() + value.sum()).backward()
+    touched = {name.split(".")[1] for name, p in model.named_parameters() if p.grad is not None}
+    assert touched == {"search"}
+
+
+# The training.
+
+
+def test_learning_moves_policies_towards_the_best():
+    how = learning.Training(updates=20)
+    stack = experiments.stack_of(experiments.shared_network, [{}], SMALL, how)
+    before = experiments.bounds(WORLD, SMALL).share(
+        {t: v[0] for t, v in experiments.exact_returns(stack, [WORLD]).items()}
+    )
+    experiments.fit(stack, experiments.sessions_for(stack, [WORLD], how), how)
+    after = experiments.bounds(WORLD, SMALL).share(
+        {t: v[0] for t, v in experiments.exact_returns(stack, [WORLD]).items()}
+    )
+    assert bool((before.abs() < 0.1).all())
+    assert bool((after > before + 0.1).all())
+
+
+def share_of(stack):
+    found = experiments.exact_returns(stack, [WORLD])
+    return experiments.bounds(WORLD, SMALL).share({task: values[0] for task, values in found.items()})
+
+
+def test_models_of_one_seed_are_paired_and_a_setting_alone_changes_nothing_of_another():
+    both = experiments.stack_of(experiments.shared_network, [{"discount": 0.9}, {"discount": 0.0}], SMALL, SHORT)
+    experiments.fit(both, experiments.sessions_for(both, [WORLD, WORLD], SHORT), SHORT)
+    alone = experiments.stack_of(experiments.shared_network, [{"discount": 0.9}], SMALL, SHORT)
+    experiments.fit(alone, experiments.sessions_for(alone, [WORLD], SHORT), SHORT)
+    state = torch.randn(5, experiments.STATE_DIM)
+    for seed in range(2):
+        with_other, by_itself = both.model(seed)(state, "home")[0], alone.model(seed)(state, "home")[0]
+        torch.testing.assert_close(with_other, by_itself, rtol=1e-3, atol=1e-4)
+    with torch.no_grad():
+        planned, myopic = (both.model(index)(state, "home")[0] for index in (0, 2))
+    assert float((planned - myopic).abs().max()) > 1e-3
+
+
+def test_minibatches_deal_every_row_once_an_epoch():
+    how = learning.Training(sessions=3, steps=5, epochs=2, minibatches=4)
+    parts = list(learning._parts(how, torch.Generator().manual_seed(0)))
+    assert len(parts) == 8
+    for epoch in (parts[:4], parts[4:]):
+        assert sorted(torch.cat(epoch).tolist()) == list(range(15))
+
+
+@pytest.mark.parametrize("task", experiments.TASKS)
+def test_prepared_rows_agree_with_gae_model_by_model(task):
+    stack = experiments.stack_of(experiments.shared_network, [{"discount": 0.9}, {"discount": 0.5}], SMALL, SHORT)
+    sessions = experiments.sessions_for(stack, [WORLD, WORLD], SHORT)
+    rollouts = sessions.collect(learning.choose_with(stack, Chooser(2, 0), experiments.TASKS), 7)
+    rollout, rows = rollouts[task], learning.prepared(stack, rollouts, stack.setting("discount"), 0.6)[task]
+    torch.testing.assert_close(rows["state"], rollout.observations.transpose(0, 1).flatten(1, 2), rtol=0, atol=0)
+    for m, discount in enumerate((0.9, 0.9, 0.5, 0.5)):
+        network = stack.model(m)
+        with torch.no_grad():
+            value = torch.stack([network(s, task)[1] for s in rollout.observations[:, m]])
+            reached = torch.stack([network(s, task)[1] for s in rollout.next_observations[:, m]])
+        flags = rollout.terminated[:, m], rollout.truncated[:, m]
+        advantage, target = gae(rollout.rewards[:, m] * (1 - discount), value, reached, *flags, discount, 0.6)
+        torch.testing.assert_close(rows["returns"][m], target.flatten(), rtol=1e-4, atol=1e-5)
+        flat = advantage.flatten()
+        torch.testing.assert_close(
+            rows["advantage"][m], (flat - flat.mean()) / (flat.std() + 1e-6), rtol=1e-3, atol=1e-4
+        )
+
+
+def test_taking_the_limit_for_an_end_takes_the_value_out_where_a_session_was_cut_off():
+    stack = experiments.stack_of(experiments.shared_network, [{}], SMALL, SHORT)
+    sessions = experiments.sessions_for(stack, [WORLD], SHORT, SessionSettings(time_limit=3))
+    rollouts = sessions.collect(learning.choose_with(stack, Chooser(2, 0), experiments.TASKS), 6)
+    discount, second_errs = stack.setting("discount", 0.9), torch.tensor([False, True])
+    right = learning.prepared(stack, rollouts, discount, 0.0)
+    wrong = learning.prepared(stack, rollouts, discount, 0.0, second_errs)
+    for task, rollout in rollouts.items():
+        assert torch.equal(right[task]["returns"][0], wrong[task]["returns"][0])
+        differs = (right[task]["returns"][1] - wrong[task]["returns"][1]).abs() > 1e-7
+        cut = (rollout.truncated & ~rollout.terminated)[:, 1].flatten()
+        assert bool(cut.any())
+        assert torch.equal(differs, cut)
+
+
+# What is compared.
+
+
+def test_the_comparison_holds_what_it_says(compared):
+    assert set(compared.shared) == set(compared.separate) == set(compared.cosines) == set(experiments.WORLDS)
+    assert set(compared.bandit) == set(experiments.BANDIT_WORLDS)
+    for values in (*compared.shared.values(), *compared.separate.values(), *compared.bandit.values()):
+        assert values.shape == (2,)
+        assert bool((values.abs() < 1).all())
+    assert len(compared.stacks[experiments.SHARED]) == 2 * 5
+
+
+def test_cosines_are_those_of_each_model_by_itself():
+    stack = experiments.stack_of(experiments.shared_network, [{"discount": 0.9}, {"discount": 0.0}], SMALL, SHORT)
+    experiments.fit(stack, experiments.sessions_for(stack, [WORLD, WORLD], SHORT), SHORT)
+    cosines = experiments.gradient_cosines(stack, experiments.sessions_for(stack, [WORLD, WORLD], SHORT), SHORT)
+    beside = experiments.sessions_for(stack, [WORLD, WORLD], SHORT)  # the same sessions again
+    rollouts = beside.collect(learning.choose_with(stack, Chooser(2, 11), experiments.TASKS), 4 * SHORT.steps)
+    rows = learning.prepared(stack, rollouts, stack.setting("discount"), SHORT.gae_lambda)
+    for m, found in enumerate(cosines.flatten()):
+        network, gradients = stack.model(m), []
+        for task in experiments.TASKS:
+            one = {task: {name: values[m] for name, values in rows[task].items()}, "entropy": torch.tensor(0.0)}
+            loss, _ = learning.objective_of((task,), SHORT.clip)(network, one, None)
+            parts = torch.autograd.grad(loss, list(network.shared_parameters().values()))
+            gradients.append(torch.cat([part.flatten() for part in parts]))
+        home, search, notify = gradients
+        pairs = [torch.cosine_similarity(a, b, dim=0) for a, b in ((home, search), (home, notify), (search, notify))]
+        torch.testing.assert_close(found, torch.stack(pairs).mean(), rtol=1e-3, atol=1e-4)
+    assert bool((cosines.abs() > 1e-3).any())
+
+
+def test_dropout_makes_the_ratio_anything_and_nothing_else_does():
+    found = breaking.with_dropout(SMALL, SHORT)
+    assert float((found.without - 1).abs().max()) < 1e-5
+    assert bool((found.ratios.std(1) > 0.01).all())
+
+
+def test_short_sessions_are_worth_less_to_whoever_takes_the_limit_for_an_end():
+    found = breaking.with_short_sessions(SMALL, learning.Training(updates=15))
+    assert bool((found.value > found.value_wrong + 0.2).all())
+
+
+# Watching.
+
+
+@pytest.mark.parametrize("task", experiments.TASKS)
+@pytest.mark.parametrize("actor", watching.ACTORS)
+def test_a_session_can_be_watched_and_drawn(compared, task, actor):
+    for user, step in ((0, 1), (experiments.TEST_USERS - 1, watching.STEPS)):
+        watched = watching.watch(compared, task, actor, user, step, 0, SMALL)
+        assert 1 <= watched.step <= len(watched) <= watching.STEPS
+        torch.testing.assert_close(watched.probabilities.sum(1), torch.ones(len(watched)))
+        assert len(watched.satiation) == len(watched) + 1
+        assert watched.left == (int(watched.ignored[-1]) == 3)
+        pictures.draw_session(watched, new_figure(11, 6.6))
+        assert f"Step {watched.step}" in pictures.describe_session(watched)
+
+
+def test_the_best_actor_follows_the_plan(compared):
+    watched = watching.watch(compared, "home", "best possible", 2, 1, 0, SMALL)
+    planner = SessionPlanner(WORLD.users(0, 2, experiments.TEST_USERS), "home", SessionSettings(), 0.9)
+    plan = planner.best()
+    first = int(plan.action[2, 0])
+    assert int(watched.action[0]) == first
+    assert float(watched.probabilities[0, first]) == 1.0
+
+
+def test_an_unknown_actor_is_refused(compared):
+    with pytest.raises(ValueError, match="actor: got 'nobody', expected one of 'trained policy'"):
+        watching.watch(compared, "home", "nobody", 0, 1, 0, SMALL)
+
+
+def test_the_explorer_of_sessions_moves_at_every_end(monkeypatch):
+    monkeypatch.setattr(watching, "STEPS", 5)
+    untrained = experiments.stack_of(experiments.shared_network, [{}] * 5, experiments.SEEDS)
+    result = experiments.Comparison({}, {}, {}, {}, {}, {experiments.SHARED: untrained})
+    explorer = explorers.explore_session(result)
+    for task, actor, user, step in (
+        ("home", "chance", 0, 1),
+        ("search", "myopic bandit", experiments.TEST_USERS - 1, 16),
+        ("notify", "best possible", 5, 3),
+    ):
+        watched = explorer.run(task=task, actor=actor, user=user, step=step)
+        assert (watched.task, watched.actor) == (task, actor)
+    explorer.new_seed()
+    explorer.wait(30)
+    assert explorer.values["seed"] == 1
+    explorer.close()
+
+
+# Training live.
+
+
+@pytest.mark.parametrize(
+    ("entropy", "discount", "sharing", "satiation"),
+    [(0.0, 0.0, 0.0, 0.0), (0.3, 0.95, 1.0, 1.5), (0.01, 0.9, 0.5, 1.0)],
+)
+def test_a_training_can_be_run_at_every_end_of_its_controls(entropy, discount, sharing, satiation):
+    found = to_the_end(live.train_live(entropy, discount, sharing, satiation, SHORT.updates, 1, SHORT))
+    assert [v.shape for v in found.share.values()] == [(live.N_SEEDS, len(found.steps))] * 3
+    assert int(found.steps[-1]) == SHORT.environment_steps
+    assert all(0 < value <= 1.001 for value in found.myopic.values())
+    assert (min(found.myopic.values()) > 0.99) == (satiation == 0)
+    pictures.draw_live(found, new_figure(10, 4.4))
+    assert f"discount {discount:g}" in pictures.describe_live(found)
+
+
+def test_a_training_can_be_stopped_and_shows_how_far_it_came():
+    march = live.train_live(0.01, 0.9, 1.0, 1.0, 12, 0, learning.Training(sessions=4, steps=4))
+    moment = next(march)
+    so_far = moment.snapshot()
+    assert len(so_far.steps) == 2
+    assert (moment.done, moment.total) == (12 // live.POINTS, 12)
+    march.close()
+
+
+# Real tastes.
+
+
+def test_films(small_movielens):
+    found = films.compare_on_films(small_movielens_with(small_movielens), SMALL, SHORT)
+    assert list(found.share) == [experiments.SHARED, experiments.SEPARATE, films.KNOWING]
+    assert all(values.shape == (2,) for values in found.share.values())
+    pictures.draw_films(found, new_figure(9, 4))
+
+
+def small_movielens_with(ratings):
+    """The same ratings, with genres of the names that the lesson asks for."""
+    return replace(ratings, genre_names=("Drama", "Comedy", "Action", "D"))
+
+
+def test_real_users_are_people_of_one_group_only():
+    try:
+        ratings = load_movielens()
+    except DataUnavailable as reason:
+        pytest.skip(str(reason))
+    groups = [users_from_ratings(ratings, 0, group) for group in range(3)]
+    assert sum(map(len, groups)) == ratings.n_users
+
+
+# Pictures.
+
+
+def test_pictures_can_be_drawn(compared):
+    pictures.draw_loop(new_figure(11, 3.9))
+    pictures.draw_sharing(compared, new_figure(10.4, 4.3))
+    pictures.draw_planning(compared, new_figure(8.8, 4.3))
+    pictures.draw_cosines(compared.cosines, new_figure(8.4, 3.8))
+    short = breaking.with_short_sessions(SMALL, SHORT)
+    right = compared.shared["tastes and rules"]
+    pictures.draw_breaking(breaking.with_dropout(SMALL, SHORT), short, right, new_figure(11, 4.2))
+
+
+@SLOW
+def test_bootstrapped_values_arrive_and_those_of_the_limit_as_an_end_never_do():
+    """What the notebook says of three times as many updates."""
+    found = breaking.with_short_sessions(DESIGN_SEEDS, learning.Training(updates=120))
+    assert abs(float((found.value - found.found).mean())) < 0.2
+    assert float((found.found_wrong - found.value_wrong).mean()) > 0.8
+
+
+@SLOW
+def test_narrower_networks_give_the_same_picture_with_looser_edges(monkeypatch):
+    """What the notebook says of them."""
+
+    def shared():
+        return MultiTaskPolicyNetwork(experiments.STATE_DIM, experiments.ACTIONS, (56, 40), ())
+
+    def separate():
+        return experiments.OnePerTask(experiments.STATE_DIM, experiments.ACTIONS, (28, 24), ())
+
+    assert experiments.count_parameters(shared()) == experiments.count_parameters(separate())
+    monkeypatch.setattr(experiments, "shared_network", shared)
+    monkeypatch.setattr(experiments, "separate_networks", separate)
+    found = experiments.compare(how=learning.Training(learning_rate=1.5e-2))
+    planning = found.shared["tastes and rules"] - found.bandit["tastes and rules"]
+    sharing = {name: found.shared[name] - found.separate[name] for name in experiments.WORLDS}
+    assert 0.03 < float(planning.mean()) < 0.11
+    assert 0.04 < float(sharing["tastes and rules"].mean()) < 0.14
+    assert float(sharing["nothing"].mean()) < -0.03
+
+
+@SLOW
+@pytest.mark.parametrize(
+    ("way", "discount"),
+    [(experiments.shared_network, 0.9), (experiments.separate_networks, 0.9), (experiments.shared_network, 0.0)],
+    ids=["one for all", "one for each", "bandit"],
+)
+def test_the_learning_rate_is_near_the_best_of_those_tried(way, discount):
+    """For each arm, on users of group 1 and the seeds on which the lesson was made."""
+    seeds, found = DESIGN_SEEDS, {}
+    for rate in (6e-3, 1e-2, 1.5e-2, 2.2e-2):
+        how = learning.Training(learning_rate=rate)
+        stack = experiments.stack_of(way, [{"discount": discount}], seeds, how)
+        experiments.fit(stack, experiments.sessions_for(stack, [WORLD], how), how)
+        got = experiments.exact_returns(stack, [WORLD], 1)
+        found[rate] = float(experiments.bounds(WORLD, seeds, 1).share({t: v[0] for t, v in got.items()}).mean())
+    assert found[1e-2] > max(found.values()) - 0.04, found
+
+
+def test_sessions_refuse_worlds_of_different_sizes():
+    with pytest.raises(ValueError, match="worlds: got"):
+        Sessions([WORLD.users(0, 0, 5), WORLD.users(1, 0, 6)], ("home",), 2)
