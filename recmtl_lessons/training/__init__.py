@@ -3,11 +3,12 @@
 from recmtl_lessons.training.device import default_device
 from recmtl_lessons.training.metrics import accuracy, auc, mae, ndcg_at_k, proxy_a_distance, rmse
 from recmtl_lessons.training.replay import PrioritisedReplayBuffer, ReplayBuffer
-from recmtl_lessons.training.rollouts import Acted, Chooser, Rollout, Sessions, returns_of
+from recmtl_lessons.training.rollouts import Acted, Actors, Chooser, Rollout, Sessions, returns_of
 from recmtl_lessons.training.stacked import ManyModels, Moment, Stack
 
 __all__ = [
     "Acted",
+    "Actors",
     "Chooser",
     "ManyModels",
     "Moment",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recmtl_lessons.envs import SessionSettings, SessionUsers, SessionVectorEnv, join_users
-from recmtl_lessons.training.stacked import _check_whole
+from recmtl_lessons.training.stacked import Stack, _check_whole
 
 Observations = dict[str, Tensor]  # {task: (M, B, D)}
 
@@ -231,6 +231,16 @@ def returns_of(
             total[task] += going[task] * discount**t * step.rewards
             going[task] *= (~step.terminated).float()
     return {task: values.mean(1).cpu() for task, values in total.items()}
+
+
+class Actors(Stack):
+    """A stack of models that act in sessions: as `Stack`, but on the CPU unless a device is given.
+
+    Steps of small networks wait for each other, which leaves a graphics card idle most of the time.
+    """
+
+    def __init__(self, *arguments, device: torch.device | None = None, **options):
+        super().__init__(*arguments, device=device or torch.device("cpu"), **options)
 
 
 class Chooser:

@@ -380,6 +380,130 @@ def test_prototypical(ran, expecting, take_picture):
     assert notebook.errors() == []
 
 
+def test_policy(ran, expecting, take_picture):
+    notebook = ran("07_policy.ipynb")
+    page = notebook.page
+    session, training = notebook.explorers
+    assert every_control_has_a_name(notebook) >= {"slider", "spinbutton", "combobox", "button", "radio", "textbox"}
+    move_all(((session, ("user", "step")),), take_picture, "07")
+    for actor in ("myopic bandit", "best possible", "chance"):
+        session.root.get_by_label("Who acts").select_option(actor)
+        session.settle(actor=actor)
+        expecting(session.summary).to_contain_text(f"On home, acting: {actor}")
+    for task in ("search", "notify"):
+        session.root.get_by_label("Surface").select_option(task)
+        session.settle(task=task)
+        take_picture(session.root, f"07_explorer0_{task}")
+    session.button("New seed").click()
+    session.settle(seed=1)
+    speak_of(training)
+    for k, name in ((1, "discount"), (2, "sharing")):
+        move_every_way(training, k, name)
+        take_picture(training.root, f"07_explorer1_after_{name}")
+    training.button("Reset").click()
+    training.settle(discount=0.9, sharing=1)
+    for k, name in enumerate(("entropy", "discount", "sharing", "satiation")):
+        training.fields.nth(k).fill("0")
+        training.fields.nth(k).press("Enter")
+        training.settle(**{name: 0})
+    expecting(training.summary).to_contain_text("Entropy bonus 0, discount 0, sharing 0, satiation 0")
+    speak_of(training)
+    take_picture(training.root, "07_explorer1_nothing_left")
+
+    predict(page, expecting, "About six tenths")
+    cells = notebook.outputs()
+    revealed = next(k for k, outputs in enumerate(cells) if "Prediction and outcome" in str(outputs))
+    assert "As you predicted" in str(notebook.run_cell(revealed))
+    answer_the_study_question(
+        page.locator(".recmtl-ask:not(.recmtl-ask .recmtl-ask)").nth(1), expecting, "discount",
+        ("It goes: what is shown", "The reward plus the discounted value", "About as much as one network"),
+        "as closely as eight seeds can tell",
+        "What is shown satiates the user, so the harm comes later and a myopic bandit does not see it. Tastes are "
+        "hidden. There are few sessions, and exploring costs. Tasks may help or interfere, each with its own actions. "
+        "At a time limit one must bootstrap. Compare with a bandit and with the optimum.",
+    )  # fmt: skip
+    fits(notebook)
+    whole_page(notebook, take_picture, "07")
+    assert notebook.errors() == []
+
+
+def test_distilled_q(ran, expecting, take_picture):
+    notebook = ran("08_distilled_q.ipynb")
+    page = notebook.page
+    school, looks = notebook.explorers
+    assert every_control_has_a_name(notebook) >= {"slider", "spinbutton", "combobox", "button", "radio", "textbox"}
+    explorers = ((school, ("temperature", "weight", "user", "step")), (looks, ("user", "step")))
+    move_all(explorers, take_picture, "08")
+    for explorer in (school, looks):
+        explorer.root.get_by_label("Session on").select_option("search")
+        explorer.settle(task="search")
+    looks.root.get_by_label("Head").select_option("second")
+    looks.settle(head="second")
+    looks.root.get_by_label("The student is").select_option("before training")
+    looks.settle(when="before training")
+    take_picture(looks.root, "08_explorer1_before_training")
+    school.fields.nth(0).fill("0.03")
+    school.fields.nth(0).press("Enter")
+    school.fields.nth(1).fill("0")
+    school.fields.nth(1).press("Enter")
+    school.settle(temperature=0.03, weight=0)
+    take_picture(school.root, "08_explorer0_rewards_alone")
+    speak_of(school)
+
+    predict(page, expecting, "T = 1")
+    answer_the_study_question(
+        page.locator(".recmtl-ask:not(.recmtl-ask .recmtl-ask)").nth(1), expecting, "temperature",
+        ("How good every other action is", "The distillation's gradient falls", "It does as its teacher does"),
+        "It falls as 1/T²",
+        "A teacher for each task, and one student for all of them. It learns the probabilities of all actions from its "
+        "teachers. A low temperature leaves the best action alone. It needs fewer parameters, and it learns its "
+        "teachers' mistakes too.",
+    )  # fmt: skip
+    fits(notebook)
+    whole_page(notebook, take_picture, "08")
+    assert notebook.errors() == []
+
+
+def test_hierarchical(ran, expecting, take_picture):
+    notebook = ran("09_hierarchical.ipynb")
+    page = notebook.page
+    by_hand, training = notebook.explorers
+    assert every_control_has_a_name(notebook) >= {"slider", "spinbutton", "combobox", "button", "radio", "textbox"}
+    move_all(((by_hand, ("user",)),), take_picture, "09")
+    for k, (label, goal) in enumerate(
+        (("First", "music"), ("Second", "sport"), ("Third", "news"), ("Fourth", "music"))
+    ):
+        by_hand.root.get_by_label(f"{label} goal").select_option(goal)
+        by_hand.settle(**{f"goal_{k + 1}": goal})
+    expecting(by_hand.summary).to_contain_text("music (you) from step 1")
+    take_picture(by_hand.root, "09_explorer0_all_mine")
+    by_hand.button("New seed").click()
+    by_hand.settle(seed=1)
+    speak_of(training)
+    for k, name in enumerate(("goal_steps", "clicks_needed")):
+        move_every_way(training, k, name)
+        take_picture(training.root, f"09_explorer1_after_{name}")
+    speak_of(training)
+    training.button("Reset").click()
+    training.settle(goal_steps=20, clicks_needed=12)
+
+    predict(page, expecting, "About 0.05")
+    cells = notebook.outputs()
+    revealed = next(k for k, outputs in enumerate(cells) if "Prediction and outcome" in str(outputs))
+    assert "As you predicted" in str(notebook.run_cell(revealed))
+    answer_the_study_question(
+        page.locator(".recmtl-ask:not(.recmtl-ask .recmtl-ask)").nth(1), expecting, "goal_steps",
+        ("From the first: there it chose", "It prefers goals that are easily reached", "γ to the power of k times V"),
+        "The same discount a step as in a flat policy",
+        "A meta-controller chooses a goal, which is kept for several steps. The goal's controller chooses actions and "
+        "is paid intrinsic reward. The meta-controller gets the environment's rewards, with a semi-Markov target. It "
+        "helps when rewards are late, and it rests on well designed goals.",
+    )  # fmt: skip
+    fits(notebook)
+    whole_page(notebook, take_picture, "09")
+    assert notebook.errors() == []
+
+
 def answer_the_study_question(study, expecting, control, choices, explanation, answer):
     """All five steps, with the evidence that the explorer above kept, in which ``control`` occurs."""
     press = lambda name: study.get_by_role("button", name=name, exact=True).click()  # noqa: E731

@@ -25,7 +25,7 @@ from recmtl_lessons.lessons.distilled_q import (
 )
 from recmtl_lessons.models.distilled_q import distillation_loss, double_q_target, q_loss, q_value_scale
 from recmtl_lessons.teaching.style import new_figure
-from recmtl_lessons.training import Stack
+from recmtl_lessons.training import Actors
 from recmtl_lessons.training.rollouts import Acted, returns_of
 
 SLOW = pytest.mark.skipif(not os.environ.get("RECMTL_SLOW_TESTS"), reason="minutes: set RECMTL_SLOW_TESTS=1")
@@ -156,7 +156,7 @@ class Always(nn.Module):
 
 @pytest.mark.parametrize("action", [0, 2])
 def test_the_return_of_one_action_for_everybody_is_the_planners(action):
-    found = experiments.greedy_returns(Stack(lambda: Always(action), [{}], SMALL), group=1, users=5)
+    found = experiments.greedy_returns(Actors(lambda: Always(action), [{}], SMALL), group=1, users=5)
     for task, count in experiments.ACTIONS.items():
         for s, seed in enumerate(SMALL):
             plan = SessionPlanner(experiments.SHOP.draw(seed, 1)[:5], task, SessionSettings(), experiments.DISCOUNT)
@@ -221,7 +221,7 @@ def test_what_is_remembered_has_rewards_of_a_mean_step():
 
 
 def test_targets_are_double_q_learnings(taught):
-    online, target = (Stack(experiments.Teachers, [{}], seeds) for seeds in (SMALL, (5, 6)))
+    online, target = (Actors(experiments.Teachers, [{}], seeds) for seeds in (SMALL, (5, 6)))
     steps = {k: v[:, :7] for k, v in taught.lessons.steps.items()}
     found = learning._with_targets(online, target, dict.fromkeys(experiments.TASKS, steps))
     for m in range(2):
@@ -257,7 +257,7 @@ def test_lessons_hold_what_each_teacher_says_to_every_state(taught):
 
 def test_a_state_comes_with_its_own_answers_or_with_anothers(taught):
     settings = [{**experiments.PLAIN, "wrong": w} for w in (0.0, 1.0)]
-    students = Stack(experiments.student, settings, SMALL)
+    students = Actors(experiments.student, settings, SMALL)
     batch = learning.draw_batch(students, taught.lessons, 5, torch.Generator().manual_seed(0))
     states, q = batch["steps"]["state"], batch["answers"]["home"]  # (4, 15, D), (4, 15, 3)
     assert torch.equal(states[:2], states[2:])
@@ -273,7 +273,7 @@ def test_a_state_comes_with_its_own_answers_or_with_anothers(taught):
 
 def test_the_loss_of_a_student_by_hand(taught):
     settings = [{"temperature": 2.0, "weight": 0.3, "factor": 0.5}]
-    students, target = Stack(experiments.student, settings, SMALL), Stack(experiments.student, settings, (5, 6))
+    students, target = Actors(experiments.student, settings, SMALL), Actors(experiments.student, settings, (5, 6))
     batch = learning.draw_batch(students, taught.lessons, 4, torch.Generator().manual_seed(0))
     batch["target"] = learning._targets_of(students, target, batch["steps"], experiments.TASKS)
     found, _ = students.evaluate(learning.teach, batch)
@@ -292,7 +292,7 @@ def test_the_loss_of_a_student_by_hand(taught):
 
 
 def test_rewards_need_a_target_network(taught):
-    students = Stack(experiments.student, [{"temperature": 1.0, "weight": 0.5}], SMALL)
+    students = Actors(experiments.student, [{"temperature": 1.0, "weight": 0.5}], SMALL)
     with pytest.raises(ValueError, match="target: got None, expected target networks"):
         next(learning.distil(students, taught.lessons, DISTILLING))
 
@@ -360,7 +360,7 @@ def test_trained_students_are_cut_and_nothing_else_is_changed(taught, compared):
     for build, weights in (
         (attention.looks_evenly, torch.full((3, 3), 1 / 3)), (attention.looks_at_itself, torch.eye(3)),
     ):  # fmt: skip
-        same = Stack(build, [experiments.PLAIN], SMALL)
+        same = Actors(build, [experiments.PLAIN], SMALL)
         same.load(compared.students)
         tokens = network._tokens(states)
         mixed = tokens + network.to_output(weights @ network.to_value(tokens))  # one head or two: the weights are alike
@@ -411,7 +411,7 @@ def test_the_packages_tokens_do_learn_to_look():
 def test_gradients_by_temperature_are_autograds(taught):
     found = breaking.gradients_by_temperature(taught, (1.0, 100.0))
     torch.testing.assert_close(found.without, found.right / torch.tensor([[1.0], [1e4]]), rtol=1e-3, atol=0)
-    students = Stack(experiments.student, [experiments.PLAIN], SMALL)
+    students = Actors(experiments.student, [experiments.PLAIN], SMALL)
     batch = learning.draw_batch(students, taught.lessons, 64, torch.Generator().manual_seed(0))
     for s in range(2):
         network = students.model(s)

@@ -11,7 +11,7 @@ from recmtl_lessons.lessons import hierarchical as lesson
 from recmtl_lessons.lessons.hierarchical import chain, explorers, films, learning, live, pictures, sessions, watching
 from recmtl_lessons.models import semi_markov_returns
 from recmtl_lessons.teaching.style import new_figure
-from recmtl_lessons.training import Acted, Chooser, Sessions, Stack
+from recmtl_lessons.training import Acted, Actors, Chooser, Sessions
 
 SMALL = (0, 1)
 SHORT = learning.Training(goal_steps=4, updates=5, sessions=6, steps=5, epochs=1, minibatches=2)
@@ -117,7 +117,7 @@ def played_return(model, episodes):
 
 
 def test_the_value_of_two_levels_is_what_they_earn():
-    stack = Stack(chain.two_level_network, [{"arm": 0.0}], SMALL, 1e-2)
+    stack = Actors(chain.two_level_network, [{"arm": 0.0}], SMALL, 1e-2)
     how = replace(chain.TRAINING, updates=12)
     chances = Chooser(2, 0)
     walker = learning.Walker(stack, chain.ChainPlace(2, how.sessions, chances), how.goal_steps, chances)
@@ -133,7 +133,7 @@ def test_the_value_of_two_levels_is_what_they_earn():
 
 
 def test_levels_whose_goal_is_always_s6_go_right_and_earn_the_optimum():
-    stack = Stack(chain.two_level_network, [{"arm": 0.0}], (0,), 1e-2)
+    stack = Actors(chain.two_level_network, [{"arm": 0.0}], (0,), 1e-2)
     with torch.no_grad():
         for name, value in stack._parameters.items():
             if "controllers.policy.bias" in name:
@@ -142,7 +142,7 @@ def test_levels_whose_goal_is_always_s6_go_right_and_earn_the_optimum():
 
 
 def test_a_flat_policy_has_the_value_of_its_table():
-    stack = Stack(chain.flat_network, [{"discount": 0.99}], SMALL, 1e-2)
+    stack = Actors(chain.flat_network, [{"discount": 0.99}], SMALL, 1e-2)
     for number, found in enumerate(chain.flat_policy_value(stack)):
         with torch.no_grad():
             policy = stack.model(number)(torch.eye(6), "chain")[0].softmax(-1)

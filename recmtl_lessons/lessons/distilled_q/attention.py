@@ -18,7 +18,7 @@ from recmtl_lessons.lessons.distilled_q.experiments import (
 )
 from recmtl_lessons.lessons.distilled_q.learning import Lessons
 from recmtl_lessons.models.distilled_q import MultiTaskDistilledQNetwork
-from recmtl_lessons.training import Stack
+from recmtl_lessons.training import Actors, Stack
 
 
 class LooksEvenly(MultiTaskDistilledQNetwork):
@@ -43,7 +43,7 @@ def cut(students: Stack, of: School) -> dict[str, Tensor]:
     """What trained students keep when their weights are replaced, {weights: Tensor (S,)}; nothing is trained again."""
     found = {"as trained": kept(students, of)[0]}
     for name, build in (("a third each", looks_evenly), ("itself alone", looks_at_itself)):
-        same = Stack(build, [PLAIN], students.seeds)
+        same = Actors(build, [PLAIN], students.seeds)
         same.load(students)
         found[name] = kept(same, of)[0]
     return found
@@ -58,7 +58,7 @@ def attention_of(students: Stack, lessons: Lessons, rows: int = 300) -> Tensor:
 
 def untrained(seeds: Sequence[int]) -> Stack:
     """Students as they are before the first step."""
-    return Stack(student, [PLAIN], seeds)
+    return Actors(student, [PLAIN], seeds)
 
 
 def differs_by_task(weights: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from recmtl_lessons.lessons.distilled_q.experiments import (
     student,
 )
 from recmtl_lessons.lessons.distilled_q.learning import Distilling, draw_batch, teach
-from recmtl_lessons.training import Stack
+from recmtl_lessons.training import Actors
 
 WIDTH, HEADS = 16, 2
 AT = (1.0, 10.0, 100.0, 1000.0)  # temperatures at which gradients are measured
@@ -63,7 +63,7 @@ def gradients_by_temperature(of: School, temperatures: Sequence[float] = AT) -> 
     """Take the distillation's gradient at several temperatures, with T squared and without."""
     with_square = [{**PLAIN, "temperature": t, "factor": 1.0} for t in temperatures]
     settings = with_square + [{**setting, "factor": setting["temperature"] ** -2} for setting in with_square]
-    students = Stack(student, settings, of.seeds)
+    students = Actors(student, settings, of.seeds)
     batch = draw_batch(students, of.lessons, 64, torch.Generator().manual_seed(0))
     squares = sum(g.square().flatten(1).sum(1) for g in students.gradients(teach, batch).values())
     right, without = students.by_setting(squares.sqrt().cpu()).chunk(2)

@@ -25,7 +25,7 @@ from recmtl_lessons.lessons.distilled_q.learning import (
 from recmtl_lessons.lessons.policy.experiments import ACTIONS, STATE_DIM, TASKS, by_seed
 from recmtl_lessons.lessons.policy.learning import DISCOUNT
 from recmtl_lessons.models.distilled_q import MultiTaskDistilledQNetwork
-from recmtl_lessons.training import Moment, Stack
+from recmtl_lessons.training import Actors, Moment, Stack
 from recmtl_lessons.training.rollouts import Sessions
 
 USERS, TEST_USERS = 400, 40  # to learn from and to be judged on, a seed
@@ -172,7 +172,7 @@ def from_rewards(
     build: Callable[[], nn.Module], seeds: Sequence[int], how: QLearning, label: str = "", crowd: Crowd = SHOP
 ) -> tuple[Stack, Memory]:
     """Networks trained by double Q-learning, one a seed, and the steps that they remember."""
-    stack, target = (Stack(build, [{}], seeds, how.learning_rate, clip=how.clip) for _ in range(2))
+    stack, target = (Actors(build, [{}], seeds, how.learning_rate, clip=how.clip) for _ in range(2))
     memory = memories(TASKS, how, len(stack))
     trainer = learn_from_rewards(stack, target, sessions_for(stack, how, crowd), memory, how)
     for _ in with_bar(trainer, label, len(stack), how.updates):
@@ -232,9 +232,9 @@ def from_teachers(
     look: Callable[[int, Stack], None] | None = None,
 ) -> Stack:
     """Students, one for each setting and seed; ``look`` is called with the step and the students on the way."""
-    students = Stack(build, settings, of.seeds, how.learning_rate)
+    students = Actors(build, settings, of.seeds, how.learning_rate)
     rewards = any(setting["weight"] < 1 for setting in settings)
-    target = Stack(build, settings, of.seeds) if rewards else None
+    target = Actors(build, settings, of.seeds) if rewards else None
     for moment in with_bar(distil(students, of.lessons, how, target), label, len(students), how.updates):
         if look:
             look(moment.step, students)

@@ -21,7 +21,7 @@ from recmtl_lessons.lessons.distilled_q.experiments import (
 )
 from recmtl_lessons.lessons.distilled_q.learning import distil
 from recmtl_lessons.teaching import Running
-from recmtl_lessons.training import Stack
+from recmtl_lessons.training import Actors, Stack
 
 AT_SCHOOL = 4  # seeds that train before one's eyes
 WATCHED = replace(DISTILLING, updates=100)
@@ -124,8 +124,8 @@ def watch(temperature: float, weight: float, task: str, user: int, step: int) ->
 
     if key not in _trained:
         settings = [{"temperature": temperature, "weight": weight}]
-        students = Stack(student, settings, seeds, WATCHED.learning_rate)
-        target = Stack(student, settings, seeds) if weight < 1 else None
+        students = Actors(student, settings, seeds, WATCHED.learning_rate)
+        target = Actors(student, settings, seeds) if weight < 1 else None
         scores.append(kept(students, by_few, FEW)[0])
         for moment in distil(students, of.lessons.of(len(seeds)), WATCHED, target, every=5):
             if moment.step % EVERY == 0:
@@ -174,7 +174,7 @@ def look(task: str, user: int, step: int, head: str, when: str) -> Looking:
     """Attention in a state, of one head or the mean of both, distilled or not trained yet."""
     of, result = _teachers(), _compared()
     model = (
-        result.students.model(0) if when == WHEN[0] else Stack(student, [{"x": 0.0}], of.teachers.seeds[:1]).model(0)
+        result.students.model(0) if when == WHEN[0] else Actors(student, [{"x": 0.0}], of.teachers.seeds[:1]).model(0)
     )
     state = state_of(of.teachers, task, user, step)
     with torch.no_grad():

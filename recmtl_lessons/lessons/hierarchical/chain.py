@@ -13,7 +13,7 @@ from recmtl_lessons.lessons._seeds import SEEDS
 from recmtl_lessons.lessons.hierarchical.learning import Stepped, Training, Walker, judged_on_the_way, train
 from recmtl_lessons.lessons.policy import learning as flat
 from recmtl_lessons.models import HierarchicalMultiTaskRL, MultiTaskPolicyNetwork
-from recmtl_lessons.training import Chooser, Rollout, Stack
+from recmtl_lessons.training import Actors, Chooser, Rollout, Stack
 
 FLAT_DISCOUNT = 0.99  # suited the flat learners best; two levels have lesson 07's 0.9
 EVERY = 5  # updates between two points of a curve
@@ -235,7 +235,7 @@ class ChainComparison:
 @lru_cache(maxsize=2)
 def compare_on_chain(seeds: tuple[int, ...] = SEEDS, how: Training = TRAINING) -> ChainComparison:
     """Train two levels, the flat policy, and two tables on as many steps; and two levels with two mistakes."""
-    stack = Stack(two_level_network, [{"arm": float(k)} for k in range(3)], seeds, how.learning_rate, clip=0.5)
+    stack = Actors(two_level_network, [{"arm": float(k)} for k in range(3)], seeds, how.learning_rate, clip=0.5)
     arm, chances = stack.setting("arm").cpu(), Chooser(len(seeds), seeds[0])
     place = ChainPlace(len(stack), how.sessions, chances)
     walker = Walker(stack, place, how.goal_steps, chances, two_goals=arm == 1)
@@ -243,7 +243,7 @@ def compare_on_chain(seeds: tuple[int, ...] = SEEDS, how: Training = TRAINING) -
         train(stack, walker, how, untaught=arm == 2, every=EVERY), how.updates, "two levels on the chain",
         partial(two_levels_value, stack),
     )  # fmt: skip
-    policy = Stack(flat_network, [{"discount": FLAT_DISCOUNT}], seeds, how.learning_rate, clip=0.5)
+    policy = Actors(flat_network, [{"discount": FLAT_DISCOUNT}], seeds, how.learning_rate, clip=0.5)
     sessions = ChainSessions(len(seeds), how.sessions, Chooser(len(seeds), seeds[0]))
     flat_curve = judged_on_the_way(
         flat.train(policy, sessions, how, every=EVERY), how.updates, "flat policy on the chain",

@@ -13,7 +13,7 @@ from recmtl_lessons.lessons.hierarchical.learning import Stepped, Training, Walk
 from recmtl_lessons.lessons.policy import learning as flat
 from recmtl_lessons.lessons.policy.learning import DISCOUNT
 from recmtl_lessons.models import HierarchicalMultiTaskRL, MultiTaskPolicyNetwork
-from recmtl_lessons.training import Acted, Chooser, Rollout, Sessions, Stack, returns_of
+from recmtl_lessons.training import Acted, Actors, Chooser, Rollout, Sessions, Stack, returns_of
 
 TASK = "search"
 ACTIONS, CATEGORIES, STATE_DIM = 6, 3, 15
@@ -153,7 +153,7 @@ def flat_policies(
 
 
 def _stack(build: Callable[[], nn.Module], arms: int, seeds: Sequence[int], how: Training) -> Stack:
-    return Stack(build, [{"arm": float(arm)} for arm in range(arms)], seeds, how.learning_rate, clip=0.5)
+    return Actors(build, [{"arm": float(arm)} for arm in range(arms)], seeds, how.learning_rate, clip=0.5)
 
 
 def judge_flat(stack: Stack, worlds: Sequence[SessionUsers], settings: SessionSettings) -> Tensor:
@@ -207,6 +207,8 @@ class Comparison:
     Attributes
     ----------
     clicks_needed : int
+    every : int
+        Updates between two points.
     steps : Tensor, (P,)
         Steps each model has taken.
     returns : dict {arm: Tensor (S, P)}
@@ -220,6 +222,7 @@ class Comparison:
     """
 
     clicks_needed: int
+    every: int
     steps: Tensor
     returns: dict[str, Tensor]
     strays: dict[str, Tensor]
@@ -227,8 +230,8 @@ class Comparison:
     stack: Stack
 
     def early(self, arm: str) -> Tensor:
-        """An arm's returns where arms are compared, after 4,800 steps, (S,)."""
-        return self.returns[arm][:, self.steps.tolist().index(FEW.environment_steps)]
+        """An arm's returns after `EARLY` updates, (S,)."""
+        return self.returns[arm][:, EARLY // self.every - 1]
 
 
 @lru_cache(maxsize=4)
@@ -272,7 +275,7 @@ def compare_users(
     strays = dict(zip((TWO_LEVELS, FOR_CLICKS), strays, strict=False))
     returns |= dict(zip((FLAT, FOR_PROGRESS), actions, strict=False))
     steps = torch.arange(1, goals.shape[-1] + 1) * every * how.sessions * how.steps
-    return Comparison(clicks_needed, steps, returns, strays, best_returns(judged, settings), stack)
+    return Comparison(clicks_needed, every, steps, returns, strays, best_returns(judged, settings), stack)
 
 
 def _late(clicks_needed: int) -> str:

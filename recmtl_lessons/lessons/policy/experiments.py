@@ -13,7 +13,7 @@ from recmtl_lessons.envs import SURFACES, SessionPlanner, SessionSettings, Sessi
 from recmtl_lessons.lessons._seeds import SEEDS
 from recmtl_lessons.lessons.policy.learning import DISCOUNT, Training, choose_with, objective_of, prepared, train
 from recmtl_lessons.models import MultiTaskPolicyNetwork
-from recmtl_lessons.training import Stack
+from recmtl_lessons.training import Actors, Stack
 from recmtl_lessons.training.rollouts import Chooser, Sessions
 
 TASKS = SURFACES
@@ -90,7 +90,7 @@ def count_parameters(model: nn.Module) -> int:
 
 def stack_of(build, settings: Sequence[dict], seeds: Sequence[int], how: Training = TRAINING) -> Stack:
     """Untrained policies, a network for each setting and seed."""
-    return Stack(build, settings, seeds, how.learning_rate, clip=0.5)
+    return Actors(build, settings, seeds, how.learning_rate, clip=0.5)
 
 
 def sessions_for(
