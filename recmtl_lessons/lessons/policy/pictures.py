@@ -133,11 +133,12 @@ def describe_session(watched: Watched) -> str:
     action = int(watched.action[k])
     shows = watched.labels[action]
     heard = "a click" if watched.reward[k] > 0 else "no click"
+    clicks = int((watched.reward > 0).sum())
     end = "the user left" if watched.left else "the user was still there"
     return (
         f"On {watched.task}, acting: {watched.actor}. Hidden tastes: {tastes}. Step {k + 1}: satiation {levels}; "
         f"{shows}, chosen with probability {watched.probabilities[k, action]:.2f}, brought {heard}. Whole session: "
-        f"{int((watched.reward > 0).sum())} clicks in {len(watched)} steps, then {end}."
+        f"{clicks} click{'' if clicks == 1 else 's'} in {len(watched)} steps, then {end}."
     )
 
 
