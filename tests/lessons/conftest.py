@@ -44,6 +44,25 @@ def solved(request):
     return run
 
 
+@pytest.fixture
+def weighs():
+    """Hold a study question's key points against sentences, one a point, each of which touches that point alone."""
+
+    def check(study, sentences):
+        assert len(study.checks) == 3
+        places = [list(check.choices).index(check.correct) for check in study.checks]
+        assert len(set(places)) > 1
+        for k, (sentence, point) in enumerate(zip(sentences, study.points, strict=True)):
+            assert point.found_in(sentence), point.name
+            others = study.points[:k] + study.points[k + 1 :]
+            assert not any(other.found_in(sentence) for other in others), sentence
+        assert all(point.found_in(study.worked) for point in study.points)
+        beside_it = "I do not know. Learn embeddings of users and items from ratings, and rank by their product."
+        assert not any(point.found_in(beside_it) for point in study.points)
+
+    return check
+
+
 @pytest.fixture(scope="session")
 def small_movielens():
     """Some thousand ratings by chance, in the form of MovieLens; nobody has rated a film twice."""

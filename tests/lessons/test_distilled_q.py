@@ -198,6 +198,13 @@ def test_teachers_keep_all_of_their_return_and_chance_none(taught):
     assert bool((experiments.share_of_best(taught) < 1).all())
 
 
+def test_nobody_is_learned_from_who_judges():
+    groups = [experiments.SHOP.draw(0, group) for group in range(3)]
+    assert [len(group) for group in groups] == [experiments.USERS, experiments.TEST_USERS, experiments.TEST_USERS]
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert not (groups[a].profile[:, None] == groups[b].profile).all(-1).any()
+
+
 # Learning from rewards.
 
 
@@ -230,6 +237,18 @@ def test_targets_are_double_q_learnings(taught):
                 both = [stack.model(m)(steps["next_state"][m], task) for stack in (online, target)]
             expected = double_q_target(steps["reward"][m], *both, steps["terminated"][m], experiments.DISCOUNT)
             torch.testing.assert_close(found[task]["target"][m], expected)
+
+
+def test_it_is_the_target_network_that_is_handed_back():
+    still, _ = experiments.from_rewards(experiments.student, SMALL, replace(TEACHING, updates=3, follow=0.0))
+    for found, expected in zip(parameters(still), parameters(attention.untrained(SMALL)), strict=True):
+        assert torch.equal(found, expected)
+    moved, _ = experiments.from_rewards(experiments.student, SMALL, replace(TEACHING, updates=3))
+    assert any(not torch.equal(a, b) for a, b in zip(parameters(moved), parameters(still), strict=True))
+
+
+def parameters(stack, index=1):
+    return [value.detach() for value in stack.model(index).parameters()]
 
 
 def test_q_learning_gets_ahead_of_chance():
@@ -297,6 +316,16 @@ def test_rewards_need_a_target_network(taught):
         next(learning.distil(students, taught.lessons, DISTILLING))
 
 
+def test_the_target_network_follows_the_students(taught):
+    settings = [{"temperature": 1.0, "weight": 0.5}]
+    students, target = (Actors(experiments.student, settings, SMALL) for _ in range(2))
+    start = parameters(students)
+    to_the_end(learning.distil(students, taught.lessons, replace(DISTILLING, updates=1, follow=0.25), target))
+    for was, student, follower in zip(start, parameters(students), parameters(target), strict=True):
+        torch.testing.assert_close(follower, 0.75 * was + 0.25 * student)
+    assert any(not torch.equal(was, student) for was, student in zip(start, parameters(students), strict=True))
+
+
 def test_a_setting_changes_nothing_of_another(taught):
     alone = experiments.from_teachers(experiments.student, taught, [experiments.PLAIN], DISTILLING)
     mixed = [experiments.PLAIN, {"temperature": 1.0, "weight": 0.5}]
@@ -345,7 +374,9 @@ def test_temperatures_are_compared_from_one_start_on_the_same_batches(taught):
     assert set(found.kept) == {0.1, 1.0}
     plain = experiments.from_teachers(experiments.student, taught, [experiments.PLAIN], DISTILLING)
     torch.testing.assert_close(found.kept[1.0], experiments.kept(plain, taught)[0], rtol=1e-3, atol=1e-3)
-    assert found.wrong.shape == (2,)
+    others = experiments.from_teachers(experiments.student, taught, [{**experiments.PLAIN, "wrong": 1.0}], DISTILLING)
+    torch.testing.assert_close(found.wrong, experiments.kept(others, taught)[0], rtol=1e-3, atol=1e-3)
+    assert bool((found.wrong != found.kept[1.0]).all())
     assert bool((found.kept[0.1] != found.kept[1.0]).all())
 
 
@@ -428,10 +459,10 @@ def test_gradients_by_temperature_are_autograds(taught):
 
 def test_the_missing_square_is_trained_beside_the_right_loss(taught):
     found = breaking.train_without_square(taught, DISTILLING)
-    settings = [{"temperature": 10.0, "weight": 0.5, "factor": 0.01}]
-    students = experiments.from_teachers(experiments.student, taught, settings, DISTILLING)
-    torch.testing.assert_close(found.without, experiments.kept(students, taught)[0], rtol=1e-3, atol=1e-3)
-    assert found.right.shape == found.rewards.shape == (2,)
+    for measured, weight, factor in ((found.right, 0.5, 1.0), (found.without, 0.5, 0.01), (found.rewards, 0.0, 1.0)):
+        settings = [{"temperature": 10.0, "weight": weight, "factor": factor}]
+        students = experiments.from_teachers(experiments.student, taught, settings, DISTILLING)
+        torch.testing.assert_close(measured, experiments.kept(students, taught)[0], rtol=1e-3, atol=1e-3)
     pictures.draw_square(breaking.gradients_by_temperature(taught), found, new_figure(10, 4.2))
 
 
@@ -507,7 +538,8 @@ def test_attention_can_be_looked_at(small_lesson, taught, compared, when):
 # Films.
 
 
-def test_films(small_movielens):
+def test_films(small_movielens, monkeypatch):
+    monkeypatch.setattr(films, "TEST_USERS", 12)
     ratings = replace(small_movielens, genre_names=("Drama", "Comedy", "Action", "D"))
     found = films.compare_on_films(ratings, SMALL, replace(TEACHING, updates=30), DISTILLING)
     assert found.kept.shape == found.of_best.shape == (2,)
@@ -515,7 +547,7 @@ def test_films(small_movielens):
     pictures.draw_films(found, new_figure(9.6, 4))
     crowd = films.film_crowd(ratings)
     learned, judged = crowd.draw(0, 0), crowd.draw(0, 2)
-    assert len(judged) <= experiments.TEST_USERS < len(learned)
+    assert len(judged) == 12 < len(learned)
     assert not (learned.profile[:, None] == judged.profile).all(-1).any()
 
 
