@@ -53,7 +53,7 @@ def attention_of(students: Stack, lessons: Lessons, rows: int = 300) -> Tensor:
     """Attention of every student, mean over the heads, in some states that teachers remember: (S, rows, K, K)."""
     states = lessons.steps["state"]
     spread = torch.linspace(0, states.shape[1] - 1, rows).long()
-    return students.each(lambda model, x: model.attention_weights(x).mean(1), states[:, spread]).cpu()
+    return students.each(lambda model, x: model.attention_weights(x).mean(1), states[:, spread])
 
 
 def untrained(seeds: Sequence[int]) -> Stack:

@@ -66,7 +66,7 @@ def gradients_by_temperature(of: School, temperatures: Sequence[float] = AT) -> 
     students = Actors(student, settings, of.seeds)
     batch = draw_batch(students, of.lessons, 64, torch.Generator().manual_seed(0))
     squares = sum(g.square().flatten(1).sum(1) for g in students.gradients(teach, batch).values())
-    right, without = students.by_setting(squares.sqrt().cpu()).chunk(2)
+    right, without = students.by_setting(squares.sqrt()).chunk(2)
     return Gradients(tuple(temperatures), right, without)
 
 

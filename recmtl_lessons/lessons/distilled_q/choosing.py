@@ -82,7 +82,7 @@ def silent_units(network: MultiTaskDistilledQNetwork, of: School, seed_number: i
     units = [next(part for part in head if isinstance(part, nn.ReLU)) for head in network.heads]
     hooks = [unit.register_forward_hook(lambda _, __, output: answered.append(output)) for unit in units]
     with torch.no_grad():
-        network(of.lessons.steps["state"][seed_number].cpu())
+        network(of.lessons.steps["state"][seed_number])
     for hook in hooks:
         hook.remove()
     return torch.stack([(output == 0).all(0).float().mean() for output in answered])

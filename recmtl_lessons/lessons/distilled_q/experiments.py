@@ -122,7 +122,7 @@ def greedy_returns(stack: Stack, crowd: Crowd = SHOP, group: int = TEST, users: 
 
     few = max(1, _MODELS_TIMES_USERS // len(stack))
     parts = [stack.each(best, some) for some in seen.split(few, dim=1)]
-    actions = {task: torch.cat([part[task] for part in parts], dim=1).cpu() for task in TASKS}  # (M, U, states)
+    actions = {task: torch.cat([part[task] for part in parts], dim=1) for task in TASKS}  # (M, U, states)
     for task, plan in plans.items():
         policies = nn.functional.one_hot(stack.by_setting(actions[task]), ACTIONS[task]).float()
         found[task] = torch.stack([by_seed(plan.value_of(p.flatten(0, 1)), seeds) for p in policies])
@@ -164,8 +164,7 @@ def with_bar(trainer: Iterator[Moment], label: str, models: int, steps: int) -> 
 
 def sessions_for(stack: Stack, how: QLearning, crowd: Crowd = SHOP) -> Sessions:
     """Sessions to learn from."""
-    worlds = [crowd.draw(seed, 0) for seed in stack.seeds]
-    return Sessions(worlds, TASKS, how.sessions, SessionSettings(), stack.seeds, device=stack.device)
+    return Sessions([crowd.draw(seed, 0) for seed in stack.seeds], TASKS, how.sessions, SessionSettings(), stack.seeds)
 
 
 def from_rewards(

@@ -31,7 +31,7 @@ def draw_idea(of: School, figure, task: str = "home", temperatures: tuple[float,
     """Left: a teacher's Q-values in one state. Right: what they become at three temperatures."""
     axes = style.panels(figure, 1 + len(temperatures))
     q = answers(of.teachers, state_of(of.teachers, task, 1, 3), task)[0]
-    labels, scale = actions_of(task), float(of.lessons.scale[task][0])
+    labels, scale = actions_of(task), of.lessons.scale[task][0]
     axes[0].bar(labels, q.tolist(), color=style.PALETTE["black"], width=0.6)
     axes[0].set(title="Q-values", ylabel="mean reward a step")
     for axis, temperature, colour in zip(axes[1:], temperatures, ("vermillion", "green", "blue"), strict=True):

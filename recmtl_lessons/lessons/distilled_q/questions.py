@@ -404,7 +404,7 @@ def study_question(evidence_from: Explorer) -> StudyQuestion:
                     r"mistakes?|errors?",
                     r"(no|not|never|hardly) (much )?better than",
                     r"bound\w*|limit\w*|ceiling",
-                    r"do(es)? not know",
+                    r"teachers?[^.]{0,20}(do|does|did) not (know|find)",
                 ),
                 "The student learns their mistakes too.",
             ),

@@ -69,8 +69,8 @@ def state_of(teachers: Stack, task: str, user: int, step: int) -> Tensor:
 
 def answers(stack: Stack, states: Tensor, task: str) -> Tensor:
     """Q-values of the first seed's first network, (batch, actions)."""
-    every = states.expand(len(stack), *states.shape).to(stack.device)
-    return stack.each_own(lambda model, x: model(x, task), every)[0].cpu()
+    every = states.expand(len(stack), *states.shape)
+    return stack.each_own(lambda model, x: model(x, task), every)[0]
 
 
 # Distilling.
@@ -113,7 +113,7 @@ def watch(temperature: float, weight: float, task: str, user: int, step: int) ->
     of = _teachers()
     by_few = _judged_by_others(of)
     seeds, key = of.teachers.seeds[:AT_SCHOOL], (id(of), temperature, weight)
-    scale = float(of.lessons.scale[task][0])
+    scale = of.lessons.scale[task][0]
     state = state_of(of.teachers, task, user, step)
     says = (answers(of.teachers, state, task)[0] / scale / temperature).softmax(-1)
     updates, scores = [0], []
@@ -179,7 +179,7 @@ def look(task: str, user: int, step: int, head: str, when: str) -> Looking:
     state = state_of(of.teachers, task, user, step)
     with torch.no_grad():
         here, usual = (
-            model.attention_weights(x).mean(0) for x in (state, of.lessons.steps["state"][0, ::40].cpu())
+            model.attention_weights(x).mean(0) for x in (state, of.lessons.steps["state"][0, ::40])
         )  # (heads, K, K)
     pick = (lambda w: w.mean(0)) if head == HEADS[0] else (lambda w: w[HEADS.index(head) - 1])
     return Looking(task, user, step, state[0], pick(here), pick(usual), head, when)
