@@ -411,10 +411,9 @@ def test_a_training_can_be_stopped_and_shows_how_far_it_came():
 def test_films(small_movielens):
     ratings = replace(small_movielens, genre_names=("Drama", "Comedy", "Action", "D"))
     found = films.compare_on_films(ratings, SMALL, replace(SHORT, updates=sessions.EARLY))
-    for result, clicks in ((found.late, lesson.LATE), (found.immediate, 1)):
-        assert result.clicks_needed == clicks
-        assert set(result.returns) == {sessions.TWO_LEVELS, sessions.FLAT}
-        assert result.early(sessions.FLAT).shape == (2,)
+    assert found.clicks_needed == lesson.LATE
+    assert set(found.returns) == {sessions.TWO_LEVELS, sessions.FLAT}
+    assert found.early(sessions.FLAT).shape == (2,)
     pictures.draw_films(found, new_figure(8.6, 4.2))
 
 

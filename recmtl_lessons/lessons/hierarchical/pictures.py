@@ -12,7 +12,6 @@ from recmtl_lessons.lessons.hierarchical.chain import (
     ChainComparison,
 )
 from recmtl_lessons.lessons.hierarchical.chain import TWO_LEVELS as TWO_LEVELS_ON_CHAIN
-from recmtl_lessons.lessons.hierarchical.films import FilmComparison
 from recmtl_lessons.lessons.hierarchical.live import Live
 from recmtl_lessons.lessons.hierarchical.sessions import (
     FEW,
@@ -177,16 +176,13 @@ def draw_clicks(late: Comparison, figure) -> None:
     curves.legend(loc="upper left")
 
 
-def draw_films(films: FilmComparison, figure) -> None:
-    """Draw both arms with tastes of MovieLens, late and immediate."""
-    for axis, result, title in zip(
-        style.panels(figure, 2), (films.late, films.immediate), (f"{LATE} clicks a reward", "each click a reward"),
-        strict=True,
-    ):  # fmt: skip
-        pair = torch.stack([result.early(TWO_LEVELS), result.early(FLAT)], dim=1)
-        style.points_with_interval(axis, ["two levels", "flat"], pair, ("green", "orange"))
-        axis.set(ylim=(0, float(pair.max()) * 1.15), title=title)
-    figure.axes[0].set_ylabel("discounted reward")
+def draw_films(films: Comparison, figure) -> None:
+    """Draw both arms with tastes of MovieLens."""
+    (axis,) = style.panels(figure, 1)
+    pair = torch.stack([films.early(TWO_LEVELS), films.early(FLAT)], dim=1)
+    style.points_with_interval(axis, ["two levels", "flat"], pair, ("green", "orange"))
+    axis.set(ylim=(0, float(pair.max()) * 1.15), title=f"MovieLens tastes, {LATE} clicks a reward")
+    axis.set(xlabel=f"after {FEW.environment_steps:,} steps", ylabel="discounted reward")
 
 
 # One session.

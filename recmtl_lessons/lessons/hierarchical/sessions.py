@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -215,8 +215,8 @@ class Comparison:
         Mean discounted reward of a session with users who were not learned from.
     strays : dict {arm: Tensor (S,)}
         At the end of the training, see `strays_of`; of both arms with two levels, where there are two.
-    best : Tensor, (S,)
-        What is possible for whoever knows the tastes, exactly.
+    judged : tuple of SessionUsers
+        The users, one group a seed.
     stack : Stack
         Of two levels, trained to the end.
     """
@@ -226,8 +226,13 @@ class Comparison:
     steps: Tensor
     returns: dict[str, Tensor]
     strays: dict[str, Tensor]
-    best: Tensor
+    judged: tuple[SessionUsers, ...]
     stack: Stack
+
+    @cached_property
+    def best(self) -> Tensor:
+        """What is possible for whoever knows the tastes, (S,); see `best_returns`."""
+        return best_returns(self.judged, settings_of(self.clicks_needed))
 
     def early(self, arm: str) -> Tensor:
         """An arm's returns after `EARLY` updates, (S,)."""
@@ -275,7 +280,7 @@ def compare_users(
     strays = dict(zip((TWO_LEVELS, FOR_CLICKS), strays, strict=False))
     returns |= dict(zip((FLAT, FOR_PROGRESS), actions, strict=False))
     steps = torch.arange(1, goals.shape[-1] + 1) * every * how.sessions * how.steps
-    return Comparison(clicks_needed, every, steps, returns, strays, best_returns(judged, settings), stack)
+    return Comparison(clicks_needed, every, steps, returns, strays, tuple(judged), stack)
 
 
 def _late(clicks_needed: int) -> str:
