@@ -295,7 +295,7 @@ def draw_live(live: Live, figure) -> None:
     last = f"a goal lasts {steps} step{'s' if steps > 1 else ''}"
     curves.set_title(f"{clicks} click{'s' if clicks > 1 else ''} a reward, {last}")
     final.set_title("Now")
-    curves.legend(loc="lower right")
+    curves.legend(loc="best", **_ON_TOP)
 
 
 def describe_live(live: Live) -> str:
