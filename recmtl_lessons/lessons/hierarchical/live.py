@@ -23,7 +23,7 @@ from recmtl_lessons.teaching import Running
 
 N_SEEDS = 4
 EVERY = 4  # updates between two points
-LIVE = replace(TRAINING, updates=16)
+LIVE = replace(TRAINING, updates=12)
 
 
 @dataclass(frozen=True)

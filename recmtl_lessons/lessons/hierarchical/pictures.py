@@ -290,7 +290,7 @@ def draw_live(live: Live, figure) -> None:
         axis.axhline(top, color="black", lw=1.6, ls="--")
         axis.set_ylim(-0.05 * top, 1.15 * top)
     curves.text(0.01, top, "best, tastes known", transform=curves.get_yaxis_transform(), va="bottom", fontsize=12)
-    curves.set(xlabel="thousand steps", ylabel="discounted reward", xlim=(0, 5.3))
+    curves.set(xlabel="thousand steps", ylabel="discounted reward", xlim=(0, 4.0))
     steps, clicks = live.goal_steps, live.clicks_needed
     last = f"a goal lasts {steps} step{'s' if steps > 1 else ''}"
     curves.set_title(f"{clicks} click{'s' if clicks > 1 else ''} a reward, {last}")
