@@ -45,6 +45,20 @@ def solved(request):
 
 
 @pytest.fixture
+def to_the_end():
+    """Run a computation that shows its progress, and return what it comes to."""
+
+    def run(generator):
+        while True:
+            try:
+                next(generator)
+            except StopIteration as stop:
+                return stop.value
+
+    return run
+
+
+@pytest.fixture
 def weighs():
     """Hold a study question's key points against sentences, one a point, each of which touches that point alone."""
 

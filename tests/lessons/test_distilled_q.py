@@ -46,14 +46,6 @@ def compared(taught):
     return experiments.compare(taught, DISTILLING, REWARDS)
 
 
-def to_the_end(generator):
-    while True:
-        try:
-            next(generator)
-        except StopIteration as stop:
-            return stop.value
-
-
 # What is asked.
 
 
@@ -312,7 +304,7 @@ def test_rewards_need_a_target_network(taught):
         next(learning.distil(students, taught.lessons, DISTILLING))
 
 
-def test_the_target_network_follows_the_students(taught):
+def test_the_target_network_follows_the_students(taught, to_the_end):
     settings = [{"temperature": 1.0, "weight": 0.5}]
     students, target = (Actors(experiments.student, settings, SMALL) for _ in range(2))
     start = parameters(students)
@@ -488,7 +480,7 @@ def small_lesson(monkeypatch, taught, compared):
 
 
 @pytest.mark.parametrize(("temperature", "weight"), [(0.03, 1.0), (30.0, 0.0), (1.0, 0.5)])
-def test_a_student_can_be_watched_at_every_end_of_its_controls(small_lesson, taught, temperature, weight):
+def test_a_student_can_be_watched_at_every_end_of_its_controls(small_lesson, taught, temperature, weight, to_the_end):
     march = watching.watch(temperature, weight, "search", 2, 3)
     moment = next(march)
     assert len(moment.snapshot().updates) == 1

@@ -22,14 +22,6 @@ def late():
     return sessions.compare(3, SMALL, replace(SHORT, updates=sessions.EARLY), 1)
 
 
-def to_the_end(generator):
-    while True:
-        try:
-            next(generator)
-        except StopIteration as stop:
-            return stop.value
-
-
 # What is asked.
 
 
@@ -388,7 +380,7 @@ def test_the_explorer_of_goals_moves_at_every_end(late, monkeypatch):
 
 
 @pytest.mark.parametrize(("goal_steps", "clicks"), [(1, 1), (30, 12), (5, 4)])
-def test_a_training_can_be_run_at_every_end_of_its_controls(goal_steps, clicks):
+def test_a_training_can_be_run_at_every_end_of_its_controls(goal_steps, clicks, to_the_end):
     found = to_the_end(live.train_live(goal_steps, clicks, 1, SHORT))
     assert found.two_levels.shape == found.flat.shape == (live.N_SEEDS, len(found.steps))
     assert int(found.steps[-1]) == SHORT.environment_steps

@@ -26,14 +26,6 @@ def compared():
     return experiments.compare(SMALL, SHORT)
 
 
-def to_the_end(generator):
-    while True:
-        try:
-            next(generator)
-        except StopIteration as stop:
-            return stop.value
-
-
 # What is asked.
 
 
@@ -317,7 +309,7 @@ def test_the_explorer_of_sessions_moves_at_every_end(monkeypatch):
     ("entropy", "discount", "sharing", "satiation"),
     [(0.0, 0.0, 0.0, 0.0), (0.3, 0.95, 1.0, 1.5), (0.01, 0.9, 0.5, 1.0)],
 )
-def test_a_training_can_be_run_at_every_end_of_its_controls(entropy, discount, sharing, satiation):
+def test_a_training_can_be_run_at_every_end_of_its_controls(entropy, discount, sharing, satiation, to_the_end):
     found = to_the_end(live.train_live(entropy, discount, sharing, satiation, SHORT.updates, 1, SHORT))
     assert [v.shape for v in found.share.values()] == [(live.N_SEEDS, len(found.steps))] * 3
     assert int(found.steps[-1]) == SHORT.environment_steps

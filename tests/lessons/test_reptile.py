@@ -33,14 +33,6 @@ SMALL = (0, 1)
 SHOP = users.Shop(ratings=50, query=12, episodes=2, train_users=40, valid_users=10, test_users=15)
 
 
-def to_the_end(generator):
-    while True:
-        try:
-            next(generator)
-        except StopIteration as stop:
-            return stop.value
-
-
 @pytest.fixture(scope="module")
 def shop():
     return users.shop_users(SHOP, SMALL)
@@ -144,7 +136,7 @@ def test_the_bowls_are_the_users_errors():
 
 
 @pytest.mark.parametrize(("inner_steps", "inner_lr"), [(1, 0.2), (5, 0.1), (20, 0.2)])
-def test_the_way_ends_where_it_must(inner_steps, inner_lr):
+def test_the_way_ends_where_it_must(inner_steps, inner_lr, to_the_end):
     shown = to_the_end(plane.reptile_in_the_plane(inner_steps, inner_lr, 1.0, 2))
     assert len(shown.way) == plane.UPDATES + 1
     torch.testing.assert_close(shown.way[-1], shown.rest, rtol=0, atol=2e-2)
@@ -157,7 +149,7 @@ def test_many_steps_lead_to_the_mean_of_the_optima():
     torch.testing.assert_close(plane.rest_point(of, 3_000, 0.2), of.optimum.mean(0), rtol=0, atol=1e-3)
 
 
-def test_paths_and_way_fit_together():
+def test_paths_and_way_fit_together(to_the_end):
     shown = to_the_end(plane.reptile_in_the_plane(3, 0.1, 0.5, 4))
     assert shown.shown == 4
     assert shown.paths.shape == (3, 4, 2)
@@ -171,7 +163,7 @@ def test_paths_and_way_fit_together():
 
 @pytest.mark.parametrize(("inner_lr", "meta_lr"), [(0.02, 0.1), (0.6, 2.5)])
 @pytest.mark.parametrize("inner_steps", [1, 20])
-def test_the_plane_can_be_drawn_at_every_end_of_its_controls(inner_steps, inner_lr, meta_lr):
+def test_the_plane_can_be_drawn_at_every_end_of_its_controls(inner_steps, inner_lr, meta_lr, to_the_end):
     shown = to_the_end(plane.reptile_in_the_plane(inner_steps, inner_lr, meta_lr, 60 if inner_steps == 1 else 1))
     pictures.draw_plane(shown, new_figure(11, 4.8))
     said = pictures.describe_plane(shown)
@@ -180,7 +172,7 @@ def test_the_plane_can_be_drawn_at_every_end_of_its_controls(inner_steps, inner_
     assert ("climb" in said) == (inner_lr == 0.6)
 
 
-def test_phi_may_leave_where_every_users_steps_descend():
+def test_phi_may_leave_where_every_users_steps_descend(to_the_end):
     shown = to_the_end(plane.reptile_in_the_plane(20, 0.1, 2.5, 1))
     assert shown.diverges
     assert shown.climbers == ()
@@ -188,13 +180,13 @@ def test_phi_may_leave_where_every_users_steps_descend():
     assert not to_the_end(plane.reptile_in_the_plane(20, 0.1, 2.0, 1)).diverges
 
 
-def test_the_climbers_are_those_whose_steps_climb():
+def test_the_climbers_are_those_whose_steps_climb(to_the_end):
     shown = to_the_end(plane.reptile_in_the_plane(20, 0.6, 0.1, 1))
     ends = pictures.after_steps(shown, torch.zeros(2))
     assert shown.climbers == tuple(n for n, up in zip(plane.USERS, ends[-1] > ends[0], strict=True) if up) == ("Ada",)
 
 
-def test_the_right_panel_starts_where_phi_comes_to_rest():
+def test_the_right_panel_starts_where_phi_comes_to_rest(to_the_end):
     shown = to_the_end(plane.reptile_in_the_plane(1, 0.1, 0.1, 1))
     assert float((shown.way[-1] - shown.rest).norm()) > 0.5  # not there yet
     figure = new_figure(11, 4.8)
@@ -549,7 +541,7 @@ def test_each_way_with_adam_is_measured():
 
 @pytest.mark.parametrize("budget", race.BUDGETS)
 @pytest.mark.parametrize("rival", race.RIVALS)
-def test_the_race_gives_both_as_much(monkeypatch, budget, rival):
+def test_the_race_gives_both_as_much(monkeypatch, budget, rival, to_the_end):
     monkeypatch.setattr(race, "SHOP", SHOP)
     monkeypatch.setattr(race, "UPDATES", 30)
     monkeypatch.setattr(race, "SECONDS", 0.3)
@@ -569,7 +561,7 @@ def test_the_race_gives_both_as_much(monkeypatch, budget, rival):
     assert (" s and " in said) == (budget == race.BUDGETS[1])
 
 
-def test_the_races_errors_are_the_networks(monkeypatch):
+def test_the_races_errors_are_the_networks(monkeypatch, to_the_end):
     monkeypatch.setattr(race, "SHOP", SHOP)
     monkeypatch.setattr(race, "UPDATES", 15)
     result = to_the_end(race.race(2, 0.5, "MAML", race.BUDGETS[0], 0))
