@@ -314,15 +314,8 @@ class ManyModels(Stack):
         One model of every setting is trained from each.
     batch_size : int
         Rows drawn from each stream at a step, uniformly and with replacement.
-    learning_rate : float or mapping {prefix: float}
-        The optimizer's. A mapping gives the parameters whose name starts with a prefix a rate of their own; ``""`` is
-        the rate of all others.
-    betas : (float, float)
-        Adam's decay rates.
-    device : torch.device, optional
-        `default_device` unless given.
-    optimizer : {"adam", "sgd"}
-        "sgd" is plain gradient descent, without momentum.
+    learning_rate, betas, device, optimizer
+        As in `Stack`.
 
     Attributes
     ----------
