@@ -193,10 +193,11 @@ class SessionPlanner:
 
     def _q(self, value: Tensor) -> Tensor:
         """Value of each action in each state, (U, A, S)."""
-        chance, worth = self._chance, []
+        worth = []
         for follow, reward, goes_on in (self._clicked, self._ignored):
-            worth.append(reward + self.discount * goes_on * value[:, follow])
-        return chance * worth[0] + (1 - chance) * worth[1]
+            after = value.index_select(1, follow.flatten()).view(-1, *follow.shape)  # (U, A, S)
+            worth.append(reward + self.discount * goes_on * after)
+        return torch.lerp(worth[1], worth[0], self._chance.to(value.dtype))
 
     def _iterate(self, choose: Callable[[Tensor], Tensor]) -> Tensor:
         """Iterate until the fixed point is near: it is at most discount / (1 - discount) times the last move away."""
