@@ -3,7 +3,15 @@
 from recmtl_lessons.envs.chain import ChainEnv, Chains, ChainState, chain_matrices, chain_value, solve_chain
 from recmtl_lessons.envs.planning import Plan, SessionPlanner
 from recmtl_lessons.envs.real_users import users_from_ratings
-from recmtl_lessons.envs.session import Outcome, SessionEnv, SessionRules, SessionSettings, SessionState
+from recmtl_lessons.envs.session import (
+    ObservationLayout,
+    Outcome,
+    SessionEnv,
+    SessionRules,
+    SessionSettings,
+    SessionState,
+    layout_of,
+)
 from recmtl_lessons.envs.surfaces import SURFACES, Surface, make_surface
 from recmtl_lessons.envs.users import SessionUsers, join_users, make_users
 from recmtl_lessons.envs.vector import SessionVectorEnv
@@ -13,6 +21,7 @@ __all__ = [
     "ChainEnv",
     "ChainState",
     "Chains",
+    "ObservationLayout",
     "Outcome",
     "Plan",
     "SessionEnv",
@@ -26,6 +35,7 @@ __all__ = [
     "chain_matrices",
     "chain_value",
     "join_users",
+    "layout_of",
     "make_surface",
     "make_users",
     "solve_chain",

@@ -1,6 +1,7 @@
 """What the environments ask of plain numbers, in one voice: the argument, what came, what was expected."""
 
 import torch
+from torch import Tensor
 
 
 def check_count(name: str, value: object, least: int = 1, most: int | None = None) -> None:
@@ -17,6 +18,17 @@ def check_number(name: str, value: object, low: float, high: float = float("inf"
     if not plain or not low <= value <= high or value == (high if below else float("inf")):
         limits = f"of at least {low}" if high == float("inf") else f"in [{low}, {high}{')' if below else ']'}"
         raise ValueError(f"{name}: got {value!r}, expected a number {limits}")
+
+
+def check_policy(policy: object, shape: tuple[int, ...], more: bool = False) -> None:
+    """Refuse anything but probabilities of this shape, each row summing to 1; ``more`` lets dimensions come before."""
+    fits = isinstance(policy, Tensor) and (policy.shape[-len(shape) :] if more else policy.shape) == shape
+    if not fits:
+        came = f"shape {tuple(policy.shape)}" if isinstance(policy, Tensor) else type(policy).__name__
+        expected = f"(..., {', '.join(map(str, shape))})" if more else shape
+        raise ValueError(f"policy: got {came}, expected a tensor {expected}")
+    if not bool((policy >= 0).all() & ((policy.sum(-1) - 1).abs() < 1e-4).all()):
+        raise ValueError("policy: got rows that are no probabilities, expected each to sum to 1")
 
 
 def checked_device(device: torch.device | str) -> torch.device:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recmtl_lessons.envs._checks import check_count, check_number
+from recmtl_lessons.envs._checks import check_count, check_number, check_policy
 
 LENGTH = 6  # states, numbered from 0 here: s1 is 0, s6 is 5
 START, LAST = 1, LENGTH - 1
@@ -110,7 +110,15 @@ class ChainEnv(gymnasium.Env):
         self._running = False
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
-        """Begin in s2."""
+        """Begin in s2.
+
+        Raises
+        ------
+        ValueError
+            If there are options: it has none.
+        """
+        if options:
+            raise ValueError(f"options: got {options!r}, expected none")
         super().reset(seed=seed)
         self._state, self._running = begin_chain(1), True
         return self._observation(), self._info()
@@ -268,10 +276,7 @@ def chain_value(policy: Tensor, discount: float = 1.0) -> Tensor:
         If the shape does not fit, rows do not sum to 1, or the discount is out of range.
     """
     check_number("discount", discount, 0, 1)
-    if policy.shape[-3:] != (LENGTH, 2, 2):
-        raise ValueError(f"policy: got shape {tuple(policy.shape)}, expected (..., {LENGTH}, 2, 2)")
-    if not bool((policy >= 0).all()) or not bool(((policy.sum(-1) - 1).abs() < 1e-4).all()):
-        raise ValueError("policy: got rows that are no probabilities, expected each to sum to 1")
+    check_policy(policy, (LENGTH, 2, 2), more=True)
     reward, moves = chain_matrices()
     chosen = policy.double().flatten(-3, -2)  # (..., S, A)
     expected = torch.einsum("...sa,as->...s", chosen, reward)

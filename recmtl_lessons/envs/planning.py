@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from recmtl_lessons.envs._checks import check_number
+from recmtl_lessons.envs._checks import check_number, check_policy
 from recmtl_lessons.envs.session import SessionRules, SessionSettings, SessionState
 from recmtl_lessons.envs.users import SessionUsers
 
@@ -106,10 +106,7 @@ class SessionPlanner:
             If the shape does not fit, or rows do not sum to 1.
         """
         users, count, actions = len(self.rules.users), len(self.states.user), len(self.rules.surface)
-        if policy.shape != (users, count, actions):
-            raise ValueError(f"policy: got shape {tuple(policy.shape)}, expected {(users, count, actions)}")
-        if not bool((policy >= 0).all() & ((policy.sum(-1) - 1).abs() < 1e-4).all()):
-            raise ValueError("policy: got rows that are no probabilities, expected each to sum to 1")
+        check_policy(policy, (users, count, actions))
         at_once = max(1, _AT_ONCE // count**2)
         chunks = zip(policy.split(at_once), self._chance.split(at_once), strict=True)
         return torch.cat([self._solved(probability.transpose(1, 2), chance) for probability, chance in chunks])

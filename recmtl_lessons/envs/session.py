@@ -78,6 +78,47 @@ class SessionState:
     elapsed: Tensor
 
 
+@dataclass(frozen=True)
+class ObservationLayout:
+    """Where in an observation, (..., F + 2 C + 1), things stand; see `SessionRules.observe`.
+
+    Attributes
+    ----------
+    profile : slice
+        F places.
+    satiation : slice
+        C places: how much of each category was shown lately.
+    streak : slice
+        C places: the share of the clicks towards a reward.
+    ignored : slice
+        One place: the share of the patience that is gone.
+    """
+
+    profile: slice
+    satiation: slice
+    streak: slice
+    ignored: slice
+
+
+def layout_of(observation_dim: int, n_categories: int) -> ObservationLayout:
+    """The layout of observations of a width, with C categories.
+
+    Raises
+    ------
+    ValueError
+        If the width leaves no place for a profile.
+    """
+    check_count("n_categories", n_categories)
+    check_count("observation_dim", observation_dim, least=2 * n_categories + 2)
+    streak, satiation = observation_dim - 1 - n_categories, observation_dim - 1 - 2 * n_categories  # where they begin
+    return ObservationLayout(
+        profile=slice(0, satiation),
+        satiation=slice(satiation, streak),
+        streak=slice(streak, observation_dim - 1),
+        ignored=slice(observation_dim - 1, observation_dim),
+    )
+
+
 class SessionRules:
     r"""What happens in a session, for any number of sessions at once.
 
@@ -126,6 +167,11 @@ class SessionRules:
         """F + 2 C + 1: see `observe`."""
         return self.profile.shape[1] + 2 * len(self._categories) + 1
 
+    @property
+    def layout(self) -> ObservationLayout:
+        """Where things stand in an observation."""
+        return layout_of(self.observation_dim, len(self._categories))
+
     def begin(self, user: Tensor) -> SessionState:
         """Fresh sessions of some users, (N,)."""
         none = torch.zeros(len(user), len(self._categories), dtype=torch.long, device=self.device)
@@ -149,6 +195,13 @@ class SessionRules:
         appeal = self.tastes[state.user] - self._satiation * state.satiation  # (N, C)
         return (self._share[action] * appeal).sum(1)
 
+    def click_probability(self, state: SessionState, action: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+        """How likely a click on what an action shows is, (N,); 0 where nothing is shown.
+
+        In double precision unless told otherwise: in single, a batch's sigmoid and a row's differ in the last digit.
+        """
+        return torch.where(self._shows[action], self.click_logit(state, action).to(dtype).sigmoid(), 0.0)
+
     def step(self, state: SessionState, action: Tensor, chance: Tensor) -> "Outcome":
         """One step of every session.
 
@@ -164,9 +217,7 @@ class SessionRules:
         -------
         Outcome
         """
-        # In double precision: in single, a batch's sigmoid and a row's differ in the last digit.
-        clicked = self._shows[action] & (chance < self.click_logit(state, action).double().sigmoid())
-        return self.advance(state, action, clicked)
+        return self.advance(state, action, chance < self.click_probability(state, action))
 
     def advance(self, state: SessionState, action: Tensor, clicked: Tensor) -> "Outcome":
         """As `step`, with the clicks (N,) known. The rest of a step is certain, which `envs.planning` makes use of."""
@@ -248,13 +299,12 @@ class SessionEnv(gymnasium.Env):
         Raises
         ------
         ValueError
-            If there is no such user.
+            If there is no such user, or another option. The session goes on from where it stands then.
         """
+        asked = _asked_user(options, len(self.rules.users))
         super().reset(seed=seed)
-        chance = torch.tensor([self.np_random.random()], dtype=torch.float64)
-        user = user_of(chance, 0, len(self.rules.users))
-        if options and "user" in options:
-            user = torch.tensor([_check_user(options["user"], len(self.rules.users))])
+        chance = torch.tensor([self.np_random.random()], dtype=torch.float64)  # drawn even if a user is asked for
+        user = user_of(chance, 0, len(self.rules.users)) if asked is None else torch.tensor([asked])
         self._state, self._running, self._last = self.rules.begin(user), True, ""
         return self._observation(), self._info()
 
@@ -307,9 +357,9 @@ class SessionEnv(gymnasium.Env):
 
 def spaces_of(rules: SessionRules) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Discrete]:
     """The spaces of one session's observations and actions."""
-    width, features = rules.observation_dim, rules.profile.shape[1]
+    width, profile = rules.observation_dim, rules.layout.profile
     low, high = np.zeros(width, np.float32), np.ones(width, np.float32)
-    low[:features], high[:features] = -WIDEST_PROFILE, WIDEST_PROFILE
+    low[profile], high[profile] = -WIDEST_PROFILE, WIDEST_PROFILE
     return gymnasium.spaces.Box(low, high, dtype=np.float32), gymnasium.spaces.Discrete(len(rules.surface))
 
 
@@ -329,7 +379,13 @@ def with_rows(state: SessionState, where: Tensor, other: SessionState) -> Sessio
     return replace(state, **{name: pick(name) for name in names})
 
 
-def _check_user(user: object, count: int) -> int:
+def _asked_user(options: dict | None, count: int) -> int | None:
+    """The user that options ask for, None if they ask for nobody."""
+    if not options:
+        return None
+    if not isinstance(options, dict) or set(options) != {"user"}:
+        raise ValueError(f"options: got {options!r}, expected {{'user': number}} or none")
+    user = options["user"]
     if isinstance(user, bool) or not isinstance(user, int) or not 0 <= user < count:
         raise ValueError(f"options['user']: got {user!r}, expected a whole number from 0 to {count - 1}")
     return user

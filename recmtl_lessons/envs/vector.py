@@ -91,7 +91,7 @@ class SessionVectorEnv(VectorEnv):
             If there is not one seed for each session, or there are options.
         """
         if options:
-            raise ValueError(f"options: got {sorted(options)}, expected none")
+            raise ValueError(f"options: got {options!r}, expected none")
         if seed is not None or not self._generators:
             self._seed(seed)
         self._state = self.rules.begin(self._new_users())
@@ -123,7 +123,7 @@ class SessionVectorEnv(VectorEnv):
         """
         if self._state is None:
             raise RuntimeError("step: the sessions have not begun, call reset() first")
-        actions = self._check_actions(actions)
+        actions = self.check_actions(actions)
         chance = self._draw(self._rows)
         after, rewards, terminated, truncated, clicked = self.rules.step(self._state, actions, chance)
         final, ended = self.rules.observe(after), terminated | truncated
@@ -139,6 +139,37 @@ class SessionVectorEnv(VectorEnv):
     def state(self):
         """Where the sessions stand, `SessionState`; hidden from a policy."""
         return self._state
+
+    def check_actions(self, actions: Any, name: str = "actions") -> Tensor:
+        """The actions as a tensor (N,) of int64, on the environment's device.
+
+        Parameters
+        ----------
+        actions : Tensor, (N,), or what makes one
+        name : str
+            What they are called where they are refused.
+
+        Raises
+        ------
+        ValueError
+            If the actions are not N of the surface's.
+        """
+        try:
+            actions = torch.as_tensor(actions, device=self.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            came = f"{type(actions).__name__}, of which no tensor can be made"
+            raise ValueError(f"{name}: got {came}, expected {self.num_envs} whole numbers") from error
+        count = len(self.rules.surface)
+        whole = not (actions.is_floating_point() or actions.is_complex() or actions.dtype == torch.bool)
+        if actions.shape != (self.num_envs,) or not whole:
+            raise ValueError(
+                f"{name}: got {actions.dtype} {tuple(actions.shape)}, expected {self.num_envs} whole numbers"
+            )
+        if not bool(((actions >= 0) & (actions < count)).all()):
+            raise ValueError(
+                f"{name}: got numbers from {int(actions.min())} to {int(actions.max())}, expected 0 to {count - 1}"
+            )
+        return actions.long()
 
     def _seed(self, seed: int | Sequence[int] | None) -> None:
         self._generators = [np_random(s)[0] for s in _seeds_of(seed, self.num_envs)]
@@ -170,25 +201,17 @@ class SessionVectorEnv(VectorEnv):
         self._used.zero_()
         self._left = _BLOCK
 
-    def _check_actions(self, actions: Any) -> Tensor:
-        actions = torch.as_tensor(actions, device=self.device)
-        count = len(self.rules.surface)
-        whole = not (actions.is_floating_point() or actions.is_complex() or actions.dtype == torch.bool)
-        if actions.shape != (self.num_envs,) or not whole:
-            raise ValueError(
-                f"actions: got {actions.dtype} {tuple(actions.shape)}, expected {self.num_envs} whole numbers"
-            )
-        if not bool(((actions >= 0) & (actions < count)).all()):
-            raise ValueError(
-                f"actions: got numbers from {int(actions.min())} to {int(actions.max())}, expected 0 to {count - 1}"
-            )
-        return actions.long()
-
 
 def _seeds_of(seed: int | Sequence[int] | None, num_envs: int) -> list[int] | list[None]:
     if seed is None:
         return [None] * num_envs
-    seeds = [seed + k for k in range(num_envs)] if isinstance(seed, (int, np.integer)) else list(seed)
+    if isinstance(seed, (int, np.integer)):
+        seeds = [seed + k for k in range(num_envs)]
+    else:
+        try:
+            seeds = list(seed)
+        except TypeError as error:
+            raise ValueError(f"seed: got {seed!r}, expected one number, or one for each of {num_envs}") from error
     if len(seeds) != num_envs:
         raise ValueError(f"seed: got {len(seeds)} seeds, expected one number, or one for each of {num_envs}")
     if not all(isinstance(s, (int, np.integer)) and s >= 0 for s in seeds):

@@ -2,9 +2,10 @@
 
 from recmtl_lessons.training.device import default_device
 from recmtl_lessons.training.metrics import accuracy, auc, mae, ndcg_at_k, proxy_a_distance, rmse
+from recmtl_lessons.training.progress import Moment, with_bar
 from recmtl_lessons.training.replay import PrioritisedReplayBuffer, ReplayBuffer
-from recmtl_lessons.training.rollouts import Acted, Actors, Chooser, Rollout, Sessions, returns_of
-from recmtl_lessons.training.stacked import ManyModels, Moment, Stack
+from recmtl_lessons.training.rollouts import Acted, Actors, Chooser, Rollout, Sessions, returns_of, stack_steps
+from recmtl_lessons.training.stacked import ManyModels, Stack
 
 __all__ = [
     "Acted",
@@ -25,4 +26,6 @@ __all__ = [
     "proxy_a_distance",
     "returns_of",
     "rmse",
+    "stack_steps",
+    "with_bar",
 ]

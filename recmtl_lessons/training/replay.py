@@ -15,6 +15,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from recmtl_lessons.training._checks import check_count, check_fraction, is_number
+
 _RESERVED = ("rows", "weights")
 _MOST_CATEGORIES = 2**24  # torch.multinomial's
 
@@ -38,8 +40,8 @@ class ReplayBuffer:
     """
 
     def __init__(self, capacity: int, stacks: int = 1):
-        _check_count("capacity", capacity)
-        _check_count("stacks", stacks)
+        check_count("capacity", capacity)
+        check_count("stacks", stacks)
         self.capacity, self.stacks = capacity, stacks
         self._store: dict[str, Tensor] = {}
         self._next, self._size = 0, 0
@@ -82,9 +84,10 @@ class ReplayBuffer:
         Raises
         ------
         ValueError
-            If ``batch_size`` is not an integer of at least 1, or nothing has been added.
+            If ``batch_size`` is not an integer of at least 1, ``generator`` is something else, or nothing has been
+            added.
         """
-        self._check_draw(batch_size)
+        self._check_draw(batch_size, generator)
         where = self._device if generator is None else generator.device
         rows = torch.randint(self._size, (self.stacks, batch_size), generator=generator, device=where)
         return self._read(rows.to(self._device))
@@ -147,8 +150,10 @@ class ReplayBuffer:
             raise ValueError(f"{name}: got {came}, expected {kept.dtype} on {kept.device}, as at first")
         _check_finite(name, value)
 
-    def _check_draw(self, batch_size: int) -> None:
-        _check_count("batch_size", batch_size)
+    def _check_draw(self, batch_size: int, generator: torch.Generator | None = None) -> None:
+        check_count("batch_size", batch_size)
+        if not isinstance(generator, torch.Generator | None):
+            raise ValueError(f"generator: got {generator!r}, expected a torch.Generator or None")
         if not self._size:
             raise ValueError("sample: got an empty buffer, expected at least one step added")
 
@@ -191,9 +196,9 @@ class PrioritisedReplayBuffer(ReplayBuffer):
         super().__init__(capacity, stacks)
         if capacity > _MOST_CATEGORIES:
             raise ValueError(f"capacity: got {capacity}, expected at most {_MOST_CATEGORIES}")
-        _check_fraction("alpha", alpha)
-        _check_fraction("beta", beta)
-        if not _is_number(epsilon) or not 0 < epsilon < math.inf:
+        check_fraction("alpha", alpha)
+        check_fraction("beta", beta)
+        if not is_number(epsilon) or not 0 < epsilon < math.inf:
             raise ValueError(f"epsilon: got {epsilon!r}, expected a positive number")
         self.alpha, self.beta, self.epsilon = float(alpha), float(beta), float(epsilon)
         self._priorities: Tensor | None = None  # (stacks, capacity); 0 where nothing stands yet
@@ -238,9 +243,9 @@ class PrioritisedReplayBuffer(ReplayBuffer):
         ValueError
             As `ReplayBuffer.sample`, and if ``beta`` is not in [0, 1].
         """
-        self._check_draw(batch_size)
+        self._check_draw(batch_size, generator)
         beta = self.beta if beta is None else beta
-        _check_fraction("beta", beta)
+        check_fraction("beta", beta)
         chances = self.probabilities()  # (stacks, size)
         drawn_from = chances if generator is None else chances.to(generator.device)
         rows = torch.multinomial(drawn_from, batch_size, replacement=True, generator=generator).to(self._device)
@@ -280,23 +285,9 @@ class PrioritisedReplayBuffer(ReplayBuffer):
             raise ValueError(f"rows: got {int(rows.min())} to {int(rows.max())}, expected 0 to {last}, those kept")
 
 
-def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}: got {value!r}, expected an integer of at least 1")
-
-
-def _check_fraction(name: str, value: object) -> None:
-    if not _is_number(value) or not 0 <= value <= 1:
-        raise ValueError(f"{name}: got {value!r}, expected a number in [0, 1]")
-
-
 def _check_finite(name: str, value: Tensor) -> None:
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):
         raise ValueError(f"{name}: got NaN or infinite values, expected finite numbers")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _kind(value: object) -> str:

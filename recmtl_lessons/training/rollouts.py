@@ -4,13 +4,14 @@ A rollout has time first, then the models, then each model's sessions: (T, M, B,
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recmtl_lessons.envs import SessionSettings, SessionUsers, SessionVectorEnv, join_users
-from recmtl_lessons.training.stacked import Stack, _check_whole
+from recmtl_lessons.training._checks import check_count, check_fraction
+from recmtl_lessons.training.stacked import Stack
 
 Observations = dict[str, Tensor]  # {task: (M, B, D)}
 
@@ -96,7 +97,7 @@ class Sessions:
             raise ValueError(f"worlds: got {[len(w) for w in worlds]} users, expected at least one, all as many")
         if not tasks or isinstance(tasks, str) or len(set(tasks)) < len(tasks):
             raise ValueError(f"tasks: got {tasks!r}, expected at least one, all different")
-        _check_whole("per_model", per_model)
+        check_count("per_model", per_model)
         seeds = range(len(worlds)) if seeds is None else seeds
         for name, values in (("seeds", seeds), ("satiation", satiation)):
             if values is not None and len(values) != len(worlds):
@@ -134,17 +135,21 @@ class Sessions:
         Raises
         ------
         ValueError
-            If a task has no actions, or not one for each session.
+            If a task has no actions, not one for each session, or one that its surface does not have. No session of
+            any task has taken a step then.
         """
         wanted = (self.n_models, self.per_model)
         for task in self.tasks:
             if task not in acted or acted[task].action.shape != wanted:
                 came = tuple(acted[task].action.shape) if task in acted else "nothing"
                 raise ValueError(f"acted[{task!r}]: got {came}, expected actions of shape {wanted}")
+        actions = {
+            task: env.check_actions(acted[task].action.flatten(), f"acted[{task!r}]") for task, env in self.envs.items()
+        }
         done = {}
         for task, env in self.envs.items():
             seen, did = self._observed[task], acted[task]
-            observed, reward, terminated, truncated, info = env.step(did.action.flatten())
+            observed, reward, terminated, truncated, info = env.step(actions[task])
             self._observed[task] = self._by_model(observed)
             parts = (reward, info["final_obs"], terminated, truncated, info["clicked"])
             done[task] = Rollout(seen, did.action, *map(self._by_model, parts), did.kept)
@@ -168,20 +173,50 @@ class Sessions:
         ValueError
             If ``steps`` is not at least 1, or actions do not fit.
         """
-        _check_whole("steps", steps)
+        check_count("steps", steps)
         taken = [self.step(choose(self.observations)) for _ in range(steps)]
-        return {task: _stacked([step[task] for step in taken]) for task in self.tasks}
+        return {task: stack_steps([step[task] for step in taken]) for task in self.tasks}
 
     def _by_model(self, values: Tensor) -> Tensor:
         """(M * B, ...) -> (M, B, ...)."""
         return values.unflatten(0, (self.n_models, self.per_model))
 
 
-def _stacked(steps: list[Rollout]) -> Rollout:
-    names = ("observations", "actions", "rewards", "next_observations", "terminated", "truncated", "clicked")
-    parts = {name: torch.stack([getattr(step, name) for step in steps]) for name in names}
-    kept = {name: torch.stack([step.kept[name] for step in steps]) for name in steps[0].kept}
+def stack_steps(steps: Sequence[Rollout]) -> Rollout:
+    """One rollout of steps that were taken one after another.
+
+    Parameters
+    ----------
+    steps : sequence of Rollout
+        T of them, without the dimension of time, (M, B, ...), all alike.
+
+    Returns
+    -------
+    Rollout, (T, M, B, ...)
+
+    Raises
+    ------
+    ValueError
+        If there is no step, or steps differ in what they keep or in a shape.
+    """
+    if not steps:
+        raise ValueError(f"steps: got {steps!r}, expected at least one")
+    names = [part.name for part in fields(Rollout) if part.name != "kept"]
+    parts = {name: _stacked(name, [getattr(step, name) for step in steps]) for name in names}
+    for number, step in enumerate(steps):
+        if step.kept.keys() != steps[0].kept.keys():
+            raise ValueError(f"steps[{number}].kept: got {sorted(step.kept)}, expected {sorted(steps[0].kept)}")
+    kept = {name: _stacked(f"kept[{name!r}]", [step.kept[name] for step in steps]) for name in steps[0].kept}
     return Rollout(**parts, kept=kept)
+
+
+def _stacked(name: str, values: list[Tensor]) -> Tensor:
+    """Side by side in a new first dimension."""
+    shape = values[0].shape
+    for number, value in enumerate(values):
+        if value.shape != shape:
+            raise ValueError(f"steps[{number}].{name}: got {tuple(value.shape)}, expected {tuple(shape)}, as at first")
+    return torch.stack(values)
 
 
 def returns_of(
@@ -208,6 +243,7 @@ def returns_of(
     sessions : int
         Played by each model.
     discount : float
+        In [0, 1].
     horizon : int
         Steps after which counting stops; what comes later weighs less than ``discount ** horizon``.
 
@@ -220,8 +256,9 @@ def returns_of(
     ValueError
         As `Sessions`, or if a number is out of range.
     """
-    _check_whole("sessions", sessions)
-    _check_whole("horizon", horizon)
+    check_count("sessions", sessions)
+    check_count("horizon", horizon)
+    check_fraction("discount", discount)
     endless = replace(settings or SessionSettings(), time_limit=horizon + 1)
     played = Sessions(worlds, tasks, sessions, endless, seeds, satiation, device)
     going = {task: torch.ones(played.n_models, sessions, device=device) for task in tasks}
@@ -237,10 +274,32 @@ class Actors(Stack):
     """A stack of models that act in sessions: as `Stack`, but on the CPU unless a device is given.
 
     Steps of small networks wait for each other, which leaves a graphics card idle most of the time.
+
+    Parameters
+    ----------
+    build, settings, seeds, learning_rate, betas, optimizer, clip
+        As in `Stack`.
+    device : torch.device, optional
+        The CPU unless given.
+
+    Raises
+    ------
+    ValueError
+        As `Stack`.
     """
 
-    def __init__(self, *arguments, device: torch.device | None = None, **options):
-        super().__init__(*arguments, device=device or torch.device("cpu"), **options)
+    def __init__(
+        self,
+        build: Callable[[], nn.Module],
+        settings: Mapping[str, Sequence[float]] | Sequence[Mapping[str, float]],
+        seeds: Sequence[int],
+        learning_rate: float | Mapping[str, float] = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        device: torch.device | None = None,
+        optimizer: str = "adam",
+        clip: float | None = None,
+    ):
+        super().__init__(build, settings, seeds, learning_rate, betas, device or torch.device("cpu"), optimizer, clip)
 
 
 class Chooser:
@@ -251,9 +310,16 @@ class Chooser:
     n_seeds : int
     seed : int
         Of the chances.
+
+    Raises
+    ------
+    ValueError
+        If there are no seeds, or the seed is no integer of at least 0.
     """
 
     def __init__(self, n_seeds: int, seed: int):
+        check_count("n_seeds", n_seeds)
+        check_count("seed", seed, least=0)
         self.n_seeds, self._generator = n_seeds, torch.Generator().manual_seed(seed)
 
     def uniform(self, like: Tensor) -> Tensor:
@@ -274,8 +340,30 @@ class Chooser:
         noise = -torch.log(-torch.log(self.uniform(logits).clamp(1e-9, 1 - 1e-7)))
         return (logits + noise).argmax(-1)
 
-    def epsilon_greedy(self, values: Tensor, epsilon: float) -> Tensor:
-        """The best action, or with probability epsilon any: (M, B, A) -> (M, B)."""
-        chance = self.uniform(values[..., :2])  # (M, B, 2)
+    def epsilon_greedy(self, values: Tensor, epsilon: float | Tensor) -> Tensor:
+        """The best action, or with probability epsilon any: (M, B, A) -> (M, B).
+
+        Parameters
+        ----------
+        values : Tensor, (M, B, A)
+        epsilon : float or Tensor
+            In [0, 1]; a tensor of any shape that fits (M, B).
+
+        Raises
+        ------
+        ValueError
+            If there are no actions, epsilon is out of range, or M is no multiple of ``n_seeds``.
+        """
+        if values.ndim < 2 or not values.shape[-1]:
+            raise ValueError(f"values: got shape {tuple(values.shape)}, expected (M, B, A) with A at least 1")
+        _check_epsilon(epsilon)
+        chance = self.uniform(values[..., :1].expand(*values.shape[:-1], 2))  # (M, B, 2)
         anything = (chance[..., 0] * values.shape[-1]).long()
         return torch.where(chance[..., 1] < epsilon, anything, values.argmax(-1))
+
+
+def _check_epsilon(epsilon: float | Tensor) -> None:
+    if not isinstance(epsilon, Tensor):
+        check_fraction("epsilon", epsilon)
+    elif not bool(((epsilon >= 0) & (epsilon <= 1)).all()):
+        raise ValueError(f"epsilon: got {epsilon.tolist()}, expected numbers in [0, 1]")

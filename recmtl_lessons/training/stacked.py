@@ -14,14 +14,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
-from tqdm import tqdm
 
+from recmtl_lessons.training._checks import check_count, check_fraction
 from recmtl_lessons.training.device import default_device, settle_threads
+from recmtl_lessons.training.progress import Moment, with_bar
 
 Batch = dict[str, dict[str, Tensor]]
 Objective = Callable[[nn.Module, Batch, dict[str, Tensor], float], tuple[Tensor, dict[str, Tensor]]]
@@ -29,14 +29,6 @@ Objective = Callable[[nn.Module, Batch, dict[str, Tensor], float], tuple[Tensor,
 
 # Torch has one generator for all threads: whoever seeds it must have it to themselves until it is put back.
 _SEEDING = threading.Lock()
-
-
-@dataclass(frozen=True)
-class Moment:
-    """Where a training stands: ``step`` of ``steps`` done."""
-
-    step: int
-    steps: int
 
 
 class _Doer(nn.Module):
@@ -163,6 +155,11 @@ class Stack:
         loss : Tensor, (n_models,)
         logs : dict {name: Tensor (n_models, ...)}
             Both from before the step.
+
+        Raises
+        ------
+        ValueError
+            If something in the batch is no tensor with one row a model. Nothing has changed then.
         """
         loss, logs = self.evaluate(objective, batch)
         self._optimizer.zero_grad()
@@ -175,7 +172,7 @@ class Stack:
 
     def evaluate(self, objective: Callable, batch: object) -> tuple[Tensor, dict[str, Tensor]]:
         """As `update`, but without a step: every model's loss and what it reports, in training mode."""
-        with self._own_randomness():
+        with self._own_randomness(), self._rows_checked({"batch": batch}):
             return self._vmap(objective)(self._parameters, self._buffers, batch, self._setting)
 
     def gradients(self, objective: Callable, batch: object) -> dict[str, Tensor]:
@@ -222,10 +219,18 @@ class Stack:
 
     @torch.no_grad()
     def each_own(self, function: Callable, *arguments: object) -> object:
-        """As `each`, but every model has arguments of its own: nested dicts of Tensor (n_models, ...)."""
+        """As `each`, but every model has arguments of its own: nested dicts of Tensor (n_models, ...).
+
+        Raises
+        ------
+        ValueError
+            If something in an argument is no tensor with one row a model.
+        """
+        named = {f"argument {number}": argument for number, argument in enumerate(arguments, start=1)}
         self._skeleton.eval()
         try:
-            return self._vmap(function)(self._parameters, self._buffers, *arguments)
+            with self._rows_checked(named):
+                return self._vmap(function)(self._parameters, self._buffers, *arguments)
         finally:
             self._skeleton.train()
 
@@ -244,16 +249,62 @@ class Stack:
         return doer.model.eval()
 
     @torch.no_grad()
-    def copy_from(self, other: "Stack", share: float = 1.0) -> None:
-        """Move all parameters the given share of the way to those of a stack of the same shape (a target network's)."""
-        for name, parameter in self._parameters.items():
-            parameter.lerp_(other._parameters[name], share)
+    def copy_from(self, other: "Stack", tau: float = 1.0) -> None:
+        """Move all parameters towards those of a stack of the same shape, as a target network's.
+
+        Parameters
+        ----------
+        other : Stack
+        tau : float
+            In [0, 1]: the share of the way.
+
+        Raises
+        ------
+        ValueError
+            If ``tau`` is out of range, or the stacks differ in the number of models, or a parameter's name or shape.
+            Nothing has changed then.
+        """
+        check_fraction("tau", tau)
+        pairs = self._pairs(other)
+        extra = [name.removeprefix("model.") for name in other._parameters if name not in self._parameters]
+        if extra:
+            raise ValueError(f"other: got {', '.join(map(repr, extra))} as well, expected no such parameters")
+        for mine, theirs in pairs:
+            mine.lerp_(theirs, tau)
 
     @torch.no_grad()
     def load(self, other: "Stack", prefix: str = "") -> None:
-        """Take over the parameters of a stack with as many models, those whose name there begins with the prefix."""
-        for name, parameter in self._parameters.items():
-            parameter.copy_(other._parameters[f"model.{prefix}{name.removeprefix('model.')}"])
+        """Take over the parameters of a stack with as many models.
+
+        Parameters
+        ----------
+        other : Stack
+        prefix : str
+            What comes before each name there, such as ``"policy."`` where these models are a part of those.
+
+        Raises
+        ------
+        ValueError
+            If the other stack has not as many models, or lacks a parameter of this name and shape. Nothing has changed
+            then.
+        """
+        for mine, theirs in self._pairs(other, prefix):
+            mine.copy_(theirs)
+
+    def _pairs(self, other: "Stack", prefix: str = "") -> list[tuple[Tensor, Tensor]]:
+        """Each parameter beside the other stack's of the same name behind the prefix."""
+        if not isinstance(other, Stack) or len(other) != len(self):
+            came = f"{len(other)} models" if isinstance(other, Stack) else type(other).__name__
+            raise ValueError(f"other: got {came}, expected a stack of {len(self)} models")
+        pairs = []
+        for name, mine in self._parameters.items():
+            named = prefix + name.removeprefix("model.")
+            theirs = other._parameters.get(f"model.{named}")
+            if theirs is None or theirs.shape != mine.shape:
+                came = "no parameter" if theirs is None else tuple(theirs.shape)
+                raise ValueError(f"other: got {came} for {named!r}, expected one of shape {tuple(mine.shape)}")
+            pairs.append((mine, theirs))
+        return pairs
 
     def _shorten_gradients(self) -> None:
         """Bring each model's gradient to a norm of at most ``clip``; models do not meet."""
@@ -268,6 +319,23 @@ class Stack:
             return functional_call(self._skeleton, (parameters, buffers), (function, *arguments))
 
         return torch.vmap(one, randomness="different")
+
+    @contextmanager
+    def _rows_checked(self, arguments: Mapping[str, object]) -> Iterator[None]:
+        """Say which argument has not one row a model, where `torch.vmap` refuses the sizes.
+
+        Looking at each tensor only then costs nothing where all is well.
+        """
+        try:
+            yield
+        except ValueError as error:
+            for name, argument in arguments.items():
+                for way, value in _leaves(name, argument):
+                    if not isinstance(value, Tensor) or value.shape[:1] != (len(self),):
+                        came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+                        expected = f"a tensor (n_models={len(self)}, ...)"
+                        raise ValueError(f"{way}: got {came}, expected {expected}") from error
+            raise
 
     @contextmanager
     def _own_randomness(self) -> Iterator[None]:
@@ -383,8 +451,8 @@ class ManyModels(Stack):
         ValueError
             If ``steps`` or ``every`` is not an integer of at least 1.
         """
-        _check_whole("steps", steps)
-        _check_whole("every", every)
+        check_count("steps", steps)
+        check_count("every", every)
         rows = self._draw_rows(self._done + steps)
         for step in range(1, steps + 1):
             loss, logs = self.update(self._at((step - 1) / steps), self._batch(rows, self._done))
@@ -399,11 +467,8 @@ class ManyModels(Stack):
 
         Returns the stack itself.
         """
-        # The plain bar, not the widget one: it is still there when the notebook is read without a kernel.
-        name, quiet = f"{label}, {len(self)} models", not label
-        with tqdm(total=steps, desc=name, unit=" steps", file=sys.stdout, ncols=80, disable=quiet) as bar:
-            for moment in self.train(steps, **options):
-                bar.update(moment.step - bar.n)
+        for _ in with_bar(self.train(steps, **options), label and f"{label}, {len(self)} models", steps):
+            pass
         return self
 
     @property
@@ -471,7 +536,7 @@ def _check_grid(grid, seeds) -> None:
 
 
 def _check_data(data, seeds, batch_size) -> None:
-    _check_whole("batch_size", batch_size)
+    check_count("batch_size", batch_size)
     if not data:
         raise ValueError("data: got no stream, expected at least one")
     for stream, fields in data.items():
@@ -492,9 +557,14 @@ def _check_data(data, seeds, batch_size) -> None:
                 raise ValueError(f"data[{stream!r}][{name!r}]: got NaN or infinite values, expected numbers")
 
 
-def _check_whole(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}: got {value!r}, expected an integer of at least 1")
+def _leaves(name: str, value: object) -> Iterator[tuple[str, object]]:
+    """What nested dicts, lists and tuples hold, each with the way that leads to it."""
+    if isinstance(value, (Mapping, list, tuple)):
+        inner = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, part in inner:
+            yield from _leaves(f"{name}[{key!r}]", part)
+    else:
+        yield name, value
 
 
 def _rate_groups(parameters: Mapping[str, Tensor], learning_rate: float | Mapping[str, float]) -> list[dict]:

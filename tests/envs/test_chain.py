@@ -262,6 +262,14 @@ class TestBadInput:
             env.step(action)
         env.step(LEFT)
 
+    def test_options(self):
+        env = ChainEnv()
+        env.reset(seed=0)
+        with pytest.raises(ValueError, match=refusal("options", "'user'")):
+            env.reset(seed=1, options={"user": 3})
+        assert env.np_random.random() == np.random.default_rng(0).random()  # no number had been drawn
+        env.reset(options={})
+
     @pytest.mark.parametrize("discount", [-0.1, 1.1, math.nan, None, True, "much"])
     def test_discount(self, discount):
         with pytest.raises(ValueError, match=refusal("discount")):
@@ -277,6 +285,8 @@ class TestBadInput:
             torch.full((6, 2, 2), 0.6),
             torch.tensor([1.5, -0.5]).expand(6, 2, 2),
             torch.full((6, 2, 2), math.nan),
+            [[[0.5, 0.5]] * 2] * 6,
+            torch.tensor(0.5),
         ],
     )
     def test_policy(self, policy):

@@ -344,6 +344,8 @@ class TestBadInput:
             (torch.full((10, 192, 3), 0.3), "no probabilities"),
             (torch.tensor([1.5, -0.5, 0.0]).expand(10, 192, 3), "no probabilities"),
             (torch.full((10, 192, 3), math.nan), "no probabilities"),
+            ([[[1.0, 0.0, 0.0]] * 192] * 10, "list"),
+            (None, "NoneType"),
         ],
     )
     def test_policy(self, policy, came):

@@ -3,6 +3,7 @@
 import math
 import re
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from recmtl_lessons.envs import (
     SessionSettings,
     SessionState,
     SessionUsers,
+    layout_of,
     make_users,
 )
 
@@ -270,6 +272,30 @@ class TestClicks:
             assert share == pytest.approx(p, abs=4.5 * math.sqrt(p * (1 - p) / many))
             assert (share > 0) == (p > 0)
 
+    @pytest.mark.parametrize("task", SURFACES)
+    @pytest.mark.parametrize("beta", [0.0, 1.7])
+    def test_their_probability(self, task, beta):
+        """By the formula, and the very number that decides whether there is a click."""
+        rules = SessionRules(USERS, task, SessionSettings(satiation=beta))
+        state, action = random_states(rules, 400)
+        rows = zip(state.user.tolist(), state.satiation, action.tolist(), strict=True)
+        expected = torch.tensor([click_probability(USERS, task, beta, *row) for row in rows], dtype=torch.float64)
+        found = rules.click_probability(state, action)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+        shows = rules.surface.shows[action]
+        assert torch.equal(found == 0, ~shows)
+        assert not bool(rules.step(state, action, found).clicked.any())
+        just_below = torch.nextafter(found, torch.tensor(0.0).double())
+        assert torch.equal(rules.step(state, action, just_below).clicked, shows)
+
+    def test_their_probability_in_single_precision(self):
+        rules = SessionRules(USERS, "notify", SessionSettings())
+        state, action = random_states(rules, 400)
+        found = rules.click_probability(state, action, torch.float32)
+        expected = torch.where(rules.surface.shows[action], rules.click_logit(state, action).sigmoid(), 0.0)
+        assert found.dtype == torch.float32
+        assert torch.equal(found, expected)
+
     def test_satiation_of_each_session(self):
         """A strength for each of N sessions, instead of the settings'."""
         strength = torch.tensor([0.0, 0.5, 2.0])
@@ -308,6 +334,28 @@ class TestObservation:
         assert seen.dtype == torch.float32
         assert torch.equal(seen[:8], USERS.profile[7])
         assert seen[8:].tolist() == [0.25, 0, 1, 0, 0.75, 0, 0.25]
+
+    @pytest.mark.parametrize("categories", [2, 3, 5])
+    def test_its_layout_names_every_place_once(self, categories):
+        """Each part moves when what it shows does, and nothing else."""
+        users = make_users(12, 3, n_categories=categories, profile_dim=4)
+        rules = SessionRules(users, "home", self.SETTINGS)
+        layout, begun = rules.layout, rules.begin(torch.tensor([3]))
+        assert layout == layout_of(rules.observation_dim, categories)
+        places = torch.arange(rules.observation_dim)
+        parts = [places[part] for part in (layout.profile, layout.satiation, layout.streak, layout.ignored)]
+        assert [len(part) for part in parts] == [4, categories, categories, 1]
+        assert torch.equal(torch.cat(parts), places)
+        one = torch.ones(1, categories, dtype=torch.int64)
+        changed = {
+            "profile": replace(begun, user=begun.user + 1),
+            "satiation": replace(begun, satiation=one),
+            "streak": replace(begun, streak=one),
+            "ignored": replace(begun, ignored=one[:, 0]),
+        }
+        for name, state in changed.items():
+            moved = (rules.observe(state) != rules.observe(begun))[0]
+            assert torch.equal(places[moved], places[getattr(layout, name)])
 
     @pytest.mark.parametrize("task", SURFACES)
     @pytest.mark.parametrize("settings", KNOBS)
@@ -461,6 +509,26 @@ class TestBadInput:
     def test_users(self, user):
         with pytest.raises(ValueError, match=refusal("options['user']", repr(user))):
             environment().reset(options={"user": user})
+
+    @pytest.mark.parametrize("options", [{"usr": 1}, {"user": 1, "task": "home"}, ["user"], {"user": 12}])
+    def test_options_that_are_refused_change_nothing(self, options):
+        """Neither seeded nor drawn: the session goes on, and the next one draws the number it would have drawn."""
+        env, other = environment(), environment()
+        env.reset(seed=1)
+        other.reset(seed=1)
+        with pytest.raises(ValueError, match=r"^options.*: got .*, expected "):
+            env.reset(seed=2, options=options)
+        for one, two in ((env.step(0), other.step(0)), (env.reset(), other.reset())):
+            assert np.array_equal(one[0], two[0])
+            assert one[-1]["user"] == two[-1]["user"]
+
+    @pytest.mark.parametrize(
+        ("width", "categories", "named"),
+        [(7, 3, "observation_dim"), (15.0, 3, "observation_dim"), (15, 0, "n_categories"), (15, None, "n_categories")],
+    )
+    def test_layouts(self, width, categories, named):
+        with pytest.raises(ValueError, match=refusal(named)):
+            layout_of(width, categories)
 
     @pytest.mark.parametrize("action", [-1, 3, 1.0, "news", None, np.array([0, 1])])
     def test_actions(self, action):

@@ -240,7 +240,9 @@ class TestBadInput:
         with pytest.raises(ValueError, match=refusal(name, came)):
             vector(**{name: value})
 
-    @pytest.mark.parametrize("seed", [[1, 2], [1, 2, 3, 4], [], -1, [0, -1, 2], [0, 1.5, 2], [0, None, 2]])
+    @pytest.mark.parametrize(
+        "seed", [[1, 2], [1, 2, 3, 4], [], -1, [0, -1, 2], [0, 1.5, 2], [0, None, 2], 1.5, object()]
+    )
     def test_seeds(self, seed):
         env = vector()
         with pytest.raises(ValueError, match=refusal("seed")):
@@ -253,6 +255,16 @@ class TestBadInput:
             vector().reset(options={"user": 3})
         vector().reset(options={})
 
+    def test_seeds_refused_leave_everything_as_it_was(self):
+        env, other = vector(), vector()
+        actions = actions_for(env, 5)
+        env.reset(seed=3)
+        other.reset(seed=3)
+        for seed in (1.5, [1, 2], [1, 2, "3"]):
+            with pytest.raises(ValueError, match=refusal("seed")):
+                env.reset(seed=seed)
+        assert all(torch.equal(env.step(action)[0], other.step(action)[0]) for action in actions)
+
     @pytest.mark.parametrize(
         ("actions", "came"),
         [
@@ -264,6 +276,11 @@ class TestBadInput:
             (torch.zeros(3, dtype=torch.complex64), "complex64"),
             (torch.tensor([0, 3, 1]), "from 0 to 3"),
             (torch.tensor([0, -1, 1]), "from -1 to 1"),
+            (None, "NoneType"),
+            (["a", "b", "c"], "list"),
+            ("abc", "str"),
+            ([[0], [0, 1], [2]], "list"),
+            (np.array([0, None, 2]), "ndarray"),
         ],
     )
     def test_actions(self, actions, came):
@@ -272,6 +289,12 @@ class TestBadInput:
         with pytest.raises(ValueError, match=refusal("actions", came)):
             env.step(actions)
         assert env.state.elapsed.tolist() == [0, 0, 0]  # nothing had happened
+
+    def test_actions_by_another_name(self):
+        env = vector()
+        assert torch.equal(env.check_actions(np.array([2, 0, 1], np.uint8)), torch.tensor([2, 0, 1]))
+        with pytest.raises(ValueError, match=refusal("acted['home']", "from 0 to 3")):
+            env.check_actions([0, 3, 1], "acted['home']")
 
     def test_before_the_beginning(self):
         with pytest.raises(RuntimeError, match="have not begun, call reset"):

@@ -4,6 +4,7 @@ import math
 import re
 from collections import deque
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -291,6 +292,11 @@ class TestBadInput:
         for size in (0, -1, 2.0, True):
             with pytest.raises(ValueError, match=refusal("batch_size")):
                 buffer.sample(size)
+
+    @pytest.mark.parametrize("generator", [3, "3", 0, False, np.random.default_rng(3)])
+    def test_generators(self, kind, generator):
+        with pytest.raises(ValueError, match=refusal("generator")):
+            filled(kind).sample(3, generator)
 
 
 class TestBadPriorities:

@@ -1,14 +1,17 @@
 """Rollouts of many models: who meets whom, what is kept of a step, and returns against exact values."""
 
+import inspect
 import math
 import re
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from scipy.stats import binomtest, chisquare
 
 from recmtl_lessons.envs import SURFACES, SessionPlanner, SessionSettings, SessionVectorEnv, make_users
-from recmtl_lessons.training import Acted, Chooser, Rollout, Sessions, returns_of
+from recmtl_lessons.training import Acted, Actors, Chooser, Rollout, Sessions, Stack, returns_of, stack_steps
+from recmtl_lessons.training import stacked as stacked_module
 
 WORLDS = [make_users(20, seed) for seed in (1, 2)]
 SEEDS = (1, 2)
@@ -120,6 +123,43 @@ class TestCollect:
         rollout = other.collect(always(1), 1)["notify"]
         assert step.observations.shape == (2, 4, 15)
         assert torch.equal(step.next_observations, rollout.next_observations[0])
+
+
+class TestStackSteps:
+    @staticmethod
+    def taken(count=5):
+        played = sessions()
+        choose = by_chance(played.n_actions)
+        return [played.step(choose(played.observations))["home"] for _ in range(count)]
+
+    def test_time_comes_first(self):
+        steps = self.taken()
+        rollout = stack_steps(steps)
+        for t, step in enumerate(steps):
+            for part in fields(Rollout):
+                if part.name != "kept":
+                    assert torch.equal(getattr(rollout, part.name)[t], getattr(step, part.name)), part.name
+            assert all(torch.equal(rollout.kept[name][t], step.kept[name]) for name in ("chance", "step"))
+        assert rollout.observations.shape == (5, 2, 4, 15)
+        assert rollout.kept.keys() == {"chance", "step"}
+
+    def test_it_is_what_collecting_makes_of_them(self):
+        played = sessions()
+        assert_same_rollouts(stack_steps(self.taken()), played.collect(by_chance(played.n_actions), 5)["home"])
+
+    def test_one_step_is_enough_and_none_is_not(self):
+        assert stack_steps(tuple(self.taken(1))).actions.shape == (1, 2, 4)
+        with pytest.raises(ValueError, match=refusal("steps", r"\[\]")):
+            stack_steps([])
+
+    def test_steps_that_differ(self):
+        first, second = self.taken(2)
+        with pytest.raises(ValueError, match=refusal("steps[1].kept", r"\['chance'\]")):
+            stack_steps([first, replace(second, kept={"chance": second.kept["chance"]})])
+        with pytest.raises(ValueError, match=refusal("steps[1].rewards", r"\(2, 3\)")):
+            stack_steps([first, replace(second, rewards=second.rewards[:, :3])])
+        with pytest.raises(ValueError, match=refusal("steps[1].kept['step']", r"\(2,\)")):
+            stack_steps([first, replace(second, kept=second.kept | {"step": torch.zeros(2)})])
 
 
 class TestPairing:
@@ -242,6 +282,28 @@ class TestReturns:
         assert found[0] != found[1]
 
 
+class TestActors:
+    def test_a_stack_on_the_cpu_unless_a_device_is_given(self, monkeypatch):
+        """The default of other stacks is not even looked at."""
+        asked = []
+        monkeypatch.setattr(stacked_module, "default_device", lambda: asked.append(1) or torch.device("cpu"))
+        build = lambda: torch.nn.Linear(2, 1)  # noqa: E731
+        assert Actors(build, [{"arm": 0.0}], SEEDS).device == torch.device("cpu")
+        assert not asked
+        Stack(build, [{"arm": 0.0}], SEEDS)
+        assert asked
+        assert Actors(build, [{"arm": 0.0}], SEEDS, device=torch.device("cpu", 0)).device == torch.device("cpu", 0)
+
+    def test_it_takes_what_a_stack_takes(self):
+        assert inspect.signature(Actors).parameters == inspect.signature(Stack).parameters
+        made = Actors(lambda: torch.nn.Linear(2, 1), {"arm": (0.0, 1.0)}, SEEDS, 0.25, (0.5, 0.6), None, "adam", 2.0)
+        (group,) = made._optimizer.param_groups
+        assert (group["lr"], group["betas"], made._clip) == (0.25, (0.5, 0.6), 2.0)
+        assert isinstance(
+            Actors(lambda: torch.nn.Linear(2, 1), [{}], SEEDS, optimizer="sgd")._optimizer, torch.optim.SGD
+        )
+
+
 class TestChooser:
     LOGITS = torch.tensor([0.5, -1.0, 2.0, 0.0])
 
@@ -301,6 +363,23 @@ class TestChooser:
         others = torch.bincount(drawn[drawn != 3], minlength=3)
         assert chisquare(others.numpy()).pvalue > 1e-3
 
+    def test_epsilon_greedy_takes_two_numbers_a_step_however_many_actions_there_are(self):
+        values = torch.rand(4, 50, 5, generator=torch.Generator().manual_seed(1))
+        drawn = Chooser(2, 3).epsilon_greedy(values, 0.5)
+        chance = Chooser(2, 3).uniform(torch.empty(4, 50, 2))
+        expected = torch.where(chance[..., 1] < 0.5, (5 * chance[..., 0]).long(), values.argmax(-1))
+        assert torch.equal(drawn, expected)
+        one, two = Chooser(2, 3), Chooser(2, 3)
+        assert torch.equal(one.epsilon_greedy(values[..., :1], 0.5), torch.zeros(4, 50, dtype=torch.int64))
+        two.epsilon_greedy(values, 0.5)
+        assert torch.equal(one.uniform(values), two.uniform(values)), "the next draws are the same"
+
+    def test_epsilon_greedy_with_an_epsilon_of_each_model(self):
+        values = torch.tensor([0.0, 0.0, 0.0, 1.0]).expand(2, 20_000, 4)
+        drawn = Chooser(2, 0).epsilon_greedy(values, torch.tensor([[0.0], [1.0]]))
+        assert bool((drawn[0] == 3).all())
+        assert chisquare(torch.bincount(drawn[1], minlength=4).numpy()).pvalue > 1e-3
+
 
 def refusal(name, came=""):
     return rf"^{re.escape(name)}: got .*{came}.*expected "
@@ -348,6 +427,25 @@ class TestBadInput:
             played.step(acted)
         assert played.envs["home"].state.elapsed.sum() == 0  # nothing had happened on the other task either
 
+    def test_an_action_that_one_surface_does_not_have(self):
+        """The last task's: no session of the others has taken a step, and all go on as if nothing had been asked."""
+        played = sessions()
+        acted = always(0)(played.observations)
+        for wrong, came in ((4, "from 0 to 4"), (-1, "from -1 to 0")):
+            acted["notify"].action[1, 2] = wrong
+            with pytest.raises(ValueError, match=refusal("acted['notify']", came)):
+                played.step(acted)
+            acted["notify"].action[1, 2] = 0
+        assert all(env.state.elapsed.sum() == 0 for env in played.envs.values())
+        again, fresh = (s.collect(always(0), 20) for s in (played, sessions()))
+        for task in TASKS:
+            assert_same_rollouts(again[task], fresh[task])
+
+    @pytest.mark.parametrize("discount", [3.0, -1.0, 1.01, math.nan, None, "much", True])
+    def test_discounts(self, discount):
+        with pytest.raises(ValueError, match=refusal("discount", re.escape(repr(discount)))):
+            returns_of(WORLDS, TASKS, always(0), discount=discount)
+
     @pytest.mark.parametrize("name", ["sessions", "horizon"])
     def test_returns(self, name):
         with pytest.raises(ValueError, match=refusal(name)):
@@ -357,3 +455,23 @@ class TestBadInput:
     def test_models_that_are_no_multiple_of_the_seeds(self, models):
         with pytest.raises(ValueError, match=refusal("like", str(models))):
             Chooser(2, 0).sample(torch.zeros(models, 3, 4))
+
+    @pytest.mark.parametrize(("name", "values"), [("n_seeds", (0, -1, 2.0, True, None)), ("seed", (-1, 0.5, None))])
+    def test_choosers(self, name, values):
+        for value in values:
+            with pytest.raises(ValueError, match=refusal(name, re.escape(repr(value)))):
+                Chooser(**{"n_seeds": 2, "seed": 0, name: value})
+
+    @pytest.mark.parametrize(
+        "epsilon", [-0.1, 1.1, math.nan, None, "much", True, torch.tensor([[0.5], [1.5]]), torch.tensor(math.nan)]
+    )
+    def test_epsilons(self, epsilon):
+        chooser = Chooser(2, 0)
+        with pytest.raises(ValueError, match=refusal("epsilon")):
+            chooser.epsilon_greedy(torch.zeros(2, 3, 4), epsilon)
+        assert torch.equal(chooser.uniform(torch.empty(2, 9)), Chooser(2, 0).uniform(torch.empty(2, 9)))
+
+    @pytest.mark.parametrize("shape", [(2, 3, 0), (4,), ()])
+    def test_values_without_actions(self, shape):
+        with pytest.raises(ValueError, match=refusal("values", re.escape(str(shape)))):
+            Chooser(2, 0).epsilon_greedy(torch.zeros(shape), 0.1)

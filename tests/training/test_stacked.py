@@ -665,6 +665,10 @@ def own_batches(number=0, models=6, rows=16):
     return {"step": {"x": x}, "y": x.sum(-1)}
 
 
+def two_layers(second=1, bias=True):
+    return nn.Sequential(nn.Linear(WIDTH, 4), nn.Linear(4, second, bias=bias))
+
+
 def fit_sum(model, batch, setting):
     output = model(batch["step"]["x"]).squeeze(-1)
     loss = (output - setting["slope"] * batch["y"]).square().mean()
@@ -780,6 +784,45 @@ class TestOwnBatches:
         assert torch.equal(by_seed, stack.each_own(lambda model, x: model(x), shared.repeat(2, 1, 1)))
 
 
+class TestRowsThatAreNotOneAModel:
+    """Refused by the name of what does not fit; nothing has changed then."""
+
+    @pytest.mark.parametrize("way", ["update", "evaluate", "gradients"])
+    @pytest.mark.parametrize(
+        ("batch", "named", "came"),
+        [
+            (
+                {"step": {"x": torch.zeros(5, 16, WIDTH)}, "y": torch.zeros(5, 16)},
+                "batch['step']['x']",
+                r"\(5, 16, 6\)",
+            ),
+            ({"step": {"x": torch.zeros(6, 16, WIDTH)}, "y": torch.zeros(3, 16)}, "batch['y']", r"\(3, 16\)"),
+            ({"step": {"x": torch.zeros(6, 16, WIDTH)}, "y": torch.zeros(())}, "batch['y']", r"\(\)"),
+            ({"step": {"x": torch.zeros(6, 16, WIDTH)}, "y": [torch.zeros(6), 1.0]}, "batch['y'][1]", "float"),
+            ({"step": {"x": None}, "y": torch.zeros(6, 16)}, "batch['step']['x']", "NoneType"),
+        ],
+    )
+    def test_batches(self, way, batch, named, came):
+        stack = bare_stack()
+        with pytest.raises(ValueError, match=rf"^{re.escape(named)}: got .*{came}, expected a tensor \(n_models=6, "):
+            getattr(stack, way)(fit_sum, batch)
+        assert_same_models(stack, bare_stack())
+        assert torch.equal(stack.update(fit_sum, own_batches())[0], bare_stack().update(fit_sum, own_batches())[0])
+
+    def test_each_own(self):
+        stack = bare_stack()
+        with pytest.raises(ValueError, match=r"^argument 2\['x'\]: got shape \(3, 4\), expected a tensor \(n_models=6"):
+            stack.each_own(lambda model, k, b: b["x"], torch.arange(6), {"x": torch.zeros(3, 4)})
+        assert all(module.training for module in stack._skeleton.modules())
+
+    def test_an_objectives_own_error_stays_its_own(self):
+        def objective(model, batch, setting):
+            raise ValueError("the score has gone")
+
+        with pytest.raises(ValueError, match=r"^the score has gone$"):
+            bare_stack().update(objective, own_batches())
+
+
 class TestSettingOfAStack:
     def test_one_a_model(self):
         stack = bare_stack(settings={"slope": (1.0, -2.0), "discount": (0.5, 0.9)}, seeds=(0, 3))
@@ -838,13 +881,13 @@ class TestTakingOver:
         """Two stacks of the same shape that have nothing else in common."""
         return bare_stack(), bare_stack(seeds=(5, 6, 7))
 
-    @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-    def test_a_share_of_the_way(self, share):
+    @pytest.mark.parametrize("tau", [0.0, 0.25, 1.0, 1])
+    def test_a_share_of_the_way(self, tau):
         target, online = self.pair()
         before = [target.model(index).weight for index in range(6)]
-        target.copy_from(online, share)
+        target.copy_from(online, tau)
         for index, old in enumerate(before):
-            expected = (1 - share) * old + share * online.model(index).weight
+            expected = (1 - tau) * old + tau * online.model(index).weight
             torch.testing.assert_close(target.model(index).weight, expected)
             assert not torch.equal(old, online.model(index).weight)
 
@@ -865,10 +908,53 @@ class TestTakingOver:
         for index in range(6):
             assert torch.equal(part.model(index).weight, whole.model(index)["policy"].weight)
             assert torch.equal(part.model(index).bias, whole.model(index)["policy"].bias)
-        with pytest.raises(KeyError):
-            part.load(whole, "critic.")
 
     def test_another_stack_without_a_prefix(self):
         one, other = self.pair()
         one.load(other)
         assert_same_models(one, other)
+
+    @pytest.mark.parametrize("tau", [7, -0.1, 1.1, math.nan, None, "half", True])
+    def test_a_share_that_is_none(self, tau):
+        target, online = self.pair()
+        with pytest.raises(ValueError, match=refusal("tau")):
+            target.copy_from(online, tau)
+        assert_same_models(target, bare_stack())
+
+    @pytest.mark.parametrize("way", ["load", "copy_from"])
+    @pytest.mark.parametrize(
+        ("build", "more", "came"),
+        [
+            pytest.param(two_layers, {"seeds": (5, 6)}, "4 models", id="fewer models"),
+            pytest.param(two_layers, {"seeds": (5,), "settings": {"slope": (1.0,)}}, "1 models", id="one model"),
+            pytest.param(lambda: two_layers(second=5), {}, r"\(6, 5, 4\) for '1.weight'", id="the second layer wider"),
+            pytest.param(lambda: two_layers(bias=False), {}, "no parameter for '1.bias'", id="no bias in the second"),
+        ],
+    )
+    def test_another_shape_of_stack(self, way, build, more, came):
+        """The first parameters would fit: they are not taken over either."""
+        stack, other = bare_stack(two_layers), bare_stack(build, **{"seeds": (5, 6, 7), **more})
+        with pytest.raises(ValueError, match=rf"^other: got {came}, expected "):
+            getattr(stack, way)(other)
+        assert_same_models(stack, bare_stack(two_layers))
+
+    @pytest.mark.parametrize("way", ["load", "copy_from"])
+    def test_no_stack_at_all(self, way):
+        with pytest.raises(ValueError, match=r"^other: got Linear, expected a stack of 6 models"):
+            getattr(bare_stack(), way)(nn.Linear(WIDTH, 1))
+
+    def test_another_prefix(self):
+        whole = bare_stack(lambda: nn.ModuleDict({"policy": nn.Linear(WIDTH, 1), "value": nn.Linear(WIDTH, 1)}))
+        part = bare_stack(seeds=(5, 6, 7))
+        with pytest.raises(ValueError, match=r"^other: got no parameter for 'critic.weight', expected one of shape"):
+            part.load(whole, "critic.")
+        assert_same_models(part, bare_stack(seeds=(5, 6, 7)))
+
+    def test_a_part_is_no_target_network(self):
+        """What the other stack has besides would be left behind."""
+        part, whole = bare_stack(lambda: two_layers(bias=False)), bare_stack(two_layers, seeds=(5, 6, 7))
+        with pytest.raises(ValueError, match=r"^other: got '1.bias' as well, expected "):
+            part.copy_from(whole)
+        assert_same_models(part, bare_stack(lambda: two_layers(bias=False)))
+        part.load(whole)
+        assert torch.equal(part.model(0)[1].weight, whole.model(0)[1].weight)

@@ -1,0 +1,40 @@
+"""How a training reports where it stands, and the bar that shows it."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a training stands: ``step`` of ``steps`` done."""
+
+    step: int
+    steps: int
+
+
+def with_bar(moments: Iterator[Moment], label: str, total: int, unit: str = "steps") -> Iterator[Moment]:
+    """Pass on a training's moments under a progress bar; leave the loop to stop the training.
+
+    Parameters
+    ----------
+    moments : iterator of Moment
+    label : str
+        Stands before the bar; without one there is no bar.
+    total : int
+        The step at which the training ends.
+    unit : str
+        What the steps are called.
+
+    Yields
+    ------
+    Moment
+        Each once the bar shows it.
+    """
+    # The plain bar, not the widget one: it is still there when the notebook is read without a kernel.
+    with tqdm(total=total, desc=label, unit=f" {unit}", file=sys.stdout, ncols=80, disable=not label) as bar:
+        for moment in moments:
+            bar.update(moment.step - bar.n)
+            yield moment
