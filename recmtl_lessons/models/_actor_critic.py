@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from recmtl_lessons.models._checks import _values_are_at_hand, check_number, check_values
+from recmtl_lessons.models._checks import _values_are_at_hand, check_values
 
 
 def orthogonal_linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
@@ -39,6 +39,26 @@ def exponential_times(like: Tensor, generator: torch.Generator | None, uniform: 
     return (-torch.log1p(-uniform)).clamp(min=torch.finfo(like.dtype).eps / 4)
 
 
+def choose(
+    logits: Tensor, deterministic: bool, generator: torch.Generator | None, uniform: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """One column a row, and its log-probability: (batch, choices) -> (batch,), (batch,)."""
+    log_policy = logits.log_softmax(dim=1)  # (batch, choices)
+    score = log_policy.detach()
+    if not deterministic:  # of exponential times with the probabilities as rates, the shortest
+        score = score - exponential_times(score, generator, uniform).log()
+    chosen = score.argmax(dim=1)  # (batch,)
+    return chosen, pick(log_policy, chosen)
+
+
+def evaluate(logits: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability of what was chosen, and entropy: (batch, choices) and (batch,) -> (batch,), (batch,)."""
+    log_policy = logits.log_softmax(dim=1)  # (batch, choices)
+    finite = log_policy.masked_fill(logits.isneginf(), 0.0)  # 0 * -inf would be NaN
+    entropy = -(log_policy.exp() * finite).sum(dim=1)  # (batch,)
+    return pick(log_policy, chosen), entropy
+
+
 def pick(log_policy: Tensor, action: Tensor) -> Tensor:
     """The entry of each row's action: (batch, n_actions) and (batch,) -> (batch,)."""
     return log_policy.gather(1, action.long().unsqueeze(1)).squeeze(1)
@@ -49,13 +69,6 @@ def check_luck(generator: object, uniform: object) -> None:
         raise ValueError(f"generator: got {type(generator).__name__}, expected a torch.Generator")
     if generator is not None and uniform is not None:
         raise ValueError("uniform: got numbers beside a generator, expected one of the two")
-
-
-def check_factor(name: str, value: object, high: float = math.inf) -> None:
-    """Refuse anything but one finite number in [0, high], plain or as a tensor of shape ()."""
-    if isinstance(value, Tensor) and value.ndim:
-        raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected one number")
-    check_number(name, value, 0.0, high)
 
 
 def check_rollout(numbers: Mapping[str, Tensor], flags: Mapping[str, Tensor]) -> None:

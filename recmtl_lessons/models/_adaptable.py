@@ -40,8 +40,7 @@ class AdaptableNetwork(nn.Module):
         dropout_rate: float,
     ):
         check_count("input_dim", input_dim)
-        if not isinstance(hidden_dims, (tuple, list)) or hidden_dims:
-            check_widths("hidden_dims", hidden_dims)
+        check_widths("hidden_dims", hidden_dims, empty=True)
         check_count("output_dim", output_dim)
         check_positive("meta_lr", meta_lr)
         check_positive("inner_lr", inner_lr)

@@ -66,9 +66,9 @@ def check_ids(name: str, value: Tensor, vocabulary: int, rows: int | None = None
         )
 
 
-def check_widths(name: str, value: object) -> None:
-    """Refuse anything but a sequence of at least one positive width."""
-    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+def check_widths(name: str, value: object, empty: bool = False) -> None:
+    """Refuse anything but a sequence of positive widths: at least one, unless it may be ``empty``."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or not (value or empty):
         raise ValueError(f"{name}: got {value!r}, expected a sequence of at least one width")
     for width in value:
         check_count(name, width)
@@ -99,6 +99,13 @@ def check_number(name: str, value: object, low: float, high: float = float("inf"
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not plain or not math.isfinite(value) or not low <= value <= high:
         raise ValueError(f"{name}: got {value!r}, expected {_range(low, high)}")
+
+
+def check_factor(name: str, value: object, high: float = math.inf) -> None:
+    """Refuse anything but one finite number in [0, high], plain or as a tensor of shape ()."""
+    if isinstance(value, Tensor) and value.ndim:
+        raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected one number")
+    check_number(name, value, 0.0, high)
 
 
 def check_positive(name: str, value: object) -> None:

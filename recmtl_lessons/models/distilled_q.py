@@ -24,6 +24,7 @@ from recmtl_lessons.models._checks import (
     check_choice,
     check_count,
     check_dense,
+    check_factor,
     check_features,
     check_finite,
     check_labels,
@@ -92,7 +93,7 @@ class MultiTaskDistilledQNetwork(nn.Module):
         attention: bool = True,
     ):
         _check_arguments(state_dim, action_dims, shared_dims, task_dims, num_heads, attention)
-        _check_fraction("distillation_weight", distillation_weight)
+        check_factor("distillation_weight", distillation_weight, 1.0)
         super().__init__()
         self.state_dim, self.action_dims = state_dim, dict(action_dims)
         self.tasks = tuple(action_dims)
@@ -242,7 +243,7 @@ class MultiTaskDistilledQNetwork(nn.Module):
             If the task is unknown, or a shape or a value does not fit.
         """
         share = self.distillation_weight if distillation_weight is None else distillation_weight
-        _check_fraction("distillation_weight", share)
+        check_factor("distillation_weight", share, 1.0)
         check_choice("task_name", task_name, self.tasks)
         q_values = self(state, task_name)  # (batch, n_actions)
         td = q_loss(q_values, actions, targets, weights)
@@ -267,7 +268,7 @@ class MultiTaskDistilledQNetwork(nn.Module):
             As `forward`, and if ``epsilon`` is not in [0, 1].
         """
         check_choice("task_name", task_name, self.tasks)
-        _check_fraction("epsilon", epsilon)
+        check_factor("epsilon", epsilon, 1.0)
         return epsilon_greedy(self(state, task_name), epsilon, generator)
 
     @torch.no_grad()
@@ -440,7 +441,7 @@ def double_q_target(
     rows = (len(next_q_online),)
     check_values("rewards", rewards, rows)
     check_values("terminated", terminated, rows, binary=True)
-    _check_fraction("discount", discount)
+    check_factor("discount", discount, 1.0)
     best = next_q_online.argmax(dim=-1, keepdim=True)  # (batch, 1)
     value = next_q_target.gather(-1, best).squeeze(-1)  # (batch,)
     value = value.masked_fill(terminated.bool(), 0.0)
@@ -531,7 +532,7 @@ def epsilon_greedy(q_values: Tensor, epsilon: float | Tensor, generator: torch.G
         raise ValueError(f"q_values: got {_kind(q_values)}, expected a float tensor (..., n_actions), no 0")
     check_dense("q_values", q_values)
     check_finite("q_values", q_values)
-    _check_fraction("epsilon", epsilon)
+    check_factor("epsilon", epsilon, 1.0)
     *shape, n_actions = q_values.shape
     where = q_values.device if generator is None else generator.device
     chance = torch.rand(shape, generator=generator, device=where).to(q_values.device)  # (...,)
@@ -556,8 +557,7 @@ def _check_arguments(state_dim, action_dims, shared_dims, task_dims, num_heads, 
             raise ValueError(f"action_dims: got the name {name!r}, expected a non-empty string")
         check_count(f"action_dims[{name!r}]", n_actions)
     check_widths("shared_dims", shared_dims)
-    if not isinstance(task_dims, (tuple, list)) or task_dims:
-        check_widths("task_dims", task_dims)
+    check_widths("task_dims", task_dims, empty=True)
     check_count("num_heads", num_heads)
     if shared_dims[-1] % num_heads:
         raise ValueError(
@@ -573,13 +573,6 @@ def _check_q_values(name: str, value: Tensor) -> None:
         raise ValueError(f"{name}: got {_kind(value)}, expected a float tensor (batch, n_actions), no 0")
     check_dense(name, value)
     check_finite(name, value)
-
-
-def _check_fraction(name: str, value: object) -> None:
-    """Refuse anything but one number in [0, 1], plain or as a tensor of shape ()."""
-    if isinstance(value, Tensor) and value.ndim:
-        raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected a number in [0.0, 1.0]")
-    check_number(name, value, 0.0, 1.0)
 
 
 def _kind(value: object) -> str:

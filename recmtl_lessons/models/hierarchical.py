@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from recmtl_lessons.models._actor_critic import (
-    check_factor,
     check_luck,
     check_rollout,
-    exponential_times,
+    choose,
+    evaluate,
     orthogonal_linear,
     pick,
     tanh_layers,
@@ -36,6 +36,7 @@ from recmtl_lessons.models._checks import (
     _values_are_at_hand,
     check_choice,
     check_count,
+    check_factor,
     check_features,
     check_labels,
     check_values,
@@ -197,7 +198,7 @@ class HierarchicalMultiTaskRL(nn.Module):
             If the state or the uniform numbers do not fit.
         """
         check_luck(generator, uniform)
-        return _choose(self._meta(state)[0], deterministic, generator, uniform)
+        return choose(self._meta(state)[0], deterministic, generator, uniform)
 
     def get_action(
         self,
@@ -232,7 +233,7 @@ class HierarchicalMultiTaskRL(nn.Module):
             If the state, the goals or the uniform numbers do not fit.
         """
         check_luck(generator, uniform)
-        return _choose(self._task(state, goals, "goals")[0], deterministic, generator, uniform)
+        return choose(self._task(state, goals, "goals")[0], deterministic, generator, uniform)
 
     def get_hierarchical_action(
         self,
@@ -283,12 +284,12 @@ class HierarchicalMultiTaskRL(nn.Module):
         goal_logits, _ = self._meta(state)  # (batch, goals)
         goal_luck, action_luck = self._split(uniform, len(state))
         if goal is None:
-            goals, goal_log_prob = _choose(goal_logits, deterministic, generator, goal_luck)
+            goals, goal_log_prob = choose(goal_logits, deterministic, generator, goal_luck)
         else:
             self._check_goals("goal", goal, len(state))
             goals = goal.long()
             goal_log_prob = pick(goal_logits.log_softmax(dim=1), goals)
-        actions, action_log_prob = _choose(self._controlled(state, goals)[0], deterministic, generator, action_luck)
+        actions, action_log_prob = choose(self._controlled(state, goals)[0], deterministic, generator, action_luck)
         return goals, actions, LevelLogProbs(goal_log_prob, action_log_prob)
 
     def evaluate_goals(self, state: Tensor, goals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -317,7 +318,7 @@ class HierarchicalMultiTaskRL(nn.Module):
         """
         logits, value = self._meta(state)
         self._check_goals("goals", goals, len(state))
-        return *_evaluate(logits, goals), value
+        return *evaluate(logits, goals), value
 
     def evaluate_actions(self, state: Tensor, goals: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the controllers' loss needs of actions that were taken, with gradients to the controllers alone.
@@ -347,7 +348,7 @@ class HierarchicalMultiTaskRL(nn.Module):
         """
         logits, value = self._task(state, goals, "goals")
         self._check_actions(actions, goals)
-        return *_evaluate(logits, actions), value
+        return *evaluate(logits, actions), value
 
     def meta_parameters(self) -> dict[str, nn.Parameter]:
         """The meta-controller's parameters, named as in `named_parameters`; all begin with ``meta.``."""
@@ -521,26 +522,6 @@ def _own(answers: Tensor, goals: Tensor) -> Tensor:
     return answers.gather(0, index).squeeze(0)
 
 
-def _choose(
-    logits: Tensor, deterministic: bool, generator: torch.Generator | None, uniform: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """One column a row, and its log-probability: (batch, choices) -> (batch,), (batch,)."""
-    log_policy = logits.log_softmax(dim=1)  # (batch, choices)
-    score = log_policy.detach()
-    if not deterministic:  # the shortest of exponential times with these rates, as in a flat policy
-        score = score - exponential_times(score, generator, uniform).log()
-    chosen = score.argmax(dim=1)  # (batch,)
-    return chosen, pick(log_policy, chosen)
-
-
-def _evaluate(logits: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability of what was chosen, and entropy: (batch, choices) and (batch,) -> (batch,), (batch,)."""
-    log_policy = logits.log_softmax(dim=1)  # (batch, choices)
-    finite = log_policy.masked_fill(logits.isneginf(), 0.0)  # 0 * -inf would be NaN
-    entropy = -(log_policy.exp() * finite).sum(dim=1)  # (batch,)
-    return pick(log_policy, chosen), entropy
-
-
 def _check_arguments(state_dim, meta_action_dim, task_action_dims, meta_dims, task_dims, goal_dim) -> None:
     check_count("state_dim", state_dim)
     check_count("meta_action_dim", meta_action_dim)
@@ -554,6 +535,5 @@ def _check_arguments(state_dim, meta_action_dim, task_action_dims, meta_dims, ta
                 "one for each goal"
             )
     for name, widths in (("meta_dims", meta_dims), ("task_dims", task_dims)):
-        if not isinstance(widths, (tuple, list)) or widths:
-            check_widths(name, widths)
+        check_widths(name, widths, empty=True)
     check_count("goal_dim", goal_dim)

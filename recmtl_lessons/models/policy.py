@@ -26,19 +26,19 @@ import torch
 from torch import Tensor, nn
 
 from recmtl_lessons.models._actor_critic import (
-    check_factor,
     check_like,
     check_luck,
     check_rollout,
-    exponential_times,
+    choose,
+    evaluate,
     orthogonal_linear,
-    pick,
     tanh_layers,
 )
 from recmtl_lessons.models._checks import (
     _values_are_at_hand,
     check_choice,
     check_count,
+    check_factor,
     check_features,
     check_labels,
     check_positive,
@@ -125,7 +125,7 @@ class MultiTaskPolicyNetwork(nn.Module):
 
         Arguments and errors as in `get_action`. In the current mode, with gradients.
         """
-        return self._log_policy(state, task_name, mask)[0].exp()
+        return self._masked(state, task_name, mask)[0].softmax(dim=1)
 
     def get_action(
         self,
@@ -175,12 +175,8 @@ class MultiTaskPolicyNetwork(nn.Module):
             is allowed has a log-probability of NaN.
         """
         check_luck(generator, uniform)
-        log_policy, _ = self._log_policy(state, task_name, mask)  # (batch, n_actions)
-        score = log_policy.detach()
-        if not deterministic:
-            score = score - exponential_times(score, generator, uniform).log()
-        action = score.argmax(dim=1)  # (batch,)
-        return action, pick(log_policy, action)
+        logits, _ = self._masked(state, task_name, mask)
+        return choose(logits, deterministic, generator, uniform)
 
     def evaluate_actions(
         self, state: Tensor, task_name: str, action: Tensor, mask: Tensor | None = None
@@ -211,12 +207,10 @@ class MultiTaskPolicyNetwork(nn.Module):
             As `get_action`; or if an action is out of range, or the mask excludes it. Inside ``torch.vmap`` an excluded
             action has a log-probability of minus infinity.
         """
-        log_policy, value = self._log_policy(state, task_name, mask)  # (batch, n_actions), (batch,)
-        check_labels("action", action, *log_policy.shape)
+        logits, value = self._masked(state, task_name, mask)
+        check_labels("action", action, *logits.shape)
         _check_allowed(action, mask)
-        finite = log_policy if mask is None else log_policy.masked_fill(~mask, 0.0)  # 0 * -inf would be NaN
-        entropy = -(log_policy.exp() * finite).sum(dim=1)  # (batch,)
-        return pick(log_policy, action), entropy, value
+        return *evaluate(logits, action), value
 
     def shared_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that all tasks train, by name: those on which gradients of tasks can meet.
@@ -237,15 +231,15 @@ class MultiTaskPolicyNetwork(nn.Module):
         own = tuple(f"{part}.{task}." for part in ("task_trunks", "policy_heads", "value_heads"))
         return {name: value for name, value in self.named_parameters() if name.startswith(own)}
 
-    def _log_policy(self, state: Tensor, task_name: str, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of all actions, (batch, n_actions), minus infinity where excluded, and value, (batch,)."""
+    def _masked(self, state: Tensor, task_name: str, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Logits of all actions, (batch, n_actions), minus infinity where excluded, and value, (batch,)."""
         task = self._number(task_name)
         self._check_state(state)
         self._check_mask(mask, state, task)
         logits, value = self._answer(state, task)
         if mask is not None:  # before the softmax, so that the others share the whole probability
             logits = logits.masked_fill(~mask, -math.inf)
-        return logits.log_softmax(dim=1), value
+        return logits, value
 
     def _answer(self, state: Tensor, task: int) -> tuple[Tensor, Tensor]:
         hidden = self.task_trunks[task](self.shared(state))  # (batch, width)
@@ -453,6 +447,7 @@ def ppo_loss(
     clip: float | Tensor = 0.2,
     value_weight: float | Tensor = 0.5,
     entropy_weight: float | Tensor = 0.01,
+    counted: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     r"""Loss of proximal policy optimisation, in its clipped form, for several steps on the same sessions.
 
@@ -472,6 +467,9 @@ def ppo_loss(
         Log-probability of each action when it was taken. No gradient passes through it.
     clip : float or scalar Tensor
         :math:`\epsilon`, more than 0.
+    counted : Tensor, of the same shape, bool, optional
+        Rows over which means are taken, all unless given: for steps in which this policy decided nothing, such as those
+        of a goal that went on. Where no row counts the loss is 0.
 
     Returns
     -------
@@ -484,7 +482,7 @@ def ppo_loss(
     Raises
     ------
     ValueError
-        As `actor_critic_loss`, or if ``clip`` is not positive.
+        As `actor_critic_loss`, or if ``clip`` is not positive, or ``counted`` does not fit.
 
     References
     ----------
@@ -499,21 +497,31 @@ def ppo_loss(
         returns=returns,
     )
     check_positive("clip", clip)
+    _check_counted(counted, log_prob.shape)
     advantage, log_ratio = advantage.detach(), log_prob - old_log_prob.detach()
     ratio = log_ratio.exp()
     clipped = ratio.clamp(1 - clip, 1 + clip)
-    policy_loss = -torch.minimum(ratio * advantage, clipped * advantage).mean()
-    loss, parts = _total(policy_loss, entropy, value, returns, value_weight, entropy_weight)
+    policy_loss = -_mean(torch.minimum(ratio * advantage, clipped * advantage), counted)
+    loss, parts = _total(policy_loss, entropy, value, returns, value_weight, entropy_weight, counted)
     outside = ((ratio - 1).abs() > clip).to(ratio.dtype)
-    parts["clip_fraction"] = outside.mean()
-    parts["approximate_kl"] = (torch.expm1(log_ratio) - log_ratio).mean().detach()
+    parts["clip_fraction"] = _mean(outside, counted)
+    parts["approximate_kl"] = _mean(torch.expm1(log_ratio) - log_ratio, counted).detach()
     return loss, parts
 
 
-def _total(policy_loss, entropy, value, returns, value_weight, entropy_weight) -> tuple[Tensor, dict[str, Tensor]]:
+def _mean(values: Tensor, counted: Tensor | None) -> Tensor:
+    """Mean over the rows that count, 0 if there are none."""
+    if counted is None:
+        return values.mean()
+    return values.masked_fill(~counted, 0.0).sum() / counted.sum().clamp(min=1)
+
+
+def _total(
+    policy_loss, entropy, value, returns, value_weight, entropy_weight, counted=None
+) -> tuple[Tensor, dict[str, Tensor]]:
     check_factor("value_weight", value_weight)
     check_factor("entropy_weight", entropy_weight)
-    value_loss, entropy = (returns.detach() - value).square().mean(), entropy.mean()
+    value_loss, entropy = _mean((returns.detach() - value).square(), counted), _mean(entropy, counted)
     loss = policy_loss + value_weight * value_loss - entropy_weight * entropy
     parts = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
     return loss, {name: part.detach() for name, part in parts.items()}
@@ -537,8 +545,15 @@ def _check_arguments(state_dim, action_dims, shared_dims, task_dims) -> None:
             raise ValueError(f"action_dims: got the name {name!r}, expected a non-empty string")
         check_count(f"action_dims[{name!r}]", count)
     for name, widths in (("shared_dims", shared_dims), ("task_dims", task_dims)):
-        if not isinstance(widths, (tuple, list)) or widths:
-            check_widths(name, widths)
+        check_widths(name, widths, empty=True)
+
+
+def _check_counted(counted: Tensor | None, shape: torch.Size) -> None:
+    if counted is None:
+        return
+    if not isinstance(counted, Tensor) or counted.dtype != torch.bool or counted.shape != shape:
+        came = f"{counted.dtype} {tuple(counted.shape)}" if isinstance(counted, Tensor) else type(counted).__name__
+        raise ValueError(f"counted: got {came}, expected a bool tensor {tuple(shape)}")
 
 
 def _check_terms(log_prob: Tensor, **others: Tensor) -> None:

@@ -713,6 +713,29 @@ class TestLosses:
         assert old.grad is advantage.grad is returns.grad is None
         assert all(float(part.grad.abs().min()) > 0 for part in (entropy, value))
 
+    def test_rows_that_do_not_count_are_as_if_they_were_not_there(self):
+        parts, counted = [part.requires_grad_() for part in terms(20)], torch.arange(20) % 3 > 0
+        loss, found = ppo_loss(*parts, 0.2, 0.7, 0.3, counted=counted)
+        expected, others = ppo_loss(*(part[counted] for part in parts), 0.2, 0.7, 0.3)
+        assert_close(loss, expected)
+        for name, part in others.items():
+            assert_close(found[name], part)
+        assert float(found["clip_fraction"]) > 0
+        for got, wanted in zip(
+            torch.autograd.grad(loss, (parts[0], parts[3])), torch.autograd.grad(expected, (parts[0], parts[3])),
+            strict=True,
+        ):  # fmt: skip
+            assert_close(got, wanted)
+            assert not got[~counted].any()
+        assert_close(ppo_loss(*parts, counted=torch.ones(20, dtype=torch.bool))[0], ppo_loss(*parts)[0])
+
+    def test_where_no_row_counts_the_loss_is_0(self):
+        log_prob, *others = (part.requires_grad_() for part in terms(4))
+        loss, _ = ppo_loss(log_prob, *others, counted=torch.zeros(4, dtype=torch.bool))
+        loss.backward()
+        assert float(loss.detach()) == 0
+        assert not log_prob.grad.any()
+
     def gradients(self, model, loss):
         found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
         return {name: g for (name, _), g in zip(model.named_parameters(), found, strict=True) if g is not None}
@@ -1028,6 +1051,14 @@ class TestBadInput:
             told = "entropy" if told == "old_log_prob" else told
             with pytest.raises(ValueError, match=rf"^{told}: got .*expected "):
                 actor_critic_loss(**parts)
+
+    @pytest.mark.parametrize(
+        ("counted", "came"), [(torch.ones(5), r"float32 \(5,\)"), (torch.ones(4, dtype=torch.bool), r"bool \(4,\)"),
+                              ([True] * 5, "list")]
+    )  # fmt: skip
+    def test_what_counts(self, counted, came):
+        with pytest.raises(ValueError, match=refusal("counted", came)):
+            ppo_loss(*terms(5), counted=counted)
 
     def test_no_rows(self):
         with pytest.raises(ValueError, match=refusal("log_prob", r"\(0,\)")):
