@@ -14,16 +14,14 @@ from recmtl_lessons.lessons.distilled_q.breaking import (
     look_at_one,
     train_without_square,
 )
-from recmtl_lessons.lessons.distilled_q.choosing import score_distilling, score_rewards, score_widths
+from recmtl_lessons.lessons.distilled_q.choosing import LONGER, score_longer, score_rewards, score_widths
 from recmtl_lessons.lessons.distilled_q.experiments import (
-    TASKS,
     Teachers,
     by_temperature,
     compare,
     count_parameters,
     school,
     student,
-    without_attention,
 )
 from recmtl_lessons.lessons.distilled_q.explorers import explore_attention, explore_distilling
 from recmtl_lessons.lessons.distilled_q.films import compare_on_films

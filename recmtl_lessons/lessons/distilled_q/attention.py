@@ -16,7 +16,7 @@ from recmtl_lessons.lessons.distilled_q.experiments import (
     kept,
     student,
 )
-from recmtl_lessons.lessons.distilled_q.learning import Lessons
+from recmtl_lessons.lessons.distilled_q.learning import TransferSet
 from recmtl_lessons.models.distilled_q import MultiTaskDistilledQNetwork
 from recmtl_lessons.training import Actors, Stack
 
@@ -49,9 +49,9 @@ def cut(students: Stack, of: School) -> dict[str, Tensor]:
     return found
 
 
-def attention_of(students: Stack, lessons: Lessons, rows: int = 300) -> Tensor:
+def attention_of(students: Stack, transfer_set: TransferSet, rows: int = 300) -> Tensor:
     """Attention of every student, mean over the heads, in some states that teachers remember: (S, rows, K, K)."""
-    states = lessons.steps["state"]
+    states = transfer_set.steps["state"]
     spread = torch.linspace(0, states.shape[1] - 1, rows).long()
     return students.each(lambda model, x: model.attention_weights(x).mean(1), states[:, spread])
 

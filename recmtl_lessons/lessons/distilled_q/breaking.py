@@ -26,10 +26,11 @@ HOT = 10.0  # at which the mistake is trained
 
 def look_at_one(seed: int, copies: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     """The mistake: the state's features as a sequence of one token, or of copies of it, for attention to mix."""
-    torch.manual_seed(seed)
-    features = nn.Linear(STATE_DIM, WIDTH)(torch.randn(32, STATE_DIM))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        features = nn.Linear(STATE_DIM, WIDTH)(torch.randn(32, STATE_DIM))
+        attention = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
     sequence = features.unsqueeze(1).expand(-1, copies, -1)  # (batch, copies, width): no other task is in it
-    attention = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
     mixed, weights = attention(sequence, sequence, sequence)
     mixed.square().mean().backward()
     query, key, value = attention.in_proj_weight.grad.chunk(3)
@@ -38,8 +39,7 @@ def look_at_one(seed: int, copies: int = 1) -> tuple[Tensor, Tensor, Tensor]:
 
 def gradients_at_one(seeds: Sequence[int] = SEEDS, copies: int = 1) -> tuple[Tensor, Tensor]:
     """Norms of the gradients of queries and keys, and of values, (S,) each."""
-    with torch.random.fork_rng(devices=[]):
-        found = [look_at_one(seed, copies)[:2] for seed in seeds]
+    found = [look_at_one(seed, copies)[:2] for seed in seeds]
     return tuple(torch.stack(norms) for norms in zip(*found, strict=True))
 
 
@@ -64,7 +64,7 @@ def gradients_by_temperature(of: School, temperatures: Sequence[float] = AT) -> 
     with_square = [{**PLAIN, "temperature": t, "factor": 1.0} for t in temperatures]
     settings = with_square + [{**setting, "factor": setting["temperature"] ** -2} for setting in with_square]
     students = Actors(student, settings, of.seeds)
-    batch = draw_batch(students, of.lessons, 64, torch.Generator().manual_seed(0))
+    batch = draw_batch(students, of.transfer_set, 64, torch.Generator().manual_seed(0))
     squares = sum(g.square().flatten(1).sum(1) for g in students.gradients(teach, batch).values())
     right, without = students.by_setting(squares.sqrt()).chunk(2)
     return Gradients(tuple(temperatures), right, without)

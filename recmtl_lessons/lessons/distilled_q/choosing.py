@@ -28,7 +28,8 @@ from recmtl_lessons.lessons.distilled_q.experiments import (
 from recmtl_lessons.models.distilled_q import MultiTaskDistilledQNetwork
 
 RATES = (2.5e-3, 5e-3, 1e-2)
-WIDTHS = {"24 units": ((64, 48), (24,)), "40 units": (SHARED, OWN)}  # the first student's, and those chosen
+#: The trunk's widths and those of each task's own layers, {units of the last: (both)}. The lesson's are the second.
+WIDTHS = {"24 units": ((64, 48), (24,)), "40 units": (SHARED, OWN)}
 MORE_SEEDS = range(32)
 
 
@@ -46,24 +47,42 @@ def score_distilling(
 
 
 def score_rewards(
-    updates: int = FROM_REWARDS.updates, rates: Sequence[float] = RATES, follows: Sequence[float] = (0.03, 0.1, 0.3)
+    updates: int = FROM_REWARDS.updates, rates: Sequence[float] = RATES, taus: Sequence[float] = (0.03, 0.1, 0.3)
 ) -> dict[tuple[float, float], Tensor]:
-    """What the small network keeps that learned from rewards, {(rate, follow): Tensor (S,)}."""
+    """What the small network keeps that learned from rewards, {(rate, tau): Tensor (S,)}."""
     of, scores = school(DESIGN_SEEDS, group=VALIDATION), {}
     for rate in rates:
-        for follow in follows:
-            how = replace(FROM_REWARDS, updates=updates, learning_rate=rate, follow=follow)
-            scores[rate, follow] = kept(from_rewards(student, DESIGN_SEEDS, how)[0], of)[0]
+        for tau in taus:
+            how = replace(FROM_REWARDS, updates=updates, learning_rate=rate, tau=tau)
+            scores[rate, tau] = kept(from_rewards(student, DESIGN_SEEDS, how)[0], of)[0]
     return scores
 
 
-def score_widths(seeds: Sequence[int] = MORE_SEEDS, eight: int = 8) -> dict[str, tuple[Tensor, Tensor]]:
+#: What longer trainings keep, mean and 95 % interval, from `score_longer`.
+LONGER: dict[str, tuple[float, float, float]] = {}
+
+
+def score_longer() -> dict[str, Tensor]:
+    """What longer trainings keep, as in `LONGER`, seed by seed: {what: Tensor (S,)}."""
+    of, found = school(DESIGN_SEEDS, group=VALIDATION), {}
+    for updates in (200, 400):
+        alone, _ = from_rewards(student, of.seeds, replace(FROM_REWARDS, updates=updates))
+        found[f"from rewards, {updates} steps"] = kept(alone, of)[0]
+    for updates, temperatures in ((200, (1.0, 30.0, 0.03)), (600, (0.03,))):
+        settings = [{**PLAIN, "temperature": temperature} for temperature in temperatures]
+        students = from_teachers(student, of, settings, replace(DISTILLING, updates=updates))
+        for temperature, values in zip(temperatures, kept(students, of), strict=True):
+            found[f"distilled at T = {temperature:g}, {updates} steps"] = values
+    return found
+
+
+def score_widths(seeds: Sequence[int] = MORE_SEEDS, at_once: int = 8) -> dict[str, tuple[Tensor, Tensor]]:
     """What students of several widths keep, (S,), and the share of their silent units, (S, K): {width: (both)}.
 
-    Students of ``eight`` seeds are trained at a time.
+    Students of ``at_once`` seeds are trained side by side.
     """
     found = {name: ([], []) for name in WIDTHS}
-    for part in torch.tensor(list(seeds)).split(eight):
+    for part in torch.tensor(list(seeds)).split(at_once):
         of = school(part.tolist(), group=VALIDATION)
         for name, (shared, own) in WIDTHS.items():
 
@@ -82,7 +101,7 @@ def silent_units(network: MultiTaskDistilledQNetwork, of: School, seed_number: i
     units = [next(part for part in head if isinstance(part, nn.ReLU)) for head in network.heads]
     hooks = [unit.register_forward_hook(lambda _, __, output: answered.append(output)) for unit in units]
     with torch.no_grad():
-        network(of.lessons.steps["state"][seed_number])
+        network(of.transfer_set.steps["state"][seed_number])
     for hook in hooks:
         hook.remove()
     return torch.stack([(output == 0).all(0).float().mean() for output in answered])

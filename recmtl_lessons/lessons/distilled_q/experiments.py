@@ -1,32 +1,29 @@
 """The lesson's arms: a teacher for each task, a small student for all, and the same student without teachers."""
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from recmtl_lessons.envs import SessionPlanner, SessionSettings, SessionUsers, join_users, make_users
 from recmtl_lessons.lessons._seeds import SEEDS
 from recmtl_lessons.lessons.distilled_q.learning import (
     Distilling,
-    Lessons,
     Memory,
     QLearning,
+    TransferSet,
     distil,
     learn_from_rewards,
-    lessons_of,
     memories,
+    transfer_set_of,
 )
 from recmtl_lessons.lessons.policy.experiments import ACTIONS, STATE_DIM, TASKS, by_seed
 from recmtl_lessons.lessons.policy.learning import DISCOUNT
 from recmtl_lessons.models.distilled_q import MultiTaskDistilledQNetwork
-from recmtl_lessons.training import Actors, Moment, Stack
-from recmtl_lessons.training.rollouts import Sessions
+from recmtl_lessons.training import Actors, Sessions, Stack, with_bar
 
 USERS, TEST_USERS = 400, 40  # to learn from and to be judged on, a seed
 VALIDATION, TEST = 1, 2  # groups of users: settings are chosen on the one, claims are judged by the other
@@ -35,7 +32,7 @@ TEACHING = QLearning()
 DISTILLING = Distilling()
 SHORT = replace(DISTILLING, updates=80)  # to compare ways of learning while there is much to learn
 # Without teachers, as many gradient steps, each on about as many pairs of a state and a task.
-FROM_REWARDS = replace(TEACHING, updates=SHORT.updates, batch=64, learning_rate=5e-3, follow=0.1)
+FROM_REWARDS = replace(TEACHING, updates=SHORT.updates, batch=64, learning_rate=5e-3, tau=0.1)
 TEACHERS_HIDDEN = (128, 128)
 SHARED, OWN, HEADS = (64, 40), (40,), 2  # the student's widths
 WIDER = (72, 46)  # those without attention, for about as many parameters
@@ -153,13 +150,8 @@ def over_chance(found: dict[str, Tensor], chance: dict[str, Tensor]) -> Tensor:
 # Training.
 
 
-def with_bar(trainer: Iterator[Moment], label: str, models: int, steps: int) -> Iterator[Moment]:
-    """Train, with a progress bar if there is a label."""
-    name = f"{label}, {models} models"
-    with tqdm(total=steps, desc=name, unit=" steps", file=sys.stdout, ncols=80, disable=not label) as bar:
-        for moment in trainer:
-            bar.update(moment.step - bar.n)
-            yield moment
+def _titled(label: str, stack: Stack) -> str:
+    return label and f"{label}, {len(stack)} models"
 
 
 def sessions_for(stack: Stack, how: QLearning, crowd: Crowd = SHOP) -> Sessions:
@@ -174,7 +166,7 @@ def from_rewards(
     stack, target = (Actors(build, [{}], seeds, how.learning_rate, clip=how.clip) for _ in range(2))
     memory = memories(TASKS, how, len(stack))
     trainer = learn_from_rewards(stack, target, sessions_for(stack, how, crowd), memory, how)
-    for _ in with_bar(trainer, label, len(stack), how.updates):
+    for _ in with_bar(trainer, _titled(label, stack), how.updates):
         pass
     return target, memory
 
@@ -186,7 +178,8 @@ class School:
     Attributes
     ----------
     teachers : Stack
-    lessons : Lessons
+    transfer_set : TransferSet
+        What they hand on.
     crowd : Crowd
         Their users.
     group : int
@@ -194,7 +187,7 @@ class School:
     """
 
     teachers: Stack
-    lessons: Lessons
+    transfer_set: TransferSet
     crowd: Crowd
     group: int
 
@@ -218,8 +211,8 @@ def school(
 @lru_cache(maxsize=3)
 def _school(seeds: tuple[int, ...], how: QLearning, crowd: Crowd, group: int, label: str) -> School:
     teachers, memory = from_rewards(Teachers, seeds, how, label, crowd)
-    lessons = lessons_of(teachers, memory, min(ROWS, how.environment_steps), seeds[0])
-    return School(teachers, lessons, crowd, group)
+    transfer_set = transfer_set_of(teachers, memory, min(ROWS, how.environment_steps), seeds[0])
+    return School(teachers, transfer_set, crowd, group)
 
 
 def from_teachers(
@@ -230,11 +223,12 @@ def from_teachers(
     label: str = "",
     look: Callable[[int, Stack], None] | None = None,
 ) -> Stack:
-    """Students, one for each setting and seed; ``look`` is called with the step and the students on the way."""
+    """Students, one for each setting and seed; ``look`` is called with the step and the students after every update."""
     students = Actors(build, settings, of.seeds, how.learning_rate)
     rewards = any(setting["weight"] < 1 for setting in settings)
     target = Actors(build, settings, of.seeds) if rewards else None
-    for moment in with_bar(distil(students, of.lessons, how, target), label, len(students), how.updates):
+    trainer = distil(students, of.transfer_set, how, target, every=1 if look else 10)
+    for moment in with_bar(trainer, _titled(label, students), how.updates):
         if look:
             look(moment.step, students)
     return students
@@ -248,8 +242,18 @@ def gained(of: School, users: int = TEST_USERS) -> Tensor:
 
 
 def kept(stack: Stack, of: School, users: int = TEST_USERS) -> Tensor:
-    """Share of the teachers' return over random that networks keep, (n_settings, seeds of the stack)."""
+    """Share of the teachers' return over random that networks keep, (n_settings, seeds of the stack).
+
+    Each is divided by the teachers of its own seed.
+
+    Raises
+    ------
+    ValueError
+        If the stack's seeds are not the first of the school's.
+    """
     seeds = stack.seeds[: stack.n_seeds]
+    if seeds != of.seeds[: len(seeds)]:
+        raise ValueError(f"stack: got seeds {seeds}, expected the first of the school's, {of.seeds}")
     chance = chance_returns(seeds, of.crowd, of.group, users)
     return over_chance(greedy_returns(stack, of.crowd, of.group, users), chance) / gained(of, users)[: len(seeds)]
 
@@ -289,7 +293,16 @@ class Comparison:
 def compare(
     of: School | None = None, distilling: Distilling = DISTILLING, rewards: QLearning = FROM_REWARDS
 ) -> Comparison:
-    """Train the small network from teachers, with attention and without, and from rewards; only once."""
+    """Train the small network from teachers, with attention and without, and from rewards; only once.
+
+    Raises
+    ------
+    ValueError
+        If the training from rewards is longer than the distillation, so that there is no student of its length.
+    """
+    if not 1 <= rewards.updates <= distilling.updates:
+        most = distilling.updates
+        raise ValueError(f"rewards: got {rewards.updates} updates, expected from 1 to the distillation's {most}")
     return _compare(of or school(), distilling, rewards)
 
 

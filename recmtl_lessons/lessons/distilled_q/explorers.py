@@ -1,7 +1,9 @@
 """The lesson's explorers: a student at school, and which task looks at which."""
 
+from functools import partial
+
 from recmtl_lessons.lessons.distilled_q.activities import LESSON
-from recmtl_lessons.lessons.distilled_q.experiments import TASKS
+from recmtl_lessons.lessons.distilled_q.experiments import TASKS, Comparison, School
 from recmtl_lessons.lessons.distilled_q.pictures import describe_looking, describe_watched, draw_looking, draw_watched
 from recmtl_lessons.lessons.distilled_q.watching import HEADS, STEPS, USERS, WHEN, look, watch
 from recmtl_lessons.teaching import Choice, Explorer, Slider
@@ -15,7 +17,7 @@ def _state(user: int, step: int) -> list:
     ]
 
 
-def explore_distilling() -> Explorer:
+def explore_distilling(school: School) -> Explorer:
     """The explorer of temperature and weight: the student trains live beside its teacher."""
     return Explorer(
         lesson=LESSON,
@@ -26,14 +28,14 @@ def explore_distilling() -> Explorer:
             Slider("weight", "Share of the distillation, ω", (0.0, 0.25, 0.5, 0.75, 1.0), 1.0),
             *_state(1, 3),
         ],
-        compute=watch,
+        compute=partial(watch, school),
         draw=draw_watched,
         describe=describe_watched,
         size=(10.5, 4.4),
     )
 
 
-def explore_attention() -> Explorer:
+def explore_attention(school: School, result: Comparison) -> Explorer:
     """The explorer of attention, task by task, in a state that one picks."""
     return Explorer(
         lesson=LESSON,
@@ -44,7 +46,7 @@ def explore_attention() -> Explorer:
             Choice("head", "Head", HEADS, HEADS[0]),
             Choice("when", "The student is", WHEN, WHEN[0]),
         ],
-        compute=look,
+        compute=partial(look, school, result),
         draw=draw_looking,
         describe=describe_looking,
         size=(10.5, 4.0),

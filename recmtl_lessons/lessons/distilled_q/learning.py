@@ -30,10 +30,10 @@ class QLearning:
     learning_rate : float
     clip : float
         The largest norm of a gradient.
-    follow : float
+    tau : float
         How far the target network moves towards the network after each update. It is a mean of the network's recent
         parameters then, errs less than the network itself, and is what is judged in the end.
-    explore : float
+    exploration_fraction : float
         Part of the training over which epsilon falls from 1 to ``epsilon``.
     epsilon : float
     """
@@ -43,8 +43,8 @@ class QLearning:
     batch: int = 128
     learning_rate: float = 2e-3
     clip: float = 0.5
-    follow: float = 0.03
-    explore: float = 0.5
+    tau: float = 0.03
+    exploration_fraction: float = 0.5
     epsilon: float = 0.1
 
     @property
@@ -54,7 +54,7 @@ class QLearning:
 
     def epsilon_at(self, update: int) -> float:
         """Share of actions drawn by chance in an update, the first being 0."""
-        return max(self.epsilon, 1 - (1 - self.epsilon) * update / (self.explore * self.updates))
+        return max(self.epsilon, 1 - (1 - self.epsilon) * update / (self.exploration_fraction * self.updates))
 
 
 def memories(tasks: Sequence[str], how: QLearning, models: int) -> Memory:
@@ -91,8 +91,8 @@ def learn_from_rewards(
         for task, step in sessions.step(_explore(stack, sessions, chances, how.epsilon_at(update))).items():
             memory[task].add(**_to_remember(step))
         drawn = {task: memory[task].sample(how.batch, draws) for task in tasks}
-        stack.update(_from_rewards(tasks), _with_targets(stack, target, drawn))
-        target.copy_from(stack, how.follow)
+        stack.update(_td_loss, _with_targets(stack, target, drawn))
+        target.copy_from(stack, how.tau)
         if (update + 1) % every == 0 or update + 1 == how.updates:
             yield Moment(update + 1, how.updates)
 
@@ -125,20 +125,18 @@ def _with_targets(stack: Stack, target: Stack, drawn: dict[str, dict[str, Tensor
     }
 
 
-def _from_rewards(tasks: Sequence[str]):
-    def objective(model, batch, _):
-        losses = [q_loss(model(b["state"], t), b["action"], b["target"]) for t, b in batch.items()]
-        return sum(losses), {}
-
-    return objective
+def _td_loss(model, batch, _):
+    """The TD loss of one network, the sum of the tasks."""
+    losses = [q_loss(model(steps["state"], task), steps["action"], steps["target"]) for task, steps in batch.items()]
+    return sum(losses), {}
 
 
 # From teachers.
 
 
 @dataclass(frozen=True)
-class Lessons:
-    """What teachers have to teach: steps that they remember, and what each of them says to every state.
+class TransferSet:
+    """The transfer set (Hinton et al., 2015): steps that teachers remember, and what each says to every state.
 
     N steps of each of K tasks stand one after another, (S, K * N, ...), S seeds.
 
@@ -156,12 +154,12 @@ class Lessons:
     answers: dict[str, Tensor]
     scale: dict[str, Tensor]
 
-    def of(self, count: int) -> "Lessons":
-        """Those of the first seeds alone."""
-        return Lessons(*({name: v[:count] for name, v in part.items()} for part in vars(self).values()))
+    def of(self, count: int) -> "TransferSet":
+        """That of the first seeds alone."""
+        return TransferSet(*({name: v[:count] for name, v in part.items()} for part in vars(self).values()))
 
 
-def lessons_of(teachers: Stack, memory: Memory, rows: int, seed: int) -> Lessons:
+def transfer_set_of(teachers: Stack, memory: Memory, rows: int, seed: int) -> TransferSet:
     """Draw some steps of each task from the teachers' memory, and ask all teachers about their states."""
     tasks, draws = tuple(memory), torch.Generator().manual_seed(seed)
     drawn = [memory[task].sample(rows, draws) for task in tasks]
@@ -171,7 +169,7 @@ def lessons_of(teachers: Stack, memory: Memory, rows: int, seed: int) -> Lessons
         task: torch.stack([q_value_scale(q) for q in answers[task][:, k * rows : (k + 1) * rows]])
         for k, task in enumerate(tasks)
     }
-    return Lessons(steps, answers, scale)
+    return TransferSet(steps, answers, scale)
 
 
 @dataclass(frozen=True)
@@ -184,18 +182,18 @@ class Distilling:
     states : int
         Of each task's sessions, for an update; each is answered by the teachers of all tasks.
     learning_rate : float
-    follow : float
+    tau : float
         Of the target network, as in `QLearning`; there is one only where rewards are mixed in.
     """
 
     updates: int = 200
     states: int = 22
     learning_rate: float = 5e-3
-    follow: float = 0.03
+    tau: float = 0.03
 
 
 def distil(
-    students: Stack, lessons: Lessons, how: Distilling, target: Stack | None = None, every: int = 10
+    students: Stack, transfer_set: TransferSet, how: Distilling, target: Stack | None = None, every: int = 10
 ) -> Iterator[Moment]:
     """Teach a stack of students.
 
@@ -205,7 +203,7 @@ def distil(
     Parameters
     ----------
     students : Stack
-    lessons : Lessons
+    transfer_set : TransferSet
     how : Distilling
     target : Stack, optional
         As many target networks, for students whose weight is below 1: they learn from rewards too, those of the
@@ -228,20 +226,20 @@ def distil(
     if target is not None:
         target.copy_from(students)
     for update in range(1, how.updates + 1):
-        batch = draw_batch(students, lessons, how.states, draws)
+        batch = draw_batch(students, transfer_set, how.states, draws)
         if target is not None:
-            batch["target"] = _targets_of(students, target, batch["steps"], tuple(lessons.answers))
+            batch["target"] = _targets_of(students, target, batch["steps"], tuple(transfer_set.answers))
         students.update(teach, batch)
         if target is not None:
-            target.copy_from(students, how.follow)
+            target.copy_from(students, how.tau)
         if update % every == 0 or update == how.updates:
             yield Moment(update, how.updates)
 
 
-def draw_batch(students: Stack, lessons: Lessons, states: int, draws: torch.Generator) -> dict:
+def draw_batch(students: Stack, transfer_set: TransferSet, states: int, draws: torch.Generator) -> dict:
     """Some steps of each task with all answers, for every model; models of one seed get the same."""
-    seeds, tasks = students.n_seeds, len(lessons.answers)
-    rows = next(iter(lessons.steps.values())).shape[1] // tasks
+    seeds, tasks = students.n_seeds, len(transfer_set.answers)
+    rows = next(iter(transfer_set.steps.values())).shape[1] // tasks
     drawn = torch.randint(rows, (seeds, tasks, states), generator=draws)
     drawn = (drawn + rows * torch.arange(tasks)[:, None]).flatten(1)  # (S, K * states)
     which = torch.arange(seeds)[:, None]
@@ -249,12 +247,12 @@ def draw_batch(students: Stack, lessons: Lessons, states: int, draws: torch.Gene
     def every(values: Tensor) -> Tensor:
         return values.repeat(students.n_settings, *[1] * (values.ndim - 1))
 
-    answers = {task: every(values[which, drawn]) for task, values in lessons.answers.items()}
+    answers = {task: every(values[which, drawn]) for task, values in transfer_set.answers.items()}
     wrong = students.setting("wrong", 0.0)[:, None, None] > 0
     return {
-        "steps": {name: every(values[which, drawn]) for name, values in lessons.steps.items()},
+        "steps": {name: every(values[which, drawn]) for name, values in transfer_set.steps.items()},
         "answers": {task: torch.where(wrong, q.roll(states, dims=1), q) for task, q in answers.items()},
-        "scale": {task: every(values) for task, values in lessons.scale.items()},
+        "scale": {task: every(values) for task, values in transfer_set.scale.items()},
     }
 
 

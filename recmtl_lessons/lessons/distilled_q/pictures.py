@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recmtl_lessons.envs import layout_of
 from recmtl_lessons.envs.surfaces import CATEGORIES, make_surface
 from recmtl_lessons.lessons.distilled_q.breaking import HOT, Gradients, WithoutSquare
 from recmtl_lessons.lessons.distilled_q.experiments import (
@@ -30,8 +31,8 @@ def actions_of(task: str) -> tuple[str, ...]:
 def draw_idea(of: School, figure, task: str = "home", temperatures: tuple[float, ...] = (0.1, 1.0, 10.0)) -> None:
     """Left: a teacher's Q-values in one state. Right: what they become at three temperatures."""
     axes = style.panels(figure, 1 + len(temperatures))
-    q = answers(of.teachers, state_of(of.teachers, task, 1, 3), task)[0]
-    labels, scale = actions_of(task), of.lessons.scale[task][0]
+    q = answers(of.teachers, state_of(of, task, 1, 3), task)[0]
+    labels, scale = actions_of(task), of.transfer_set.scale[task][0]
     axes[0].bar(labels, q.tolist(), color=style.PALETTE["black"], width=0.6)
     axes[0].set(title="Q-values", ylabel="mean reward a step")
     for axis, temperature, colour in zip(axes[1:], temperatures, ("vermillion", "green", "blue"), strict=True):
@@ -94,18 +95,14 @@ def draw_attention(weights: Tensor, kept: dict[str, Tensor], figure) -> None:
     right.set(ylabel="return over random,\n% of the teachers'", title="Weights replaced in trained students")
 
 
-def _matrix(axis, weights: Tensor, title: str) -> None:
-    axis.imshow(weights.tolist(), cmap="Blues", vmin=0, vmax=1)
+def _matrix(axis, weights: Tensor, title: str, even: float = 1 / 3, reach: float = 0.15, form: str = ".2f") -> None:
+    """Draw who looks at whom; colours say how far a weight is from ``even``, the strongest ``reach`` away from it."""
+    axis.imshow(weights.tolist(), cmap="PuOr", vmin=even - reach, vmax=even + reach)
     for k, row in enumerate(weights.tolist()):
         for j, weight in enumerate(row):
+            dark = abs(weight - even) > 0.6 * reach
             axis.text(
-                j,
-                k,
-                f"{weight:.2f}",
-                ha="center",
-                va="center",
-                fontsize=14,
-                color="white" if weight > 0.55 else "black",
+                j, k, f"{weight:{form}}", ha="center", va="center", fontsize=14, color="white" if dark else "black"
             )
     axis.set_xticks(range(len(TASKS)), TASKS)
     axis.set_yticks(range(len(TASKS)), TASKS)
@@ -200,14 +197,15 @@ def describe_watched(result: Watched) -> str:
 
 
 def draw_looking(result: Looking, figure) -> None:
-    """Left: what is seen. Middle: attention in this state. Right: its mean over many states."""
+    """Left: what is seen. Middle: attention in this state. Right: how far that is from its mean over many states."""
     left, middle, right = style.panels(figure, 3, (0.9, 1.0, 1.0))
-    lately = result.state[8:11].tolist()
-    left.bar([*_SHOWN, "patience\ngone"], [*lately, float(result.state[14])], color=style.PALETTE["blue"], width=0.6)
+    layout = layout_of(len(result.state), len(_SHOWN))
+    lately, gone = result.state[layout.satiation].tolist(), float(result.state[layout.ignored])
+    left.bar([*_SHOWN, "patience\ngone"], [*lately, gone], color=style.PALETTE["blue"], width=0.6)
     left.set(ylim=(0, 1), title=_where(result), ylabel="shown lately")
     left.grid(axis="x", visible=False)
     _matrix(middle, result.weights, "In this state")
-    _matrix(right, result.usual, "Mean over states")
+    _matrix(right, result.weights - result.usual, "Less the mean over states", even=0.0, reach=0.04, form="+.3f")
 
 
 def describe_looking(result: Looking) -> str:
@@ -219,5 +217,5 @@ def describe_looking(result: Looking) -> str:
     moved = float((result.weights - result.usual).abs().max())
     return (
         f"{_where(result)}, head: {result.head}, student {result.when}. {'; '.join(rows)}. The largest difference from "
-        f"the mean over states is {moved:.2f}."
+        f"the mean over states is {moved:.3f}."
     )

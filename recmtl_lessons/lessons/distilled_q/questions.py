@@ -65,6 +65,26 @@ def _summed(s: Tensor, t: Tensor, temperature: float, scale: float) -> Tensor:
     return _loss(s, t, temperature, scale) * len(s)
 
 
+def _once_the_temperature(s: Tensor, t: Tensor, temperature: float, scale: float) -> Tensor:
+    return _loss(s, t, temperature, scale) / temperature
+
+
+def _over_the_batch(s: Tensor, t: Tensor, temperature: float, scale: float) -> Tensor:
+    expected, found = ((q / scale / temperature).log_softmax(0) for q in (t.detach(), s))
+    return temperature**2 * (expected.exp() * (expected - found)).sum(-1).mean()
+
+
+def _cross_entropy(s: Tensor, t: Tensor, temperature: float, scale: float) -> Tensor:
+    expected, found = ((q / scale / temperature).log_softmax(-1) for q in (t.detach(), s))
+    return -(temperature**2) * (expected.exp() * found).sum(-1).mean()
+
+
+def _no_logarithm(s: Tensor, t: Tensor, temperature: float, scale: float) -> Tensor:
+    """As `kl_div` has it, given probabilities where it expects logarithms."""
+    expected, found = ((q / scale / temperature).softmax(-1) for q in (t.detach(), s))
+    return temperature**2 * (expected * (expected.log() - found)).sum(-1).mean()
+
+
 def _attached(s: Tensor, t: Tensor, temperature: float, scale: float) -> Tensor:
     expected = (t / scale / temperature).log_softmax(-1)
     found = (s / scale / temperature).log_softmax(-1)
@@ -85,6 +105,13 @@ def _check_loss(answer: Callable) -> Outcome:
         (_no_scale, "Q-values have the unit of the reward. Where is the scale?"),
         (_teacher_alone, "You softened the teacher alone. Divide the student by the same temperature."),
         (_summed, "You summed over the states. Take their mean, so that it does not depend on the batch's size."),
+        (_once_the_temperature, "T stands in front once: slope and difference each fall as 1/T. It takes T²."),
+        (_over_the_batch, "You took the softmax over the batch. A policy is over the actions, the last dimension."),
+        (
+            _cross_entropy,
+            "This is the cross-entropy: it lacks the teacher's own entropy, and is not 0 for a perfect copy.",
+        ),
+        (_no_logarithm, "The student stands there without its logarithm. `kl_div` expects `log_softmax` of it."),
     )
     for mistaken, message in mistakes:
         if math.isclose(got.item(), mistaken(*asked).item(), rel_tol=1e-4):
@@ -112,7 +139,8 @@ exercise_loss = Exercise(
     level="intermediate",
     minutes=10,
     task="`student` and `teacher` (batch, actions) are Q-values. Return the distillation loss at `temperature`: T² "
-    "times the KL divergence of the student's softened policy from the teacher's. Divide Q-values by `scale` first.",
+    "times the KL divergence of the student's softened policy from the teacher's. Divide Q-values by `scale` first. "
+    "The teacher is not to learn: no gradient may reach it.",
     check=_check_loss,
     hints=[
         "KL(p ‖ q) is the sum over actions of p (log p − log q). Which of the two is the teacher's?",
@@ -126,6 +154,10 @@ exercise_loss = Exercise(
         "no scale": (_no_scale, "Where is the scale"),
         "teacher alone": (_teacher_alone, "softened the teacher alone"),
         "sum over states": (_summed, "summed over the states"),
+        "T once": (_once_the_temperature, "T stands in front once"),
+        "over the batch": (_over_the_batch, "softmax over the batch"),
+        "cross-entropy": (_cross_entropy, "cross-entropy"),
+        "no logarithm": (_no_logarithm, "without its logarithm"),
         "not detached": (_attached, "gradient goes to the teacher"),
         "nothing to learn from": (lambda s, t, *how: _loss(s.detach(), t, *how), "no gradient reaches the student"),
     },
@@ -167,6 +199,14 @@ def _no_discount(reward, online, target, terminated, truncated, discount):
     return _target(reward, online, target, terminated, truncated, 1.0)
 
 
+def _ended_rewards_lost(reward, online, target, terminated, truncated, discount):
+    return _target(reward, online, target, terminated, truncated, discount) * ~terminated
+
+
+def _flags_exchanged(reward, online, target, terminated, truncated, discount):
+    return _target(reward, online, target, truncated, terminated, discount)
+
+
 def _check_target(answer: Callable) -> Outcome:
     generator = torch.Generator().manual_seed(5)
     online, target = torch.randn(2, 8, 3, generator=generator)
@@ -185,13 +225,21 @@ def _check_target(answer: Callable) -> Outcome:
         (_limit_is_end, "You take the time limit for an end. The session was cut off; it would have gone on."),
         (_never_ends, "Where the user has left nothing follows: no value of a next state there."),
         (_no_discount, "Where is the discount?"),
+        (_ended_rewards_lost, "The reward of the last step still counts: only what would follow it is 0."),
+        (_flags_exchanged, "You ask `truncated` whether something follows. It is `terminated` that says nothing does."),
     )  # fmt: skip
     for mistaken, message in mistakes:
         if torch.allclose(got.float(), mistaken(*asked), atol=1e-5):
             return wrong(message)
     expected = _target(*asked)
-    if not torch.allclose(got.float(), expected, atol=1e-5):
-        return wrong(f"For my first step I expected {float(expected[0]):.3f}, and got {float(got[0]):.3f}.")
+    differs = ((got.float() - expected).abs() > 1e-5).nonzero().flatten().tolist()
+    if differs:
+        k = differs[0]
+        ends = [name for name, flags in (("terminated", terminated), ("truncated", truncated)) if flags[k]]
+        kind = " and ".join(ends) or "not at an end"
+        return wrong(
+            f"For step {k} ({kind}) of my example I expected {float(expected[k]):.3f}, and got {float(got[k]):.3f}."
+        )
     return right("One network chooses, another rates, and only a user who left ends the sum.")
 
 
@@ -216,6 +264,9 @@ exercise_target = Exercise(
         "limit is an end": (_limit_is_end, "time limit for an end"),
         "never ends": (_never_ends, "user has left"),
         "no discount": (_no_discount, "Where is the discount"),
+        "no last reward": (_ended_rewards_lost, "last step still counts"),
+        "flags exchanged": (_flags_exchanged, "It is `terminated`"),
+        "half of it": (lambda *a: _target(*a) / 2, "not at an end"),
     },
 )
 

@@ -8,15 +8,13 @@ import torch
 from torch import Tensor
 
 from recmtl_lessons.envs.session import SessionRules, SessionSettings
+from recmtl_lessons.lessons.distilled_q.attention import untrained
 from recmtl_lessons.lessons.distilled_q.experiments import (
     DISTILLING,
-    SHOP,
     VALIDATION,
     Comparison,
     School,
-    compare,
     kept,
-    school,
     student,
 )
 from recmtl_lessons.lessons.distilled_q.learning import distil
@@ -32,15 +30,6 @@ HEADS = ("both, their mean", "first", "second")
 WHEN = ("distilled", "before training")
 
 
-def _teachers() -> School:
-    """The lesson's teachers; tests put smaller ones in their place."""
-    return school()
-
-
-def _compared() -> Comparison:
-    return compare()
-
-
 @lru_cache(maxsize=4)
 def _judged_by_others(of: School) -> School:
     """The same teachers, with users by whom the lesson's claims are not judged."""
@@ -51,15 +40,15 @@ def _judged_by_others(of: School) -> School:
 
 
 @lru_cache(maxsize=64)
-def state_of(teachers: Stack, task: str, user: int, step: int) -> Tensor:
+def state_of(of: School, task: str, user: int, step: int) -> Tensor:
     """What is seen of a user of the first seed's world before step ``step`` of a session, (1, D).
 
     The teacher acts. Chances of a click are drawn once and for all; the user clicks where they would leave otherwise.
     """
-    rules = SessionRules(SHOP.draw(teachers.seeds[0], VALIDATION), task, SessionSettings())
+    rules = SessionRules(of.crowd.draw(of.seeds[0], VALIDATION), task, SessionSettings())
     state, draws = rules.begin(torch.tensor([user - 1])), torch.Generator().manual_seed(user)
     for _ in range(step - 1):
-        action = answers(teachers, rules.observe(state), task).argmax(-1)
+        action = answers(of.teachers, rules.observe(state), task).argmax(-1)
         outcome = rules.step(state, action, torch.rand(1, generator=draws))
         if bool(outcome.terminated):
             outcome = rules.advance(state, action, torch.tensor([True]))
@@ -105,16 +94,15 @@ class Watched:
     kept: Tensor
 
 
-_trained: dict[tuple, tuple[Stack, tuple[int, ...], Tensor]] = {}
+_trained: dict[tuple[School, float, float], tuple[Stack, tuple[int, ...], Tensor]] = {}
 
 
-def watch(temperature: float, weight: float, task: str, user: int, step: int) -> Iterator[Running]:
+def watch(of: School, temperature: float, weight: float, task: str, user: int, step: int) -> Iterator[Running]:
     """Train four students at a temperature and with a share of the distillation; a state can be picked without it."""
-    of = _teachers()
     by_few = _judged_by_others(of)
-    seeds, key = of.teachers.seeds[:AT_SCHOOL], (id(of), temperature, weight)
-    scale = of.lessons.scale[task][0]
-    state = state_of(of.teachers, task, user, step)
+    seeds, key = of.seeds[:AT_SCHOOL], (of, temperature, weight)
+    scale = of.transfer_set.scale[task][0]
+    state = state_of(of, task, user, step)
     says = (answers(of.teachers, state, task)[0] / scale / temperature).softmax(-1)
     updates, scores = [0], []
 
@@ -127,7 +115,7 @@ def watch(temperature: float, weight: float, task: str, user: int, step: int) ->
         students = Actors(student, settings, seeds, WATCHED.learning_rate)
         target = Actors(student, settings, seeds) if weight < 1 else None
         scores.append(kept(students, by_few, FEW)[0])
-        for moment in distil(students, of.lessons.of(len(seeds)), WATCHED, target, every=5):
+        for moment in distil(students, of.transfer_set.of(len(seeds)), WATCHED, target, every=5):
             if moment.step % EVERY == 0:
                 updates.append(moment.step)
                 scores.append(kept(students, by_few, FEW)[0])
@@ -170,16 +158,13 @@ class Looking:
     when: str
 
 
-def look(task: str, user: int, step: int, head: str, when: str) -> Looking:
+def look(of: School, result: Comparison, task: str, user: int, step: int, head: str, when: str) -> Looking:
     """Attention in a state, of one head or the mean of both, distilled or not trained yet."""
-    of, result = _teachers(), _compared()
-    model = (
-        result.students.model(0) if when == WHEN[0] else Actors(student, [{"x": 0.0}], of.teachers.seeds[:1]).model(0)
-    )
-    state = state_of(of.teachers, task, user, step)
+    model = (result.students if when == WHEN[0] else untrained(of.seeds[:1])).model(0)
+    state = state_of(of, task, user, step)
     with torch.no_grad():
         here, usual = (
-            model.attention_weights(x).mean(0) for x in (state, of.lessons.steps["state"][0, ::40])
+            model.attention_weights(x).mean(0) for x in (state, of.transfer_set.steps["state"][0, ::40])
         )  # (heads, K, K)
     pick = (lambda w: w.mean(0)) if head == HEADS[0] else (lambda w: w[HEADS.index(head) - 1])
     return Looking(task, user, step, state[0], pick(here), pick(usual), head, when)

@@ -3,16 +3,18 @@
 from recmtl_lessons.lessons.hierarchical.activities import LESSON
 from recmtl_lessons.lessons.hierarchical.chain import (
     FLAT_POLICY,
+    FLAT_POLICY_HISTORY,
     FLAT_Q,
     FLAT_Q_HISTORY,
     NO_GRADIENT,
     TWO_GOALS,
     compare_on_chain,
+    two_levels_on_chain,
 )
-from recmtl_lessons.lessons.hierarchical.chain import two_level_network as two_levels_on_chain
+from recmtl_lessons.lessons.hierarchical.choosing import score_flat_policies, score_tables
 from recmtl_lessons.lessons.hierarchical.explorers import explore_goals, explore_training
 from recmtl_lessons.lessons.hierarchical.films import compare_on_films
-from recmtl_lessons.lessons.hierarchical.learning import Training, Walker
+from recmtl_lessons.lessons.hierarchical.learning import TWO_LEVELS
 from recmtl_lessons.lessons.hierarchical.pictures import (
     draw_chain,
     draw_chain_itself,
@@ -23,7 +25,7 @@ from recmtl_lessons.lessons.hierarchical.pictures import (
     draw_sessions,
 )
 from recmtl_lessons.lessons.hierarchical.questions import (
-    A_TWENTIETH,
+    HALF_AT_MOST,
     exercise_progress,
     exercise_rows,
     exercise_target,
@@ -31,14 +33,13 @@ from recmtl_lessons.lessons.hierarchical.questions import (
     study_question,
 )
 from recmtl_lessons.lessons.hierarchical.sessions import (
+    CONTROLS,
     FEW,
     FLAT,
     FOR_CLICKS,
     FOR_PROGRESS,
     LATE,
     TRAINING,
-    TWO_LEVELS,
-    SessionPlace,
     compare,
     flat_network,
     two_level_network,

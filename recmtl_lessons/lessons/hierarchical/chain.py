@@ -10,19 +10,27 @@ from torch import Tensor
 from recmtl_lessons.envs import Chains, chain_matrices, chain_value
 from recmtl_lessons.envs.chain import LENGTH, START
 from recmtl_lessons.lessons._seeds import SEEDS
-from recmtl_lessons.lessons.hierarchical.learning import Stepped, Training, Walker, judged_on_the_way, train
+from recmtl_lessons.lessons.hierarchical.learning import (
+    TWO_LEVELS,
+    Stepped,
+    Training,
+    Walker,
+    judged_on_the_way,
+    train,
+)
 from recmtl_lessons.lessons.policy import learning as flat
 from recmtl_lessons.models import HierarchicalMultiTaskRL, MultiTaskPolicyNetwork
-from recmtl_lessons.training import Actors, Chooser, Rollout, Stack
+from recmtl_lessons.training import Actors, Chooser, Rollout, Stack, stack_steps
 
-FLAT_DISCOUNT = 0.99  # suited the flat learners best; two levels have lesson 07's 0.9
+# What suited each flat learner best, see `score_flat_policies` and `score_tables`; two levels have lesson 07's 0.9.
+FLAT_DISCOUNT, HISTORY_DISCOUNT, TABLE_DISCOUNT = 0.99, 0.9, 1.0
 EVERY = 5  # updates between two points of a curve
 TRAINING = Training(
     goal_steps=30, updates=50, sessions=32, steps=16, epochs=2, minibatches=2, learning_rate=1e-2, entropy=0.05,
     gae_lambda=0.5,
 )  # fmt: skip
 
-TWO_LEVELS, FLAT_POLICY = "two levels", "flat policy"
+FLAT_POLICY, FLAT_POLICY_HISTORY = "flat policy", "flat policy that sees the history"
 FLAT_Q, FLAT_Q_HISTORY = "flat Q-learning", "flat Q-learning that sees the history"
 TWO_GOALS, NO_GRADIENT = "one goal followed, another recorded", "controllers without gradient"
 
@@ -54,7 +62,7 @@ class ChainPlace:
         return Stepped(reward, reached.float(), reached, terminated, torch.zeros_like(terminated), led_to)
 
 
-def two_level_network() -> HierarchicalMultiTaskRL:
+def two_levels_on_chain() -> HierarchicalMultiTaskRL:
     """Six goals, one for each state, and two actions for each controller."""
     return HierarchicalMultiTaskRL(LENGTH, LENGTH, 2, meta_dims=(32,), task_dims=(32,), goal_dim=4)
 
@@ -100,21 +108,20 @@ class ChainSessions:
 
     Parameters
     ----------
-    models, per_model : int
+    history : sequence of bool
+        One a model: whether it sees that s6 was visited. At least one does; the others see a 0 in its place.
+    per_model : int
     chances : Chooser
     """
 
     tasks = ("chain",)
 
-    def __init__(self, models: int, per_model: int, chances: Chooser):
-        self.chains, self.chances = Chains(models, per_model), chances
+    def __init__(self, history: Sequence[bool], per_model: int, chances: Chooser):
+        self.chains, self.chances = Chains(len(history), per_model, history), chances
 
     def collect(self, choose: Callable, steps: int) -> dict[str, Rollout]:
         """Let all models act for some steps, (T, M, B, ...)."""
-        taken = [self._step(choose) for _ in range(steps)]
-        parts = {name: torch.stack([getattr(step, name) for step in taken]) for name in list(vars(taken[0]))[:-1]}
-        kept = {name: torch.stack([step.kept[name] for step in taken]) for name in taken[0].kept}
-        return {"chain": Rollout(**parts, kept=kept)}
+        return {"chain": stack_steps([self._step(choose) for _ in range(steps)])}
 
     def _step(self, choose: Callable) -> Rollout:
         seen = self.chains.observations
@@ -124,17 +131,25 @@ class ChainSessions:
         return Rollout(seen, acted.action, reward, led_to, terminated, never, never, acted.kept)
 
 
-def flat_network() -> MultiTaskPolicyNetwork:
-    """Lesson 07's network for the chain."""
-    return MultiTaskPolicyNetwork(LENGTH, {"chain": 2}, shared_dims=(64, 32), task_dims=())
+def flat_policy_on_chain() -> MultiTaskPolicyNetwork:
+    """Lesson 07's network for the chain: the place, and whether s6 was visited (0 for those who do not see it)."""
+    return MultiTaskPolicyNetwork(LENGTH + 1, {"chain": 2}, shared_dims=(64, 32), task_dims=())
+
+
+def flat_policies(arms: Sequence[dict], seeds: Sequence[int], how: Training) -> tuple[Stack, ChainSessions]:
+    """Untrained policies on the chain; each arm has a ``discount`` and ``history``, 1 where it sees the history."""
+    stack = Actors(flat_policy_on_chain, arms, seeds, how.learning_rate, clip=0.5)
+    return stack, ChainSessions(stack.setting("history") > 0, how.sessions, Chooser(len(seeds), seeds[0]))
 
 
 def flat_policy_value(stack: Stack) -> Tensor:
     """Exact undiscounted return of all models as they act, (M,)."""
-    policy = stack.each(
-        lambda model, seen: model(seen, "chain")[0].softmax(-1), torch.eye(LENGTH).expand(stack.n_seeds, -1, -1)
-    )
-    return chain_value(policy.unsqueeze(2).expand(-1, -1, 2, -1))  # the same whether s6 was visited or not
+    places, history = torch.eye(LENGTH), stack.setting("history")
+    every = torch.cat([places.repeat_interleave(2, 0), torch.arange(2.0).repeat(LENGTH)[:, None]], dim=1)  # (12, 7)
+    seen = every.repeat(len(stack), 1, 1)
+    seen[..., -1] *= history[:, None]
+    policy = stack.each_own(lambda model, s: model(s, "chain")[0].softmax(-1), seen)  # (M, 12, 2)
+    return chain_value(policy.unflatten(1, (LENGTH, 2)))
 
 
 @dataclass(frozen=True)
@@ -147,18 +162,22 @@ class QLearning:
         Whether its table has rows of their own for the time after s6 was visited.
     epsilon : float
         Exploration falls evenly from 1 to this.
+    discount : float
     """
 
     history: bool = False
     epsilon: float = 0.1
+    discount: float = TABLE_DISCOUNT
 
 
-def q_learning(
-    arms: Sequence[QLearning], seeds: Sequence[int], steps: int, points: int, rate: float = 0.1, episodes: int = 4
-) -> Tensor:
+TABLES = (QLearning(), QLearning(history=True))  # without the history, and with it
+RATE, EPISODES = 0.1, 4  # how far an entry moves towards its target; episodes that a table runs side by side
+
+
+def q_learning(arms: Sequence[QLearning], seeds: Sequence[int], steps: int, points: int) -> Tensor:
     """Learn a table of values for each arm on each seed; exact greedy returns on the way, (arms, S, points).
 
-    Every step of the loop is one of each episode; an entry moves by the mean error of the transitions that met it.
+    Every round is a step of each episode; an entry moves by the mean error of the transitions that met it.
 
     Parameters
     ----------
@@ -168,15 +187,20 @@ def q_learning(
         Taken by each table, over all its episodes.
     points : int
         Judgements, evenly spread.
-    rate : float
-        How far an entry moves towards its target.
-    episodes : int
-        That run side by side.
+
+    Raises
+    ------
+    ValueError
+        If there are more points than rounds.
     """
-    models, chances, rounds = len(arms) * len(seeds), Chooser(len(seeds), seeds[0]), steps // episodes
-    history = torch.tensor([arm.history for arm in arms]).repeat_interleave(len(seeds))[:, None]  # (M, 1)
-    last = torch.tensor([arm.epsilon for arm in arms]).repeat_interleave(len(seeds))[:, None]
-    chains, table = Chains(models, episodes), torch.zeros(models, 2 * LENGTH, 2)
+    models, chances, rounds = len(arms) * len(seeds), Chooser(len(seeds), seeds[0]), steps // EPISODES
+    if not 1 <= points <= rounds:
+        raise ValueError(f"points: got {points}, expected 1 to {rounds}, the number of rounds")
+    history, last, discount = (
+        torch.tensor(values).repeat_interleave(len(seeds))[:, None]  # (M, 1)
+        for values in zip(*((arm.history, arm.epsilon, arm.discount) for arm in arms), strict=True)
+    )
+    chains, table = Chains(models, EPISODES), torch.zeros(models, 2 * LENGTH, 2)
     found = []
     for k in range(1, rounds + 1):
         visited = chains.state.visited
@@ -187,9 +211,9 @@ def q_learning(
         _, reward, terminated, position = chains.step(action, chances.uniform(action.float()))
         after = 2 * position + ((visited | (position == LENGTH - 1)) & history).long()
         ahead = table.gather(1, after[..., None].expand(-1, -1, 2)).amax(-1)
-        target = reward + FLAT_DISCOUNT * torch.where(terminated, 0.0, ahead)
-        _move(table, 2 * row + action, target - values.gather(2, action[..., None]).squeeze(2), rate)
-        if k % (rounds // points) == 0:
+        target = reward + discount * torch.where(terminated, 0.0, ahead)
+        _move(table, 2 * row + action, target - values.gather(2, action[..., None]).squeeze(2), RATE)
+        if k * points // rounds > len(found):
             found.append(_greedy_return(table, history))
     return torch.stack(found, dim=-1).unflatten(0, (len(arms), len(seeds)))
 
@@ -234,24 +258,39 @@ class ChainComparison:
 
 @lru_cache(maxsize=2)
 def compare_on_chain(seeds: tuple[int, ...] = SEEDS, how: Training = TRAINING) -> ChainComparison:
-    """Train two levels, the flat policy, and two tables on as many steps; and two levels with two mistakes."""
-    stack = Actors(two_level_network, [{"arm": float(k)} for k in range(3)], seeds, how.learning_rate, clip=0.5)
-    arm, chances = stack.setting("arm").cpu(), Chooser(len(seeds), seeds[0])
+    """Train two levels, flat policies and tables on as many steps, the flat ones with and without the history.
+
+    And two levels with two mistakes.
+    """
+    updates, levels = _train_two_levels(seeds, how)
+    arms = [{"discount": FLAT_DISCOUNT, "history": 0.0}, {"discount": HISTORY_DISCOUNT, "history": 1.0}]
+    policies = train_flat_policies(arms, seeds, how)
+    tables = q_learning(TABLES, seeds, how.environment_steps, len(updates))
+    returns = dict(zip((TWO_LEVELS, TWO_GOALS, NO_GRADIENT), levels, strict=True))
+    returns |= dict(zip((FLAT_POLICY, FLAT_POLICY_HISTORY), policies, strict=True))
+    returns |= dict(zip((FLAT_Q, FLAT_Q_HISTORY), tables, strict=True))
+    steps = torch.tensor(updates) * how.sessions * how.steps
+    return ChainComparison(steps, {name: values.float() for name, values in returns.items()})
+
+
+def _train_two_levels(seeds: tuple[int, ...], how: Training) -> tuple[tuple[int, ...], Tensor]:
+    """Right, and with two mistakes: at which updates they were judged, and exact returns, (3, S, points)."""
+    stack = Actors(two_levels_on_chain, [{"arm": float(k)} for k in range(3)], seeds, how.learning_rate, clip=0.5)
+    arm, chances = stack.setting("arm"), Chooser(len(seeds), seeds[0])
     place = ChainPlace(len(stack), how.sessions, chances)
     walker = Walker(stack, place, how.goal_steps, chances, two_goals=arm == 1)
-    levels = judged_on_the_way(
+    updates, found = judged_on_the_way(
         train(stack, walker, how, untaught=arm == 2, every=EVERY), how.updates, "two levels on the chain",
         partial(two_levels_value, stack),
     )  # fmt: skip
-    policy = Actors(flat_network, [{"discount": FLAT_DISCOUNT}], seeds, how.learning_rate, clip=0.5)
-    sessions = ChainSessions(len(seeds), how.sessions, Chooser(len(seeds), seeds[0]))
-    flat_curve = judged_on_the_way(
-        flat.train(policy, sessions, how, every=EVERY), how.updates, "flat policy on the chain",
-        partial(flat_policy_value, policy),
+    return updates, stack.by_setting(found)
+
+
+def train_flat_policies(arms: Sequence[dict], seeds: Sequence[int], how: Training) -> Tensor:
+    """Exact returns on the way of lesson 07's policy, (arms, S, points); arms as in `flat_policies`."""
+    stack, sessions = flat_policies(arms, seeds, how)
+    _, found = judged_on_the_way(
+        flat.train(stack, sessions, how, every=EVERY), how.updates, "flat policies on the chain",
+        partial(flat_policy_value, stack),
     )  # fmt: skip
-    points = flat_curve.shape[-1]
-    returns = dict(zip((TWO_LEVELS, TWO_GOALS, NO_GRADIENT), levels.view(3, len(seeds), -1), strict=True))
-    tables = q_learning([QLearning(), QLearning(history=True, epsilon=0.3)], seeds, how.environment_steps, points)
-    returns |= dict(zip((FLAT_POLICY, FLAT_Q, FLAT_Q_HISTORY), (flat_curve, *tables), strict=True))
-    steps = torch.arange(1, points + 1) * EVERY * how.sessions * how.steps
-    return ChainComparison(steps, {name: values.float() for name, values in returns.items()})
+    return stack.by_setting(found)

@@ -7,20 +7,20 @@ from recmtl_lessons.lessons.hierarchical.activities import LESSON
 from recmtl_lessons.lessons.hierarchical.live import train_live
 from recmtl_lessons.lessons.hierarchical.pictures import describe_live, describe_timeline, draw_live, draw_timeline
 from recmtl_lessons.lessons.hierarchical.sessions import CATEGORIES, LATE, TEST_USERS, TRAINING, Comparison
-from recmtl_lessons.lessons.hierarchical.watching import LEFT_TO_IT, YOURS, follow
+from recmtl_lessons.lessons.hierarchical.watching import LEFT_TO_IT, follow
 from recmtl_lessons.teaching import Choice, Explorer, Slider
 
 
 def explore_goals(result: Comparison) -> Explorer:
     """The explorer of a session at two levels: whose it is, and who chooses the goals."""
     options = (LEFT_TO_IT, *NAMES[:CATEGORIES])
-    places = ("First goal", "Second goal", "Third goal", "Fourth goal")
-    goals = [Choice(f"goal_{k + 1}", places[k], options, LEFT_TO_IT) for k in range(YOURS)]
+    places = ("First goal", "Second goal", "Third goal")
+    goals = [Choice(f"goal_{k}", place, options, LEFT_TO_IT) for k, place in enumerate(places, 1)]
     return Explorer(
         lesson=LESSON,
         key="explorer-goals",
         title="A session at two levels",
-        controls=[Slider("user", "User", tuple(range(TEST_USERS)), 9), *goals],
+        controls=[Slider("user", "User", tuple(range(TEST_USERS)), 15), *goals],
         compute=partial(follow, result),
         draw=draw_timeline,
         describe=describe_timeline,

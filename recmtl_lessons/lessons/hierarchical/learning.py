@@ -1,6 +1,5 @@
 """How two levels are trained together: goals that last, and a loss for each level from its own reward."""
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -8,14 +7,14 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from recmtl_lessons.lessons.policy import learning as flat
 from recmtl_lessons.lessons.policy.learning import DISCOUNT, VALUE_WEIGHT
 from recmtl_lessons.models.hierarchical import semi_markov_returns
-from recmtl_lessons.models.policy import gae
-from recmtl_lessons.training import Moment, Stack
-from recmtl_lessons.training.rollouts import Chooser
+from recmtl_lessons.models.policy import gae, ppo_loss
+from recmtl_lessons.training import Chooser, Moment, Stack, with_bar
+
+TWO_LEVELS = "two levels"  # the name of the arm, on the chain and in sessions
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,8 @@ class Walker:
         self.age = torch.where(began, 1, self.age + 1)
         self.needs = stepped.reached | (self.age >= self.goal_steps) | stepped.terminated | stepped.truncated
         return Walked(
-            state, self.recorded, action, began, _log_prob(goal_logits, self.recorded), _log_prob(logits, action),
+            state, self.recorded, action, began,
+            flat.log_prob_of(goal_logits, self.recorded), flat.log_prob_of(logits, action),
             goal_ended=self.needs, **stepped._asdict(),
         )  # fmt: skip
 
@@ -148,10 +148,6 @@ class Walker:
         """Several steps, with time first."""
         taken = [self.step() for _ in range(steps)]
         return Walked(**{name: torch.stack([getattr(s, name) for s in taken]) for name in vars(taken[0])})
-
-
-def _log_prob(logits: Tensor, chosen: Tensor) -> Tensor:
-    return logits.log_softmax(-1).gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
 
 
 def train(
@@ -181,16 +177,11 @@ def train(
     loss_of_both = partial(objective, clip=how.clip, bonus=how.entropy)
     for update in range(1, how.updates + 1):
         rows = prepared(stack, walker.walk(how.steps), how.gae_lambda)
-        for part in _parts(how, shuffle):
+        for part in flat.minibatches(how, shuffle):
             batch = {name: values[:, part] for name, values in rows.items()}
             stack.update(loss_of_both, {**batch, "taught": taught})
         if update % every == 0 or update == how.updates:
             yield Moment(update, how.updates)
-
-
-def _parts(how: Training, shuffle: torch.Generator) -> Iterator[Tensor]:
-    for _ in range(how.epochs):
-        yield from torch.randperm(how.sessions * how.steps, generator=shuffle).chunk(how.minibatches)
 
 
 def prepared(stack: Stack, walked: Walked, gae_lambda: float) -> dict[str, Tensor]:
@@ -204,7 +195,7 @@ def prepared(stack: Stack, walked: Walked, gae_lambda: float) -> dict[str, Tenso
         walked.intrinsic * scale, own, own_after, done, walked.goal_ended & ~done, DISCOUNT, gae_lambda
     )
     parts = {
-        "state": walked.state, "goal": walked.goal, "action": walked.action, "began": walked.began.float(),
+        "state": walked.state, "goal": walked.goal, "action": walked.action, "began": walked.began,
         "goal_log_prob": walked.goal_log_prob, "action_log_prob": walked.action_log_prob,
         "goal_returns": goal_returns, "goal_advantage": goal_returns - value,
         "returns": returns, "advantage": advantage,
@@ -230,6 +221,7 @@ def _values(stack: Stack, states: Tensor, goals: Tensor | None = None) -> Tensor
 
 def _standard(values: Tensor, counted: Tensor) -> Tensor:
     """Mean 0 and standard deviation 1 over the rows that count, (M, N)."""
+    counted = counted.to(values)
     number = counted.sum(1, keepdim=True).clamp(min=1)
     mean = (values * counted).sum(1, keepdim=True) / number
     spread = (((values - mean).square() * counted).sum(1, keepdim=True) / number).sqrt()
@@ -237,32 +229,24 @@ def _standard(values: Tensor, counted: Tensor) -> Tensor:
 
 
 def objective(model, batch: dict[str, Tensor], _, clip: float, bonus: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """Both losses of one model. A goal counts where it was chosen, an action everywhere."""
-    b, everywhere = batch, torch.ones_like(batch["began"])
+    """Both losses of one model, lesson 07's. A goal counts where it was chosen, an action everywhere."""
+    b, weights = batch, {"clip": clip, "value_weight": VALUE_WEIGHT, "entropy_weight": bonus}
     log_prob, entropy, value = model.evaluate_goals(b["state"], b["goal"])
-    meta = clipped_loss(log_prob - b["goal_log_prob"], b["goal_advantage"], entropy, value - b["goal_returns"],
-                        b["began"], clip, bonus)  # fmt: skip
+    meta, _ = ppo_loss(
+        log_prob, b["goal_log_prob"], entropy, value, b["goal_advantage"], b["goal_returns"], counted=b["began"],
+        **weights,
+    )  # fmt: skip
     log_prob, entropy, value = model.evaluate_actions(b["state"], b["goal"], b["action"])
-    task = clipped_loss(log_prob - b["action_log_prob"], b["advantage"], entropy, value - b["returns"],
-                        everywhere, clip, bonus)  # fmt: skip
+    task, _ = ppo_loss(log_prob, b["action_log_prob"], entropy, value, b["advantage"], b["returns"], **weights)
     return meta + b["taught"] * task, {}
 
 
-def clipped_loss(
-    log_ratio: Tensor, advantage: Tensor, entropy: Tensor, error: Tensor, counted: Tensor, clip: float, bonus: float
-) -> Tensor:
-    """Lesson 07's loss, as a mean over the rows that count; (N,) each but for ``clip`` and ``bonus``."""
-    ratio = log_ratio.exp()
-    gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
-    loss = -gain + VALUE_WEIGHT * error.square() - bonus * entropy
-    return (loss * counted).sum() / counted.sum().clamp(min=1.0)
-
-
-def judged_on_the_way(training: Iterator[Moment], updates: int, label: str, judge: Callable[[], Tensor]) -> Tensor:
-    """Train to the end under a progress bar; what ``judge`` says at each moment, side by side in a last dimension."""
-    found = []
-    with tqdm(total=updates, desc=label, unit=" updates", file=sys.stdout, ncols=80) as bar:
-        for moment in training:
-            bar.update(moment.step - bar.n)
-            found.append(judge())
-    return torch.stack(found, dim=-1)
+def judged_on_the_way(
+    training: Iterator[Moment], updates: int, label: str, judge: Callable[[], Tensor]
+) -> tuple[tuple[int, ...], Tensor]:
+    """Train to the end under a progress bar: after how many updates it was judged, and what was said, moments last."""
+    at, found = [], []
+    for moment in with_bar(training, label, updates, "updates"):
+        at.append(moment.step)
+        found.append(judge())
+    return tuple(at), torch.stack(found, dim=-1)

@@ -1,25 +1,26 @@
 """What the lesson draws: plain functions of a result and a figure."""
 
 import torch
+from torch import Tensor
 
 from recmtl_lessons.envs.chain import LENGTH, OPTIMUM
 from recmtl_lessons.lessons.hierarchical.chain import (
     FLAT_POLICY,
+    FLAT_POLICY_HISTORY,
     FLAT_Q,
     FLAT_Q_HISTORY,
     NO_GRADIENT,
     TWO_GOALS,
     ChainComparison,
 )
-from recmtl_lessons.lessons.hierarchical.chain import TWO_LEVELS as TWO_LEVELS_ON_CHAIN
-from recmtl_lessons.lessons.hierarchical.live import Live
+from recmtl_lessons.lessons.hierarchical.learning import TWO_LEVELS
+from recmtl_lessons.lessons.hierarchical.live import LIVE, Live
 from recmtl_lessons.lessons.hierarchical.sessions import (
     FEW,
     FLAT,
     FOR_CLICKS,
     FOR_PROGRESS,
     LATE,
-    TWO_LEVELS,
     Comparison,
 )
 from recmtl_lessons.lessons.hierarchical.watching import STEPS, Timeline
@@ -82,8 +83,9 @@ def draw_chain_itself(figure) -> None:
 # The chain.
 
 _ON_CHAIN = {
-    TWO_LEVELS_ON_CHAIN: ("green", "o", "-"),
+    TWO_LEVELS: ("green", "o", "-"),
     FLAT_Q_HISTORY: ("blue", "^", ":"),
+    FLAT_POLICY_HISTORY: ("purple", "v", (0, (5, 1))),
     FLAT_POLICY: ("orange", "D", "-."),
     FLAT_Q: ("vermillion", "s", "--"),
 }
@@ -91,17 +93,18 @@ _ON_CHAIN = {
 
 def draw_chain(result: ChainComparison, figure) -> None:
     """Draw what all learners earn on the chain, against the exact optimum."""
-    curves, late = style.panels(figure, 2, (1.5, 1.0))
+    curves, late = style.panels(figure, 2, (1.15, 1.0))
     for learner, look in _ON_CHAIN.items():
-        style.band(curves, result.steps / 1000, result.returns[learner], learner, *look)
+        _mean(curves, result.steps / 1000, result.returns[learner], learner, *look)
     _optimum(curves)
-    curves.set(xlabel="thousand steps", ylabel="exact return", title="Six states, eight seeds", ylim=(-0.005, 0.245))
+    curves.set(xlabel="thousand steps", ylabel="exact return", title="Mean of the seeds", ylim=(-0.005, 0.245))
     curves.set(xlim=(0, float(result.steps[-1]) / 1000))
-    names = ("two\nlevels", "Q, sees\nhistory", "flat\npolicy", "flat Q")
+    names = ("two\nlevels", "Q, sees\nhistory", "policy, sees\nhistory", "flat\npolicy", "flat Q")
     values = torch.stack([result.late(learner) for learner in _ON_CHAIN], dim=1)
     style.points_with_interval(late, names, values, tuple(look[0] for look in _ON_CHAIN.values()))
     _optimum(late)
-    late.set(ylim=(-0.005, 0.245), title="Mean of the last three points")
+    late.set(ylim=(-0.005, 0.245), title="The last three points, seed by seed")
+    late.tick_params(axis="x", labelsize=11)
     _legend_below(figure, curves, 2)
 
 
@@ -109,7 +112,7 @@ def draw_mistakes(result: ChainComparison, figure) -> None:
     """Draw two levels beside the two mistakes."""
     (axis,) = style.panels(figure, 1)
     looks = {
-        TWO_LEVELS_ON_CHAIN: ("green", "o", "-"),
+        TWO_LEVELS: ("green", "o", "-"),
         TWO_GOALS: ("purple", "s", "--"),
         NO_GRADIENT: ("vermillion", "^", ":"),
     }
@@ -119,6 +122,11 @@ def draw_mistakes(result: ChainComparison, figure) -> None:
     axis.set(xlim=(0, float(result.steps[-1]) / 1000), ylim=(-0.005, 0.245), xlabel="thousand steps")
     axis.set(ylabel="exact return", title="The chain, learned with a mistake")
     _legend_below(figure, axis, 3)
+
+
+def _mean(axis, x: Tensor, values: Tensor, label: str, colour: str, marker: str, line: str | tuple) -> None:
+    """Draw the mean over the seeds alone, where intervals would cover each other and stand beside it."""
+    axis.plot(x, values.mean(0), color=style.PALETTE[colour], marker=marker, linestyle=line, label=label)
 
 
 def _legend_below(figure, axis, columns: int) -> None:
@@ -136,26 +144,37 @@ def _optimum(axis) -> None:
 
 
 def draw_sessions(late: Comparison, immediate: Comparison, figure) -> None:
-    """Left: the curves where the reward is late. Right: both after few steps, late and immediate."""
-    curves, first, second = style.panels(figure, 3, (1.7, 0.9, 0.9))
+    """Left: the curves where the reward is late. Right: the arms after few steps, late and immediate."""
+    curves, first, second = style.panels(figure, 3, (1.6, 1.1, 0.8))
     looks = {
         TWO_LEVELS: ("green", "o", "-"), FLAT: ("orange", "s", "--"), FOR_PROGRESS: ("blue", "^", ":"),
     }  # fmt: skip
     for arm, look in looks.items():
-        style.band(curves, late.steps / 1000, late.returns[arm], arm, *look)
+        _mean(curves, late.steps / 1000, late.returns[arm], arm, *look)
     curves.axvline(FEW.environment_steps / 1000, color=_GREY, lw=1.2, ls=":")
     best = float(late.best.mean())
     curves.axhline(best, color="black", lw=1.6, ls="--")
     curves.text(0.99, best + 0.02, "best, tastes known", transform=curves.get_yaxis_transform(), ha="right",
                 va="bottom", fontsize=12)  # fmt: skip
     curves.set(xlim=(0, float(late.steps[-1]) / 1000), ylim=(-0.05, best * 1.12), xlabel="thousand steps")
-    curves.set(ylabel="discounted reward of a session", title=f"{LATE} clicks a reward")
-    curves.legend(loc="lower right", fontsize=11.5)
-    for axis, result, title in ((first, late, f"{LATE} clicks"), (second, immediate, "each click")):
-        pair = torch.stack([result.early(TWO_LEVELS), result.early(FLAT)], dim=1)
-        style.points_with_interval(axis, ["two\nlevels", "flat"], pair, ("green", "orange"))
-        axis.set(ylim=(0, max(1.3, float(pair.max()) * 1.1)), title=title)
-        axis.set_xlabel(f"after {FEW.environment_steps:,} steps")
+    curves.set(ylabel="discounted reward of a session", title=f"{LATE} clicks a reward, means")
+    curves.legend(loc="upper left", bbox_to_anchor=(0.0, 0.88), fontsize=11.5)
+    _early(first, late, (TWO_LEVELS, FLAT, FOR_PROGRESS), f"{LATE} clicks")
+    _early(second, immediate, (TWO_LEVELS, FLAT), "each click")
+
+
+_NAMES = {
+    TWO_LEVELS: ("two\nlevels", "green"), FLAT: ("flat", "orange"), FOR_PROGRESS: ("flat, for\nprogress", "blue"),
+}  # fmt: skip
+
+
+def _early(axis, result: Comparison, arms: tuple[str, ...], title: str) -> None:
+    """Draw what arms earn after few steps, seed by seed."""
+    values = torch.stack([result.early(arm) for arm in arms], dim=1)
+    names, colours = zip(*(_NAMES[arm] for arm in arms), strict=True)
+    style.points_with_interval(axis, names, values, colours)
+    axis.set(ylim=(0, max(1.3, float(values.max()) * 1.1)), title=title)
+    axis.set_xlabel(f"after {FEW.environment_steps:,} steps")
 
 
 def draw_clicks(late: Comparison, figure) -> None:
@@ -177,12 +196,10 @@ def draw_clicks(late: Comparison, figure) -> None:
 
 
 def draw_films(films: Comparison, figure) -> None:
-    """Draw both arms with tastes of MovieLens."""
+    """Draw the arms with tastes of MovieLens."""
     (axis,) = style.panels(figure, 1)
-    pair = torch.stack([films.early(TWO_LEVELS), films.early(FLAT)], dim=1)
-    style.points_with_interval(axis, ["two levels", "flat"], pair, ("green", "orange"))
-    axis.set(ylim=(0, float(pair.max()) * 1.15), title=f"MovieLens tastes, {LATE} clicks a reward")
-    axis.set(xlabel=f"after {FEW.environment_steps:,} steps", ylabel="discounted reward")
+    _early(axis, films, (TWO_LEVELS, FLAT, FOR_PROGRESS), f"MovieLens tastes, {LATE} clicks a reward")
+    axis.set_ylabel("discounted reward of a session")
 
 
 # One session.
@@ -202,7 +219,7 @@ def draw_timeline(line: Timeline, figure) -> None:
     places = range(len(line.categories))
     grid["user"].bar(places, line.tastes.tolist(), color=shades)
     grid["user"].axhline(0, color=_GREY, lw=1)
-    grid["user"].set(title="Hidden: tastes", ylim=(-4.2, 4.2))
+    grid["user"].set(title="Hidden: tastes", ylim=(-5, 5), ylabel="logit of a click")
     grid["wish"].bar(places, line.wished.tolist(), color=shades)
     grid["wish"].set(title="Its first goal", ylim=(0, 1), ylabel="probability")
     for name in ("user", "wish"):
@@ -226,11 +243,11 @@ def _draw_lanes(axis, line: Timeline) -> None:
             shade = style.PALETTE[_CATEGORY[line.categories.index(name)]]
             axis.add_patch(_bar(t, 1.15 - 0.42 * k, 1, shade, False, 0.42 if k == 0 else 0.24))
         mark, colour = ("o", "green") if line.clicked[t] else ("x", "vermillion")
-        axis.plot(t + 0.5, 0.3, mark, color=style.PALETTE[colour], ms=8, mew=2.4)
+        axis.plot(t + 0.5, 0.3, mark, color=style.PALETTE[colour], ms=6.5, mew=2.2)
     if line.left:
         axis.text(len(line) + 0.2, 0.3, "leaves", va="center", fontsize=13, color=style.PALETTE["vermillion"])
     axis.set(xlim=(0, STEPS + 2.4), ylim=(-0.1, 3.4), xticks=[], title="Goals above, actions below: ● click, × ignored")
-    axis.set_yticks([2.65, 1.25, 0.3], ["goal", "action", "user"])
+    axis.set_yticks([2.65, 1.36, 0.85, 0.3], ["goal", "shown first", "second", "user"])
     axis.grid(False)
 
 
@@ -250,9 +267,9 @@ def _draw_progress(axis, line: Timeline) -> None:
         axis.plot(t + 1, LATE, "*", color="black", ms=20)
         axis.text(t + 1.4, LATE, f"+{int(line.reward[t])}", va="center", fontsize=14)
     axis.axhline(LATE, color=_GREY, lw=1.2, ls=":")
-    axis.set(xlim=(0, STEPS + 2.4), ylim=(-0.5, LATE + 1.3), xlabel="step", ylabel="clicks so far")
+    axis.set(xlim=(0, STEPS + 2.4), ylim=(-0.5, LATE + 3.8), xlabel="step", ylabel="clicks so far")
     axis.set(title=f"{LATE} clicks in one category bring a reward ★", yticks=range(0, LATE + 1, 3))
-    axis.legend(loc="center right", fontsize=11, **_ON_TOP)
+    axis.legend(loc="upper left", fontsize=11, ncol=3, **_ON_TOP)
 
 
 def describe_timeline(line: Timeline) -> str:
@@ -290,19 +307,21 @@ def draw_live(live: Live, figure) -> None:
         axis.axhline(top, color="black", lw=1.6, ls="--")
         axis.set_ylim(-0.05 * top, 1.15 * top)
     curves.text(0.01, top, "best, tastes known", transform=curves.get_yaxis_transform(), va="bottom", fontsize=12)
-    curves.set(xlabel="thousand steps", ylabel="discounted reward", xlim=(0, 4.0))
-    steps, clicks = live.goal_steps, live.clicks_needed
-    last = f"a goal lasts {steps} step{'s' if steps > 1 else ''}"
-    curves.set_title(f"{clicks} click{'s' if clicks > 1 else ''} a reward, {last}")
+    curves.set(xlabel="thousand steps", ylabel="discounted reward", xlim=(0, LIVE.environment_steps / 1000))
+    curves.set_title(f"{_count(live.clicks_needed, 'click')} a reward, a goal lasts {_count(live.goal_steps, 'step')}")
     final.set_title("Now")
     curves.legend(loc="best", **_ON_TOP)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' if number > 1 else ''}"
 
 
 def describe_live(live: Live) -> str:
     """The picture of a training in words."""
     levels, flat = (float(values[:, -1].mean()) for values in (live.two_levels, live.flat))
     return (
-        f"Goals of up to {live.goal_steps} steps, {live.clicks_needed} clicks a reward: after {int(live.steps[-1]):,} "
-        f"steps two levels earn {levels:.2f} a session, the flat policy {flat:.2f}; {float(live.best.mean()):.2f} is "
-        "possible for whoever knows the tastes."
+        f"Goals of up to {_count(live.goal_steps, 'step')}, {_count(live.clicks_needed, 'click')} a reward: "
+        f"after {int(live.steps[-1]):,} steps two levels earn {levels:.2f} a session, the flat policy {flat:.2f}; "
+        f"{float(live.best.mean()):.2f} is possible for whoever knows the tastes."
     )

@@ -22,13 +22,13 @@ prediction = Predict(
         "yes. But the end pays 1 or 0.01 by where one has been, and that is not in the table.",
         "About 0.2, a little less because it explores now and then": "The tables are judged without exploring. What "
         "keeps them low is not chance, but that their numbers stand for two different things.",
-        "About 0.05: most tables go left at once": "Going left from s2 is worth 1 after a visit to s6 and 0.01 before. "
-        "The table holds one number for both, and visits are rare.",
+        "About 0.1: some tables find the way, others go left at once": "Going left from s2 is worth 1 after a visit to "
+        "s6 and 0.01 before. The table holds one number for both, and which one depends on what it does.",
         "0: the steps to the right never work often enough to arrive": "Whoever always goes right arrives in one "
         "episode of five. And going left pays 0.01 at least.",
     },
 )
-A_TWENTIETH = tuple(prediction.choices)[2]
+HALF_AT_MOST = tuple(prediction.choices)[2]
 
 
 # Exercise: what a goal was worth.
@@ -61,6 +61,11 @@ def _check_target(answer: Callable) -> Outcome:
         (torch.tensor(paid), "What comes after the goal is missing: the session goes on."),
         (rewards[0] + discount * value, "You look one step ahead. The goal lasted four, and all their rewards are its "
          "doing."),
+        (rewards.sum() + value, "Nothing is discounted: reward number j counts γ to the power of j, the value γ to the "
+         "power of k."),
+        (discount * paid + discount ** (k + 1) * value, "One power too many: the first reward comes in this very step, "
+         "and is not discounted."),
+        (paid + discount ** (k + 1) * value, "One power too many: behind k steps the value counts γ to the power k."),
     )  # fmt: skip
     for mistaken, message in mistakes:
         if abs(got - float(mistaken)) < 1e-5:
@@ -101,6 +106,9 @@ exercise_target = Exercise(
         "no value": (lambda r, v, t, g: _goal_return(r, 0 * v, t, g), "goes on"),
         "one step": (lambda r, v, t, g: r[0] + g * v * ~t, "one step ahead"),
         "no end": (lambda r, v, t, g: _goal_return(r, v, torch.tensor(False), g), "After an end"),
+        "nothing discounted": (lambda r, v, t, g: r.sum() + v * ~t, "Nothing is discounted"),
+        "all a step late": (lambda r, v, t, g: g * _goal_return(r, v, t, g), "in this very step"),
+        "a power too many": (lambda r, v, t, g: _goal_return(r, g * v, t, g), "One power too many"),
         "backwards": (lambda r, v, t, g: _goal_return(r.flip(0), v, t, g), "I expected"),
     },
 )  # fmt: skip
@@ -139,7 +147,7 @@ def _check_rows(answer: Callable) -> Outcome:
             return wrong(message)
     if not torch.allclose(got.float(), expected, atol=1e-6):
         return wrong("The shape is right, the rows are not: row b belongs to controller `goals[b]`.")
-    return right("Every row was answered by its own controller, without a loop and for any batch.")
+    return right("Every row was answered by its own controller, whatever the batch.")
 
 
 exercise_rows = Exercise(
@@ -149,7 +157,7 @@ exercise_rows = Exercise(
     level="beginner",
     minutes=5,
     task="`answers` (goals, rows, actions) are the logits of every controller for every row, `goals` (rows,) each "
-    "row's goal. Return the logits (rows, actions) of each row's own controller, without a loop.",
+    "row's goal. Return the logits (rows, actions) of each row's own controller. It can be done in one line.",
     check=_check_rows,
     hints=["A tensor can be indexed with two tensors of row numbers at once.", "`answers[goals, rows]`, where `rows` "
            "counts from 0."],
@@ -191,6 +199,10 @@ def _check_progress(answer: Callable) -> Outcome:
         (change.sum(1) + paid, "You count progress in any category. The controller works for its goal alone."),
         (-change[rows, goal] + paid, "The sign: after minus before."),
         (after[rows, goal] + paid, "That is where it stands, paid anew at every step. Progress is the difference."),
+        (torch.where(paid > 0, paid, change[rows, goal]), "Row 2 went on by one click, from 3 to the 4 that were paid: "
+         "its progress is 1. The other 3 were paid for when they came."),
+        (change[rows, goal] + (paid > 0), "Row 2 stood at 3 and was paid for its fourth click. What was paid says how "
+         "far it came: 4, not 1."),
         (paid, "That is the environment's reward. It comes once in many clicks; the controller needs to hear of each."),
     )  # fmt: skip
     for mistaken, message in mistakes:
@@ -208,7 +220,8 @@ exercise_progress = Exercise(
     title="Paid for progress",
     level="intermediate",
     minutes=10,
-    task="A reward of n is paid for the n-th click in one category; a click elsewhere makes the count begin anew. "
+    task="A reward of n is paid for the n-th click in one category, and the count goes back to 0; a click elsewhere "
+    "makes it begin anew as well. "
     "`before` and `after` (rows, categories) are the clicks counted before and after a step, `paid` (rows,) the reward "
     "that the step brought for the goal, `goal` (rows,) its category. Return the intrinsic reward (rows,): progress "
     "towards the goal.",
@@ -223,6 +236,8 @@ exercise_progress = Exercise(
         "sign": (lambda b, a, p, g: -(a - b)[torch.arange(len(g)), g] + p, "The sign"),
         "where it stands": (lambda b, a, p, g: a[torch.arange(len(g)), g] + p, "the difference"),
         "the reward itself": (lambda b, a, p, g: p, "environment's reward"),
+        "all at once": (lambda b, a, p, g: torch.where(p > 0, p, (a - b)[torch.arange(len(g)), g]), "by one click"),
+        "one for a reward": (lambda b, a, p, g: (a - b)[torch.arange(len(g)), g] + (p > 0), "its fourth click"),
         "twice paid": (lambda b, a, p, g: _progress(b, a, 2 * p, g), "I expected"),
     },
 )  # fmt: skip
@@ -245,14 +260,14 @@ semi-Markov decision. It learns from the steps in which a goal was chosen, and f
 goal that was really followed.
 
 When does it help? On the six-state chain, what the end pays depends on where one has been. A flat table has one number
-for two different situations, and most tables stayed near 0.05 of a possible 0.208. Two levels, seeing no more, came to
-0.2: a goal is also a memory, since while one still walks to s6 one has not been there. A flat table that saw the
-history did as well. In sessions where twelve clicks in one category bring one reward, two levels learned sooner from
-equally few steps; where every click pays, they were behind.
+for two different situations, and tables earned half of a possible 0.208 at most, some of them next to nothing. Two
+levels, seeing no more, came to 0.2: a goal is also a memory, since while one still walks to s6 one has not been there.
+A flat table and a flat policy that saw the history did as well. In sessions where twelve clicks in one category bring
+one reward, two levels learned sooner from equally few steps; where every click pays, they were behind.
 
 And what it rests on: somebody has to choose goals and intrinsic rewards. A flat policy that was paid for the same
-progress learned faster still. Paid for clicks instead of progress, controllers clicked along and undid what the reward
-needed. A hierarchy does what its goals say.
+progress was not behind. Paid for clicks instead of progress, controllers showed other categories now and then, and so
+undid what the reward needed. A hierarchy does what its goals say.
 """
 
 

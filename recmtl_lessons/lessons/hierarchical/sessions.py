@@ -9,8 +9,17 @@ from torch import Tensor, nn
 
 from recmtl_lessons.envs import SessionPlanner, SessionSettings, SessionUsers, join_users, make_surface, make_users
 from recmtl_lessons.lessons._seeds import SEEDS
-from recmtl_lessons.lessons.hierarchical.learning import Stepped, Training, Walked, Walker, judged_on_the_way, train
+from recmtl_lessons.lessons.hierarchical.learning import (
+    TWO_LEVELS,
+    Stepped,
+    Training,
+    Walked,
+    Walker,
+    judged_on_the_way,
+    train,
+)
 from recmtl_lessons.lessons.policy import learning as flat
+from recmtl_lessons.lessons.policy.experiments import by_seed
 from recmtl_lessons.lessons.policy.learning import DISCOUNT
 from recmtl_lessons.models import HierarchicalMultiTaskRL, MultiTaskPolicyNetwork
 from recmtl_lessons.training import Acted, Actors, Chooser, Rollout, Sessions, Stack, returns_of
@@ -24,12 +33,12 @@ TRAINING = Training(
     goal_steps=20, updates=30, sessions=32, steps=10, epochs=3, minibatches=2, learning_rate=8e-3, entropy=0.01,
     gae_lambda=0.6,
 )  # fmt: skip
-EVERY = 5  # updates between two judgements
 EARLY = 15  # the update after which arms are compared
 FEW = replace(TRAINING, updates=EARLY)  # 4,800 steps
 
-TWO_LEVELS, FLAT = "two levels", "flat"
+FLAT = "flat"
 FOR_CLICKS, FOR_PROGRESS = "two levels, paid for clicks", "flat, paid for progress"
+CONTROLS = (FOR_CLICKS, FOR_PROGRESS)
 
 
 def settings_of(clicks_needed: int) -> SessionSettings:
@@ -85,8 +94,7 @@ def _gained(sessions: Sessions, done: Rollout) -> Tensor:
     """Clicks towards the next reward that a step brought each category, below 0 where it lost them: (..., C)."""
     rules = sessions.envs[sessions.tasks[0]].rules
     needed, count = rules.settings.clicks_needed, len(rules.users.categories)
-    first = rules.profile.shape[1] + count
-    before, after = (needed * o[..., first : first + count] for o in (done.observations, done.next_observations))
+    before, after = (needed * o[..., rules.layout.streak] for o in (done.observations, done.next_observations))
     paid = torch.nn.functional.one_hot(rules.surface.lead[done.actions].clamp(min=0), count) * done.rewards[..., None]
     return after + paid - before  # whoever is paid begins to count anew
 
@@ -207,14 +215,14 @@ class Comparison:
     Attributes
     ----------
     clicks_needed : int
-    every : int
-        Updates between two points.
+    updates : tuple of int
+        After how many updates each point was taken.
     steps : Tensor, (P,)
-        Steps each model has taken.
+        Steps each model had taken.
     returns : dict {arm: Tensor (S, P)}
         Mean discounted reward of a session with users who were not learned from.
     strays : dict {arm: Tensor (S,)}
-        At the end of the training, see `strays_of`; of both arms with two levels, where there are two.
+        Of both arms with two levels, at the end of the training; see `strays_of`. Empty without `FOR_CLICKS`.
     judged : tuple of SessionUsers
         The users, one group a seed.
     stack : Stack
@@ -222,7 +230,7 @@ class Comparison:
     """
 
     clicks_needed: int
-    every: int
+    updates: tuple[int, ...]
     steps: Tensor
     returns: dict[str, Tensor]
     strays: dict[str, Tensor]
@@ -236,18 +244,26 @@ class Comparison:
 
     def early(self, arm: str) -> Tensor:
         """An arm's returns after `EARLY` updates, (S,)."""
-        return self.returns[arm][:, EARLY // self.every - 1]
+        return self.returns[arm][:, self.updates.index(EARLY)]
+
+    @property
+    def ablest(self) -> int:
+        """Number of the seed whose two levels earn most in the end."""
+        return int(self.returns[TWO_LEVELS][:, -1].argmax())
 
 
 @lru_cache(maxsize=4)
 def compare(
-    clicks_needed: int = LATE, seeds: tuple[int, ...] = SEEDS, how: Training = TRAINING, group: int = 2
+    clicks_needed: int = LATE,
+    seeds: tuple[int, ...] = SEEDS,
+    how: Training = TRAINING,
+    group: int = 2,
+    controls: tuple[str, ...] = (),
+    every: int = EARLY,
 ) -> Comparison:
-    """Train two levels and the flat policy on as many steps, both in two forms where the reward is late."""
+    """Train two levels and the flat policy on as many steps, and some of `CONTROLS`; judge after ``every`` updates."""
     learned, judged = ([users_of(seed, g) for seed in seeds] for g in (0, group))
-    if clicks_needed == 1:
-        return compare_users(learned, judged, clicks_needed, seeds, how)
-    return compare_users(learned, judged, clicks_needed, seeds, how, controls=True, every=EVERY)
+    return compare_users(learned, judged, clicks_needed, seeds, how, controls, every)
 
 
 def compare_users(
@@ -256,31 +272,28 @@ def compare_users(
     clicks_needed: int,
     seeds: tuple[int, ...],
     how: Training,
-    controls: bool = False,
+    controls: Sequence[str] = (),
     every: int = EARLY,
 ) -> Comparison:
-    """As `compare`, for users that are handed in, one group a seed.
-
-    With ``controls`` there are the arms `FOR_CLICKS` and `FOR_PROGRESS` as well. All are judged after each ``every``
-    updates.
-    """
-    settings = settings_of(clicks_needed)
-    stack, walker = two_levels(learned, seeds, settings, how, clicks=controls)
-    goals = judged_on_the_way(
-        train(stack, walker, how, every=every), how.updates, f"two levels, {_late(clicks_needed)}",
+    """As `compare`, for users that are handed in, one group a seed."""
+    settings, late = settings_of(clicks_needed), _late(clicks_needed)
+    stack, walker = two_levels(learned, seeds, settings, how, clicks=FOR_CLICKS in controls)
+    updates, goals = judged_on_the_way(
+        train(stack, walker, how, every=every), how.updates, f"two levels, {late}",
         partial(judge_two_levels, stack, judged, settings, how.goal_steps),
     )  # fmt: skip
-    policies, sessions = flat_policies(learned, seeds, settings, how, progress=controls)
-    actions = judged_on_the_way(
-        flat.train(policies, sessions, how, every=every), how.updates, f"flat, {_late(clicks_needed)}",
+    policies, sessions = flat_policies(learned, seeds, settings, how, progress=FOR_PROGRESS in controls)
+    _, actions = judged_on_the_way(
+        flat.train(policies, sessions, how, every=every), how.updates, f"flat, {late}",
         partial(judge_flat, policies, judged, settings),
     )  # fmt: skip
-    returns = dict(zip((TWO_LEVELS, FOR_CLICKS), goals, strict=False))
-    strays = strays_of(stack, judged, settings, how.goal_steps) if controls else ()
-    strays = dict(zip((TWO_LEVELS, FOR_CLICKS), strays, strict=False))
-    returns |= dict(zip((FLAT, FOR_PROGRESS), actions, strict=False))
-    steps = torch.arange(1, goals.shape[-1] + 1) * every * how.sessions * how.steps
-    return Comparison(clicks_needed, every, steps, returns, strays, tuple(judged), stack)
+    levels = (TWO_LEVELS, FOR_CLICKS)[: stack.n_settings]
+    returns = dict(zip(levels, goals, strict=True))
+    returns |= dict(zip((FLAT, FOR_PROGRESS)[: policies.n_settings], actions, strict=True))
+    strayed = strays_of(stack, judged, settings, how.goal_steps) if FOR_CLICKS in controls else ()
+    strays = dict(zip(levels, strayed, strict=False))
+    steps = torch.tensor(updates) * how.sessions * how.steps
+    return Comparison(clicks_needed, updates, steps, returns, strays, tuple(judged), stack)
 
 
 def _late(clicks_needed: int) -> str:
@@ -290,4 +303,4 @@ def _late(clicks_needed: int) -> str:
 def best_returns(worlds: Sequence[SessionUsers], settings: SessionSettings) -> Tensor:
     """What is possible with each seed's users, by dynamic programming, (S,)."""
     plan = SessionPlanner(join_users(list(worlds)), TASK, settings, DISCOUNT).best()
-    return plan.returns.view(len(worlds), -1).mean(1)
+    return by_seed(plan.returns, range(len(worlds)))

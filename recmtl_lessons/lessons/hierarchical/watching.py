@@ -6,12 +6,10 @@ import torch
 from torch import Tensor
 
 from recmtl_lessons.envs import SessionRules
-from recmtl_lessons.lessons._seeds import SEEDS
-from recmtl_lessons.lessons.hierarchical.sessions import LATE, TASK, TRAINING, Comparison, settings_of, users_of
+from recmtl_lessons.lessons.hierarchical.sessions import LATE, TASK, TRAINING, Comparison, settings_of
 from recmtl_lessons.models import HierarchicalMultiTaskRL
 
-STEPS = 30
-YOURS = 4  # goals that can be taken over
+STEPS = 45
 LEFT_TO_IT = "the meta-controller's"
 
 
@@ -57,24 +55,37 @@ class Timeline:
         return len(self.goal)
 
 
-def follow(result: Comparison, user: int, seed: int = 0, seeds: tuple[int, ...] = SEEDS, **chosen: str) -> Timeline:
-    """Let trained levels serve a user whom nobody has learned from, with some goals chosen by hand.
+def follow(
+    result: Comparison,
+    user: int,
+    goal_1: str = LEFT_TO_IT,
+    goal_2: str = LEFT_TO_IT,
+    goal_3: str = LEFT_TO_IT,
+    seed: int = 0,
+) -> Timeline:
+    """Let the ablest of the trained levels serve a user whom nobody has learned from, some goals chosen by hand.
 
     Parameters
     ----------
     result : Comparison
-        With trained levels; those of the first seed act.
     user : int
         Number of the user, from 0.
+    goal_1, goal_2, goal_3 : str
+        A category, or `LEFT_TO_IT`.
     seed : int
         Of the chances in the session, which are the same whatever is chosen.
-    **chosen : str
-        ``goal_1`` to ``goal_4``: a category, or `LEFT_TO_IT`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such user or category.
     """
-    users = users_of(seeds[0], 2)
-    rules, network = SessionRules(users, TASK, settings_of(LATE)), result.stack.model(0)
-    luck = torch.rand(STEPS, 4, generator=torch.Generator().manual_seed(1_000 * seed + user), dtype=torch.float64)
-    hands = [users.categories.index(c) if c in users.categories else None for c in chosen.values()]
+    users = result.judged[result.ablest]
+    if not 0 <= user < len(users):
+        raise ValueError(f"user: got {user!r}, expected 0 to {len(users) - 1}")
+    hands = [_chosen(f"goal_{k}", goal, users.categories) for k, goal in enumerate((goal_1, goal_2, goal_3), 1)]
+    rules, network = SessionRules(users, TASK, settings_of(LATE)), result.stack.model(result.ablest)
+    luck = torch.rand(STEPS, 3, generator=torch.Generator().manual_seed(1_000 * seed + user), dtype=torch.float64)
     state, rows, states, age, goal, count = rules.begin(torch.tensor([user])), [], [], 0, None, 0
     wished = network.goal_probabilities(rules.observe(state))[0].detach()
     for step in range(STEPS):
@@ -96,6 +107,13 @@ def follow(result: Comparison, user: int, seed: int = 0, seeds: tuple[int, ...] 
         users.categories, rules.surface.actions, rules.tastes[user], goals, actions, starts, yours, clicked, reward,
         progress, wished, bool(outcome.terminated),
     )  # fmt: skip
+
+
+def _chosen(name: str, goal: str, categories: tuple[str, ...]) -> int | None:
+    """Number of the category, None where the goal is left to the meta-controller."""
+    if goal not in (LEFT_TO_IT, *categories):
+        raise ValueError(f"{name}: got {goal!r}, expected {LEFT_TO_IT!r} or one of {', '.join(map(repr, categories))}")
+    return None if goal == LEFT_TO_IT else categories.index(goal)
 
 
 def _next_goal(

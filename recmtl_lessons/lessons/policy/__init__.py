@@ -1,25 +1,19 @@
 """Lesson 07: policies for several tasks. Its experiments, its pictures, its explorers and its questions."""
 
 from recmtl_lessons.lessons.policy.activities import LESSON
-from recmtl_lessons.lessons.policy.breaking import WithDropout, with_dropout, with_short_sessions
+from recmtl_lessons.lessons.policy.breaking import with_dropout, with_short_sessions
+from recmtl_lessons.lessons.policy.choosing import NARROWER, compare_narrower, score_rates
 from recmtl_lessons.lessons.policy.experiments import (
-    BANDIT_WORLDS,
-    SEPARATE,
-    SHARED,
     TASKS,
     WORLDS,
-    World,
     bounds,
     compare,
     count_parameters,
-    exact_returns,
-    gradient_cosines,
     separate_networks,
     shared_network,
 )
 from recmtl_lessons.lessons.policy.explorers import explore_session, explore_training
 from recmtl_lessons.lessons.policy.films import compare_on_films
-from recmtl_lessons.lessons.policy.learning import DISCOUNT, Training
 from recmtl_lessons.lessons.policy.pictures import (
     draw_breaking,
     draw_cosines,

@@ -53,9 +53,9 @@ class Dropout:
     Attributes
     ----------
     ratios : Tensor, (S, n)
-        Importance ratios of actions just taken, at unchanged weights, in a network with dropout, before training.
+        Importance ratios of actions just taken, at unchanged weights, in the trained network with dropout.
     without : Tensor, (S, n)
-        The same in a network without.
+        The same in a network of the same weights without dropout.
     share : Tensor, (S,)
         Where the network with dropout gets, on the way from chance to the best.
     """

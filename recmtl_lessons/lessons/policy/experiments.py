@@ -1,20 +1,17 @@
 """The lesson's arms: one network for all tasks or one for each, in worlds that share much or nothing."""
 
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from recmtl_lessons.envs import SURFACES, SessionPlanner, SessionSettings, SessionUsers, join_users, make_users
 from recmtl_lessons.lessons._seeds import SEEDS
 from recmtl_lessons.lessons.policy.learning import DISCOUNT, Training, choose_with, objective_of, prepared, train
 from recmtl_lessons.models import MultiTaskPolicyNetwork
-from recmtl_lessons.training import Actors, Stack
-from recmtl_lessons.training.rollouts import Chooser, Sessions
+from recmtl_lessons.training import Actors, Chooser, Sessions, Stack, with_bar
 
 TASKS = SURFACES
 ACTIONS = {"home": 3, "search": 6, "notify": 4}
@@ -22,6 +19,7 @@ STATE_DIM = 15
 USERS = 100  # to learn from, a seed
 TEST_USERS = 30
 TRAINING = Training()
+Build = Callable[[], nn.Module]  # makes one network
 SHARED, SEPARATE = "one for all", "one for each"
 
 
@@ -88,18 +86,17 @@ def count_parameters(model: nn.Module) -> int:
 # Training.
 
 
-def stack_of(build, settings: Sequence[dict], seeds: Sequence[int], how: Training = TRAINING) -> Stack:
+def stack_of(build: Build, settings: Sequence[dict], seeds: Sequence[int], how: Training = TRAINING) -> Stack:
     """Untrained policies, a network for each setting and seed."""
     return Actors(build, settings, seeds, how.learning_rate, clip=0.5)
 
 
 def sessions_for(
-    stack: Stack, worlds: Sequence[World], how: Training = TRAINING, settings: SessionSettings | None = None,
-    users: int = USERS,
-) -> Sessions:  # fmt: skip
+    stack: Stack, worlds: Sequence[World], how: Training = TRAINING, settings: SessionSettings | None = None
+) -> Sessions:
     """Sessions to learn from: setting k of the stack lives in ``worlds[k]``."""
     return Sessions(
-        [w.users(seed, 0, users) for w, seed in _cells(stack, worlds)], TASKS, how.sessions,
+        [w.users(seed) for w, seed in _cells(stack, worlds)], TASKS, how.sessions,
         settings or SessionSettings(), stack.seeds, [w.satiation for w, _ in _cells(stack, worlds)],
     )  # fmt: skip
 
@@ -110,12 +107,10 @@ def _cells(stack: Stack, worlds: Sequence[World]) -> list[tuple[World, int]]:
 
 
 @lru_cache(maxsize=64)
-def planner(
-    world: World, task: str, seeds: tuple[int, ...], group: int = 2, settings: SessionSettings | None = None
-) -> SessionPlanner:
+def planner(world: World, task: str, seeds: tuple[int, ...], group: int = 2) -> SessionPlanner:
     """The sessions of all seeds' users of a group as Markov decision processes, to be solved exactly."""
     users = join_users([world.users(seed, group, TEST_USERS) for seed in seeds])
-    return SessionPlanner(users, task, replace(settings or SessionSettings(), satiation=world.satiation), DISCOUNT)
+    return SessionPlanner(users, task, SessionSettings(satiation=world.satiation), DISCOUNT)
 
 
 def by_seed(values: Tensor, seeds: Sequence[int]) -> Tensor:
@@ -123,25 +118,28 @@ def by_seed(values: Tensor, seeds: Sequence[int]) -> Tensor:
     return values.view(len(seeds), -1).mean(1)
 
 
-def exact_returns(
-    stack: Stack, worlds: Sequence[World], group: int = 2, settings: SessionSettings | None = None
-) -> dict[str, Tensor]:
-    """Expected discounted reward of a session with users who were not learned from, {task: Tensor (n_settings, S)}.
-
-    Nothing is played: each policy's value is computed from its probabilities in all states of all test users.
-    """
+def exact_returns(stack: Stack, worlds: Sequence[World], group: int = 2) -> dict[str, Tensor]:
+    """Expected discounted reward of a session with users who were not learned from, {task: Tensor (n_settings, S)}."""
     seeds = stack.seeds[: stack.n_seeds]
-    found: dict[str, list[Tensor]] = {task: [] for task in TASKS}
-    for task in TASKS:
-        plans = [planner(world, task, seeds, group, settings) for world in worlds]
-        seen = torch.cat([plan.observations().unflatten(0, (len(seeds), -1)) for plan in plans])  # (M, U, S, D)
+    return returns_under(stack, {task: [planner(world, task, seeds, group) for world in worlds] for task in TASKS})
+
+
+def returns_under(stack: Stack, plans: Mapping[str, Sequence[SessionPlanner]]) -> dict[str, Tensor]:
+    """The same, with the users of some planners, {task: one a setting}; each has the users of all seeds.
+
+    Nothing is played: each policy's value is computed from its probabilities in all states of all users.
+    """
+    seeds, found = range(stack.n_seeds), {}
+    for task, each in plans.items():
+        seen = torch.cat([plan.observations().unflatten(0, (len(seeds), -1)) for plan in each])  # (M, U, S, D)
 
         def probabilities(model, observations, task=task):
             return model(observations.flatten(0, 1), task)[0].softmax(-1).view(*observations.shape[:2], -1)
 
         policies = stack.by_setting(stack.each_own(probabilities, seen))  # (settings, seeds, U, S, A)
-        found[task] = [by_seed(plan.value_of(p.flatten(0, 1)), seeds) for plan, p in zip(plans, policies, strict=True)]
-    return {task: torch.stack(values) for task, values in found.items()}
+        values = [plan.value_of(policy.flatten(0, 1)) for plan, policy in zip(each, policies, strict=True)]
+        found[task] = torch.stack([by_seed(value, seeds) for value in values])
+    return found
 
 
 def fit(
@@ -152,13 +150,12 @@ def fit(
     pauses: Callable[[], None] | None = None,
     **options,
 ) -> Stack:
-    """Train to the end, with a progress bar if there is a label; ``pauses`` is called after each half."""
-    name, half = f"{label}, {len(stack)} models", max(1, how.updates // 2)
-    with tqdm(total=how.updates, desc=name, unit=" updates", file=sys.stdout, ncols=80, disable=not label) as bar:
-        for moment in train(stack, sessions, how, every=half if pauses else 5, **options):
-            bar.update(moment.step - bar.n)
-            if pauses:
-                pauses()
+    """Train to the end, with a progress bar if there is a label; ``pauses`` is called half way and at the end."""
+    name, half = label and f"{label}, {len(stack)} models", (how.updates + 1) // 2
+    training = train(stack, sessions, how, every=half if pauses else 5, **options)
+    for _ in with_bar(training, name, how.updates, "updates"):
+        if pauses:
+            pauses()
     return stack
 
 
@@ -179,21 +176,24 @@ class Bounds:
         return torch.stack(parts).mean(0)
 
 
-def bounds(
-    world: World, seeds: tuple[int, ...] = SEEDS, group: int = 2, settings: SessionSettings | None = None
-) -> Bounds:
-    """Solve every test user's sessions by dynamic programming."""
-    return _bounds(world, seeds, group, settings)
+def bounds(world: World, seeds: tuple[int, ...] = SEEDS, group: int = 2) -> Bounds:
+    """Solve every test user's sessions by dynamic programming; those of the same arguments only once."""
+    return _bounds(world, seeds, group)
 
 
 @lru_cache(maxsize=64)
-def _bounds(world: World, seeds: tuple[int, ...], group: int, settings: SessionSettings | None) -> Bounds:
-    found: dict[str, list[Tensor]] = {"best": [], "myopic": [], "chance": []}
-    for task in TASKS:
-        plan = planner(world, task, seeds, group, settings)
-        for name, values in (("best", plan.best().returns), ("myopic", plan.myopic().returns), ("chance", plan.even())):
-            found[name].append(by_seed(values, seeds))
-    return Bounds(**{name: dict(zip(TASKS, values, strict=True)) for name, values in found.items()})
+def _bounds(world: World, seeds: tuple[int, ...], group: int) -> Bounds:
+    return bounds_under({task: planner(world, task, seeds, group) for task in TASKS}, len(seeds))
+
+
+def bounds_under(plans: Mapping[str, SessionPlanner], n_seeds: int) -> Bounds:
+    """The same for the users of some planners, {task: planner}; each has the users of all seeds."""
+    ways = {"best": lambda plan: plan.best().returns, "myopic": lambda plan: plan.myopic().returns,
+            "chance": SessionPlanner.even}  # fmt: skip
+    return Bounds(
+        **{name: {task: by_seed(way(plan), range(n_seeds)) for task, plan in plans.items()}
+           for name, way in ways.items()}
+    )  # fmt: skip
 
 
 # What the lesson compares.
@@ -229,10 +229,15 @@ BANDIT_WORLDS = ("tastes and rules", "nothing")
 @lru_cache(maxsize=2)
 def compare(seeds: tuple[int, ...] = SEEDS, how: Training = TRAINING) -> Comparison:
     """Train one network for all tasks and one for each, on as many steps, in three worlds; and the myopic bandit."""
+    return compare_networks(shared_network, separate_networks, seeds, how)
+
+
+def compare_networks(build_shared: Build, build_separate: Build, seeds: tuple[int, ...], how: Training) -> Comparison:
+    """As `compare`, for networks of other widths."""
     names = list(WORLDS)
     planning = [{"discount": DISCOUNT}] * len(names)
-    shared = stack_of(shared_network, planning + [{"discount": 0.0}] * len(BANDIT_WORLDS), seeds, how)
-    separate = stack_of(separate_networks, planning, seeds, how)
+    shared = stack_of(build_shared, planning + [{"discount": 0.0}] * len(BANDIT_WORLDS), seeds, how)
+    separate = stack_of(build_separate, planning, seeds, how)
     worlds = [WORLDS[name] for name in (*names, *BANDIT_WORLDS)]
     found, cosines = {}, []
     beside = sessions_for(shared, worlds, how)  # to look at gradients; nothing is learned from these
@@ -267,7 +272,7 @@ def gradient_cosines(stack: Stack, sessions: Sessions, how: Training = TRAINING,
     batch = prepared(stack, rollouts, stack.setting("discount", DISCOUNT), how.gae_lambda)
     no_bonus, flat = torch.zeros(len(stack), device=stack.device), []
     for task in TASKS:
-        gradients = stack.gradients(objective_of((task,), how.clip), {task: batch[task], "entropy": no_bonus})
+        gradients = stack.gradients(objective_of((task,), how.clip), {task: batch[task], "entropy_weight": no_bonus})
         rows = [g.flatten(1) for name, g in gradients.items() if name.startswith("shared")]
         flat.append(torch.nn.functional.normalize(torch.cat(rows, dim=1), dim=1))  # (M, shared parameters)
     pairs = [(flat[i] * flat[j]).sum(1) for i in range(len(TASKS)) for j in range(i)]

@@ -14,15 +14,14 @@ from recmtl_lessons.lessons.policy.experiments import (
     TASKS,
     TEST_USERS,
     TRAINING,
-    Bounds,
-    by_seed,
+    bounds_under,
     fit,
+    returns_under,
     separate_networks,
     shared_network,
     stack_of,
 )
 from recmtl_lessons.lessons.policy.learning import DISCOUNT, Training
-from recmtl_lessons.training import Stack
 from recmtl_lessons.training.rollouts import Sessions
 
 KNOWING = "knows the tastes, myopic"
@@ -50,33 +49,14 @@ def compare_on_films(ratings: Ratings, seeds: tuple[int, ...] = SEEDS, how: Trai
     learned = [users_from_ratings(ratings, seed, 0) for seed in seeds]
     judged = [users_from_ratings(ratings, seed, 2)[:TEST_USERS] for seed in seeds]
     plans = {task: SessionPlanner(join_users(judged), task, SessionSettings(), DISCOUNT) for task in TASKS}
-    limits = _bounds(plans, seeds)
-    share = {}
+    limits, share = bounds_under(plans, len(seeds)), {}
     for arm, build in ((SHARED, shared_network), (SEPARATE, separate_networks)):
         stack = stack_of(build, [{"discount": DISCOUNT}], seeds, how)
         fit(stack, Sessions(learned, TASKS, how.sessions, SessionSettings(), stack.seeds), how, f"films, {arm}")
-        share[arm] = limits.share(_returns(stack, plans, seeds))
+        found = returns_under(stack, {task: [plan] for task, plan in plans.items()})
+        share[arm] = limits.share({task: values[0] for task, values in found.items()})
     share[KNOWING] = limits.share(limits.myopic)
     return FilmComparison(share, _related(learned[0]))
-
-
-def _returns(stack: Stack, plans: dict[str, SessionPlanner], seeds: tuple[int, ...]) -> dict[str, Tensor]:
-    """Exact returns with the users judged, {task: Tensor (S,)}."""
-    found = {}
-    for task, plan in plans.items():
-        seen = plan.observations().unflatten(0, (len(seeds), -1))  # (S, U, states, D)
-
-        def probabilities(model, observations, task=task):
-            return model(observations.flatten(0, 1), task)[0].softmax(-1).view(*observations.shape[:2], -1)
-
-        policies = stack.each(probabilities, seen)  # (S, U, states, A)
-        found[task] = by_seed(plan.value_of(policies.flatten(0, 1)), seeds)
-    return found
-
-
-def _bounds(plans: dict[str, SessionPlanner], seeds: tuple[int, ...]) -> Bounds:
-    kinds = {"best": lambda p: p.best().returns, "myopic": lambda p: p.myopic().returns, "chance": lambda p: p.even()}
-    return Bounds(**{k: {t: by_seed(of(plan), seeds) for t, plan in plans.items()} for k, of in kinds.items()})
 
 
 def _related(users: SessionUsers) -> dict[tuple[str, str], float]:

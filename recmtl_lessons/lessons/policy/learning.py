@@ -70,8 +70,12 @@ def choose_with(stack: Stack, chances: Chooser, tasks: Sequence[str]) -> Callabl
 
 def _drawn(chances: Chooser, logits: Tensor, value: Tensor) -> Acted:
     action = chances.sample(logits)  # (M, B)
-    log_prob = logits.log_softmax(-1).gather(-1, action[..., None]).squeeze(-1)
-    return Acted(action, {"log_prob": log_prob, "value": value})
+    return Acted(action, {"log_prob": log_prob_of(logits, action), "value": value})
+
+
+def log_prob_of(logits: Tensor, chosen: Tensor) -> Tensor:
+    """Log-probability of what was chosen: (..., A) and (...) -> (...)."""
+    return logits.log_softmax(-1).gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
 
 
 def train(
@@ -104,18 +108,18 @@ def train(
     tasks = sessions.tasks
     choose = choose_with(stack, Chooser(stack.n_seeds, stack.seeds[0]), tasks)
     discount = stack.setting("discount", DISCOUNT)  # (M,)
-    entropy = stack.setting("entropy", how.entropy)
+    entropy_weight = stack.setting("entropy", how.entropy)
     shuffle = torch.Generator().manual_seed(stack.seeds[0])
     for update in range(1, how.updates + 1):
         batch = prepared(stack, sessions.collect(choose, how.steps), discount, how.gae_lambda, limit_is_end)
-        for part in _parts(how, shuffle):
+        for part in minibatches(how, shuffle):
             rows = {task: {name: values[:, part] for name, values in batch[task].items()} for task in tasks}
-            stack.update(objective_of(tasks, how.clip), {**rows, "entropy": entropy})
+            stack.update(objective_of(tasks, how.clip), {**rows, "entropy_weight": entropy_weight})
         if update % every == 0 or update == how.updates:
             yield Moment(update, how.updates)
 
 
-def _parts(how: Training, shuffle: torch.Generator) -> Iterator[Tensor]:
+def minibatches(how: Training, shuffle: torch.Generator) -> Iterator[Tensor]:
     """Row numbers of the minibatches: each epoch deals the rollout's rows into parts anew."""
     rows = how.sessions * how.steps
     for _ in range(how.epochs):
@@ -173,7 +177,7 @@ def objective_of(tasks: Sequence[str], clip: float) -> Callable:
             log_prob, entropy, value = model.evaluate_actions(b["state"], task, b["action"])
             loss, _ = ppo_loss(
                 log_prob, b["log_prob"], entropy, value, b["advantage"], b["returns"], clip,
-                value_weight=VALUE_WEIGHT, entropy_weight=batch["entropy"],
+                value_weight=VALUE_WEIGHT, entropy_weight=batch["entropy_weight"],
             )  # fmt: skip
             total = total + loss
         return total, {}

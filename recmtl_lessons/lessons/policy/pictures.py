@@ -2,6 +2,7 @@
 
 import torch
 
+from recmtl_lessons.envs import SessionSettings, layout_of
 from recmtl_lessons.lessons.policy.breaking import Dropout, ShortSessions
 from recmtl_lessons.lessons.policy.experiments import BANDIT_WORLDS, TASKS, WORLDS, Comparison
 from recmtl_lessons.lessons.policy.films import FilmComparison
@@ -27,7 +28,7 @@ def draw_loop(figure) -> None:
         style.box(axis, 10.0, 4.6 - 1.7 * k, 3.8, name, green, 1.1)
         style.arrow(axis, (8.7, 3.35), (9.8, 5.15 - 1.7 * k), _GREY)
         style.arrow(axis, (14.0, 5.15 - 1.7 * k), (15.5, 3.35), _GREY)
-    style.box(axis, 15.7, 2.6, 4.3, "the user: tastes,\nsatiation, patience\n(hidden)", red, 1.5)
+    style.box(axis, 15.7, 2.6, 4.3, "the user: tastes\n(hidden), satiation,\npatience", red, 1.5)
     style.arrow(axis, (4.8, 3.35), (5.8, 3.35), _GREY)
     axis.text(16.2, 4.9, "an action", ha="center", fontsize=14, color=_GREY)
     for start, end in (((17.8, 2.4), (17.8, 0.35)), ((2.3, 0.35), (2.3, 2.4))):
@@ -61,19 +62,21 @@ def _draw_user(axis, watched: Watched, k: int) -> None:
         axis.bar(c - 0.2, tastes[c], 0.38, color=shade)
         axis.bar(c + 0.2, now[c], 0.38, color="white", edgecolor=shade, hatch="//", lw=1.8)
     axis.axhline(0, color=_GREY, lw=1)
-    patience = 3 - int(watched.ignored[k])
+    most = SessionSettings().patience
+    patience = most - int(watched.ignored[k])
     room = (min(-4.2, *now) - 0.2, max(2.8, *tastes) + 1.4)  # above: the hearts
     axis.set(ylim=room, ylabel="logit of a click", title="Hidden: taste ■, appeal now ▨")
-    axis.text(0.97, 0.95, "patience " + "♥" * patience + "♡" * (3 - patience), transform=axis.transAxes, ha="right",
+    axis.text(0.97, 0.95, "patience " + "♥" * patience + "♡" * (most - patience), transform=axis.transAxes, ha="right",
               va="top", fontsize=14, color=style.PALETTE["vermillion"])  # fmt: skip
     axis.set_xticks(range(len(names)), names)
 
 
 def _draw_seen(axis, watched: Watched, k: int) -> None:
     seen, width = watched.seen[k], len(watched.categories)
-    features = len(seen) - 2 * width - 1
+    layout = layout_of(len(seen), width)
+    features = len(seen[layout.profile])
     labels = [f"trait {j + 1}" for j in range(features)] + [f"{name}, lately" for name in watched.categories]
-    values = torch.cat([seen[: features + width], seen[-1:]])
+    values = torch.cat([seen[layout.profile], seen[layout.satiation], seen[layout.ignored]])
     places = range(len(values))
     shades = [_GREY] * features + [style.PALETTE[c] for c in _CATEGORY[:width]] + [style.PALETTE["vermillion"]]
     axis.barh(places, values.tolist(), color=shades)
@@ -172,7 +175,9 @@ def draw_planning(result: Comparison, figure) -> None:
 def draw_cosines(cosines: dict, figure) -> None:
     """Draw how two tasks' gradients on the shared layers agree, world by world."""
     (axis,) = style.panels(figure, 1)
-    style.points_with_interval(axis, list(cosines), torch.stack(list(cosines.values()), dim=1), ("green", "sky"))
+    style.points_with_interval(
+        axis, list(cosines), torch.stack(list(cosines.values()), dim=1), ("green", "sky", "black")
+    )
     axis.axhline(0, color=_GREY, lw=1.2, ls=":")
     for height, words in ((0.42, "the same way (1 would be entirely)"), (-0.42, "against each other (−1)")):
         axis.text(1, height, words, ha="center", va="center", fontsize=13, color=_GREY)

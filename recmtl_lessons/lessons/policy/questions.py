@@ -77,6 +77,31 @@ _END_IS_LIMIT = _variant(_always, _uncut)
 _NEVER_CUT = _variant(_alive, _alive)
 _NO_BASELINE = _variant(_alive, _uncut, subtract=False)
 _NO_LAMBDA = _variant(_alive, _uncut, powers=False)
+_ALL_WRONG = _variant(_uncut, _alive)
+
+
+def _next_rows_value(rewards, values, next_values, terminated, truncated, discount, gae_lambda):
+    return _advantages(rewards, values, torch.cat([values[1:], next_values[-1:]]), terminated, truncated,
+                       discount, gae_lambda)  # fmt: skip
+
+
+def _no_discount(rewards, values, next_values, terminated, truncated, discount, gae_lambda):
+    """The chain shrinks by lambda alone."""
+    advantages, running = torch.zeros_like(rewards), 0.0
+    delta = rewards + discount * next_values * ~terminated - values
+    for t in reversed(range(len(rewards))):
+        running = delta[t] + gae_lambda * ~(terminated[t] | truncated[t]) * running
+        advantages[t] = running
+    return advantages
+
+
+def _forwards(rewards, values, next_values, terminated, truncated, discount, gae_lambda):
+    advantages, running = torch.zeros_like(rewards), 0.0
+    delta = rewards + discount * next_values * ~terminated - values
+    for t in range(len(rewards)):
+        running = delta[t] + discount * gae_lambda * ~(terminated[t] | truncated[t]) * running
+        advantages[t] = running
+    return advantages
 
 
 def _one_step(rewards, values, next_values, terminated, truncated, discount, gae_lambda):
@@ -107,7 +132,12 @@ def _check_returns(answer: Callable) -> Outcome:
         (_NO_BASELINE, "An advantage is what came beyond the value: `values` must be subtracted."),
         (_NO_LAMBDA, "Your chain shrinks by the discount alone. Where is lambda?"),
         (_one_step, "These are the one-step differences (lambda = 0). Add the discounted chain of later ones."),
-    )
+        (_ALL_WRONG, "The flags are exchanged: `terminated` takes `next_values` out, both of them cut the chain."),
+        (_next_rows_value, "You read `values[t + 1]`. Where a session ended, that is the first state of another one: "
+         "`next_values[t]` is the state that was reached."),
+        (_no_discount, "Your chain shrinks by lambda alone. Where is the discount?"),
+        (_forwards, "You walk forwards, so that a step gets what came before it. Walk backwards."),
+    )  # fmt: skip
     got = got.detach().double()
     for mistaken, message in mistakes:
         if torch.allclose(got, mistaken(*asked, 0.9, 0.7), atol=1e-6):
@@ -146,6 +176,10 @@ exercise_returns = Exercise(
         "no baseline": (_NO_BASELINE, "must be subtracted"),
         "no lambda": (_NO_LAMBDA, "Where is lambda"),
         "one step": (_one_step, "lambda = 0"),
+        "flags exchanged": (_ALL_WRONG, "flags are exchanged"),
+        "the next row's value": (_next_rows_value, "state that was reached"),
+        "no discount": (_no_discount, "Where is the discount"),
+        "forwards": (_forwards, "Walk backwards"),
         "returns": (lambda *a: _advantages(*a) + a[1], "advantage plus value"),
     },
 )
@@ -177,19 +211,25 @@ def _check_mask(answer: Callable) -> Outcome:
         (logits.log_softmax(-1).masked_fill(~mask, 0.0), "A log-probability of 0 is certainty: your forbidden actions "
          "have probability 1."),
         (logits.log_softmax(-1), "You did not use the mask."),
+        (logits.masked_fill(~mask, float("-inf")).log_softmax(0), "You took the softmax over the rows of the batch. "
+         "Each row is a state: it runs over its actions, the last dimension."),
         (logits.masked_fill(~mask, float("-inf")), "These are masked logits. A softmax must still make them sum to 1."),
     )  # fmt: skip
     for mistaken, message in mistakes:
         if _same(got, mistaken):
             return wrong(message)
+    chances = got.exp()
     if not _same(got, expected):
-        sums = [round(x, 2) for x in got.exp().sum(1).tolist()]
+        left, sums = float(chances[~mask].max()), [round(x, 2) for x in chances.sum(1).tolist()]
+        if left > 0 and torch.allclose(chances.sum(1), torch.ones(3), atol=1e-3):
+            return wrong(f"A small chance is left for what is forbidden, {left:.2g}. Which logit leaves none?")
         return wrong(f"For my example I expected other numbers; your rows' probabilities sum to {sums}.")
     return right("What is forbidden has exactly no chance, and the rest share the whole.")
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    return torch.allclose(a.exp(), b.exp(), atol=1e-5) and torch.equal(torch.isinf(a), torch.isinf(b))
+    """Whether two tensors are log-probabilities of one policy; one of probability 0 may be any that exp takes there."""
+    return torch.allclose(a.exp(), b.exp(), atol=1e-5) and torch.equal(a.exp() == 0, b.exp() == 0)
 
 
 exercise_mask = Exercise(
@@ -211,6 +251,8 @@ exercise_mask = Exercise(
         "zero log-probability": (lambda x, m: x.log_softmax(-1).masked_fill(~m, 0.0), "certainty"),
         "no mask": (lambda x, m: x.log_softmax(-1), "did not use the mask"),
         "only logits": (lambda x, m: x.masked_fill(~m, float("-inf")), "must still make them sum"),
+        "over the batch": (lambda x, m: x.masked_fill(~m, float("-inf")).log_softmax(0), "over the rows"),
+        "not low enough": (lambda x, m: x.masked_fill(~m, -10.0).log_softmax(-1), "A small chance is left"),
         "rescaled wrongly": (lambda x, m: (x.softmax(-1) * m / m.sum(-1, keepdim=True)).log(), "sum to"),
     },
 )
@@ -232,7 +274,7 @@ def _check_ratio(answer: Callable) -> Outcome:
     advantage = torch.randn(12, generator=generator)
     got = answer(new, old, advantage, 0.2)
     if not isinstance(got, Tensor) or got.ndim:
-        return wrong(f"Return one number, the mean. I got {getattr(got, 'shape', type(got).__name__)}.")
+        return wrong(f"Return one number, the mean, as a tensor. I got {getattr(got, 'shape', type(got).__name__)}.")
     if not got.requires_grad:
         return wrong("No gradient reaches `log_prob`: nothing would be learned.")
     ratio, value = (new - old).exp(), float(got.detach())
@@ -246,6 +288,12 @@ def _check_ratio(answer: Callable) -> Outcome:
          "the minimum with the unclipped product."),
         (-(ratio * advantage).mean(), "Nothing is clipped."),
         (-((new - old) * advantage).mean(), "The ratio is the exponential of the difference of log-probabilities."),
+        (-torch.minimum((new - old) * advantage, (new - old).clamp(0.8, 1.2) * advantage).mean(), "The ratio is the "
+         "exponential of the difference of log-probabilities."),
+        (-(torch.minimum(ratio, ratio.clamp(0.8, 1.2)) * advantage).mean(), "You took the smaller ratio. Where the "
+         "advantage is negative that makes the product the larger one: multiply first."),
+        (-torch.minimum(advantage / ratio, (1 / ratio).clamp(0.8, 1.2) * advantage).mean(), "Your ratio is upside "
+         "down: new over old."),
         (-torch.minimum(ratio * advantage, clipped).sum(), "You sum over the rows. Return the mean."),
         (-(new * advantage).mean(), "That is the plain policy gradient. Where is the old policy?"),
     )  # fmt: skip
@@ -267,7 +315,7 @@ exercise_ratio = Exercise(
     minutes=10,
     task="`log_prob` and `old_log_prob` (B,) are the log-probabilities of the actions taken, now and when they "
     "were taken; `advantage` (B,). Return the policy's part of PPO's loss: minus the mean of the smaller of ratio · "
-    "advantage and clipped ratio · advantage.",
+    "advantage and clipped ratio · advantage, as a tensor with its gradient.",
     check=_check_ratio,
     hints=["ratio = exp(log_prob - old_log_prob).", "`ratio.clamp(1 - clip, 1 + clip)`, then `torch.minimum`."],
     solution=_clipped_loss,
@@ -280,6 +328,15 @@ exercise_ratio = Exercise(
         "always clipped": (lambda n, o, a, c: -((n - o).exp().clamp(1 - c, 1 + c) * a).mean(), "You clip always"),
         "never clipped": (lambda n, o, a, c: -((n - o).exp() * a).mean(), "Nothing is clipped"),
         "no exponential": (lambda n, o, a, c: -((n - o) * a).mean(), "exponential of the difference"),
+        "no exponential inside": (
+            lambda n, o, a, c: -torch.minimum((n - o) * a, (n - o).clamp(1 - c, 1 + c) * a).mean(),
+            "exponential of the difference",
+        ),
+        "smaller ratio": (
+            lambda n, o, a, c: -(torch.minimum((n - o).exp(), (n - o).exp().clamp(1 - c, 1 + c)) * a).mean(),
+            "multiply first",
+        ),
+        "upside down": (lambda n, o, a, c: _clipped_loss(-n, -o, a, c), "upside down"),
         "sum": (lambda n, o, a, c: 12 * _clipped_loss(n, o, a, c), "You sum over the rows"),
         "no old policy": (lambda n, o, a, c: -(n * a).mean(), "Where is the old policy"),
         "detached": (lambda n, o, a, c: _clipped_loss(n, o, a, c).detach(), "No gradient"),
@@ -322,7 +379,8 @@ def study_question(evidence_from: Explorer) -> StudyQuestion:
         question="What makes multi-task reinforcement learning hard for recommenders? Name what is hard about planning "
         "for a user, what is hard about seeing one, and what is hard about sharing one network among several tasks.",
         evidence_prompt="In the training explorer, with 40 rollouts, set the discount to 0 and to 0.9, with satiation "
-        "1 and with 0. Then set the sharing of tastes to 0. Note how far each comes, and who is ahead early.",
+        "1 and with 0. Then set the sharing of tastes to 0. Note how far each comes, and who is ahead early. (Four "
+        "seeds: leads under 0.05 may be luck. Try others.)",
         checks=[
             Quiz(
                 LESSON,

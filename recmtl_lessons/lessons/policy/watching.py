@@ -2,19 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from recmtl_lessons.envs import SessionPlanner, SessionRules, SessionSettings, SessionState
 from recmtl_lessons.lessons._seeds import SEEDS
-from recmtl_lessons.lessons.policy.experiments import BANDIT_WORLDS, SHARED, TEST_USERS, WORLDS, Comparison
-from recmtl_lessons.lessons.policy.learning import DISCOUNT
+from recmtl_lessons.lessons.policy.experiments import (
+    BANDIT_WORLDS,
+    SHARED,
+    TEST_USERS,
+    WORLDS,
+    Comparison,
+    planner,
+)
 
 STEPS = 16
 WORLD = WORLDS["tastes and rules"]
-ACTORS = ("trained policy", "myopic bandit", "best possible", "chance")
+ACTORS = ("trained policy", "myopic bandit", "myopic, knows all tastes", "best possible", "chance")
+_KNOWING = {"myopic, knows all tastes": SessionPlanner.myopic, "best possible": SessionPlanner.best}
 
 
 @dataclass(frozen=True)
@@ -108,9 +114,10 @@ def _asked(
     count = len(rules.surface)
     if actor == "chance":
         return lambda state: torch.full((count,), 1 / count)
-    if actor == "best possible":
-        planner, plan = _best(task, seeds)
-        return lambda state: torch.eye(count)[plan[state.user, planner.index(state)][0]]
+    if actor in _KNOWING:
+        solved = planner(WORLD, task, seeds[:1])
+        plan = _KNOWING[actor](solved).action
+        return lambda state: torch.eye(count)[plan[state.user, solved.index(state)][0]]
     if actor not in ACTORS:
         raise ValueError(f"actor: got {actor!r}, expected one of {', '.join(map(repr, ACTORS))}")
     setting = 0 if actor == "trained policy" else len(WORLDS) + BANDIT_WORLDS.index("tastes and rules")
@@ -123,15 +130,9 @@ def _asked(
     return ask
 
 
-@lru_cache(maxsize=8)
-def _best(task: str, seeds: tuple[int, ...]) -> tuple[SessionPlanner, Tensor]:
-    planner = SessionPlanner(WORLD.users(seeds[0], 2, TEST_USERS), task, SessionSettings(), DISCOUNT)
-    return planner, planner.best().action
-
-
 def _click_chances(rules: SessionRules, state: SessionState) -> Tensor:
     """Probability of a click for each action, (A,)."""
     every = torch.arange(len(rules.surface))
     fields = ("user", "satiation", "streak", "ignored", "elapsed")
     repeated = SessionState(*(getattr(state, f).expand(len(every), *getattr(state, f).shape[1:]) for f in fields))
-    return torch.where(rules.surface.shows, rules.click_logit(repeated, every).sigmoid(), 0.0)
+    return rules.click_probability(repeated, every, torch.float32)
