@@ -2,5 +2,7 @@
 
 #: What claims rest on. No lesson was made, and no setting chosen, on these.
 SEEDS = tuple(range(100, 108))
+#: The same and four more, where runs differ widely.
+MORE_SEEDS = tuple(range(100, 112))
 #: What lessons are made on: designs, step sizes, settings.
 DESIGN_SEEDS = tuple(range(8))

@@ -26,7 +26,7 @@ from recmtl_lessons.models.domain_adversarial import (
     task_loss,
 )
 from recmtl_lessons.models.domain_attention import MultiDomainAttentionNetwork, masked_attention
-from recmtl_lessons.models.hierarchical import HierarchicalMultiTaskRL, semi_markov_returns
+from recmtl_lessons.models.hierarchical import HierarchicalMultiTaskRL, semi_markov_returns, semi_markov_target
 from recmtl_lessons.models.maml import MAMLRecommender
 from recmtl_lessons.models.policy import (
     MultiTaskPolicyNetwork,
@@ -67,6 +67,7 @@ __all__ = [
     "q_loss",
     "q_value_scale",
     "semi_markov_returns",
+    "semi_markov_target",
     "squared_mmd",
     "task_loss",
     "td_errors",

@@ -72,11 +72,11 @@ def check_luck(generator: object, uniform: object) -> None:
 
 
 def check_rollout(numbers: Mapping[str, Tensor], flags: Mapping[str, Tensor]) -> None:
-    """Refuse anything but floats and bools of one shape (T, ...), with the rewards first."""
-    rewards = numbers["rewards"]
+    """Refuse anything but floats and bools of one shape (T, ...), that of the first, which is named in the message."""
+    name, rewards = next(iter(numbers.items()))
     if not isinstance(rewards, Tensor) or rewards.ndim == 0 or 0 in rewards.shape or not rewards.is_floating_point():
         came = f"{rewards.dtype} {tuple(rewards.shape)}" if isinstance(rewards, Tensor) else type(rewards).__name__
-        raise ValueError(f"rewards: got {came}, expected a float tensor (T, ...) with at least one step")
+        raise ValueError(f"{name}: got {came}, expected a float tensor (T, ...) with at least one step")
     for name, value in numbers.items():
         check_like(name, value, rewards.shape, rewards.dtype)
     for name, value in flags.items():

@@ -440,8 +440,10 @@ def semi_markov_returns(
     Returns
     -------
     Tensor, (T, ...)
-        Without a gradient. A goal that still runs in the last row is cut off there, and V stands for the rest. The same
-        as `n_step_returns` with n of at least T, and the end of a goal in the place of truncation.
+        Without a gradient. A goal that still runs in the last row is cut off there, and V stands for the rest: what it
+        is paid later is in no target. Where rollouts are not much longer than goals, sum up the rewards of each goal
+        while it runs, and use `semi_markov_target` when it ends. The same as `n_step_returns` with n of at least T, and
+        the end of a goal in the place of truncation.
 
     Raises
     ------
@@ -465,6 +467,46 @@ def semi_markov_returns(
             target = rewards[t] + discount * torch.where(stops[t], after[t], target)
             backwards.append(target)
         return torch.stack(backwards[::-1])  # (T, ...)
+
+
+def semi_markov_target(
+    paid: Tensor, steps: Tensor, next_values: Tensor, terminated: Tensor, discount: float | Tensor = 0.99
+) -> Tensor:
+    r"""As `semi_markov_returns`, of goals that have ended, whose rewards were summed up while they ran.
+
+    .. math:: G = \sum_{j=0}^{k-1} \gamma^j r_j + \gamma^k (1 - \mathrm{terminated}) V(s').
+
+    Parameters
+    ----------
+    paid : Tensor, (...), float
+        The sum: the environment's rewards from a goal's first step on, discounted to there.
+    steps : Tensor, (...), integers
+        k, how many steps the goal took.
+    next_values : Tensor, (...)
+        The meta-controller's V of the state that the goal led to. Read as 0 where terminated.
+    terminated : Tensor, (...), bool
+    discount : float or scalar Tensor
+        :math:`\gamma`, a step, in [0, 1].
+
+    Returns
+    -------
+    Tensor, (...)
+        Without a gradient; what V and the goal's advantage are measured by in the state where the goal began.
+
+    Raises
+    ------
+    ValueError
+        If shapes or dtypes do not fit, there is no goal, one took no step, or a value is not finite or out of range.
+    """
+    check_rollout({"paid": paid, "next_values": next_values}, {"terminated": terminated})
+    if not isinstance(steps, Tensor) or steps.is_floating_point() or steps.shape != paid.shape:
+        came = f"{steps.dtype} {tuple(steps.shape)}" if isinstance(steps, Tensor) else type(steps).__name__
+        raise ValueError(f"steps: got {came}, expected integers of shape {tuple(paid.shape)}")
+    if _values_are_at_hand(steps) and int(steps.min()) < 1:
+        raise ValueError(f"steps: got {int(steps.min())}, expected at least 1")
+    check_factor("discount", discount, 1.0)
+    with torch.no_grad():
+        return paid + discount**steps * next_values.masked_fill(terminated, 0.0)
 
 
 class _MetaController(nn.Module):

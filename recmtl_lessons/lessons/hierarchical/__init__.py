@@ -2,23 +2,23 @@
 
 from recmtl_lessons.lessons.hierarchical.activities import LESSON
 from recmtl_lessons.lessons.hierarchical.chain import (
-    FLAT_POLICY,
-    FLAT_POLICY_HISTORY,
+    BOOTSTRAPS,
     FLAT_Q,
     FLAT_Q_HISTORY,
     NO_GRADIENT,
+    SEES_HISTORY,
     TWO_GOALS,
+    WAITS,
     compare_on_chain,
     two_levels_on_chain,
 )
-from recmtl_lessons.lessons.hierarchical.choosing import score_flat_policies, score_tables
+from recmtl_lessons.lessons.hierarchical.choosing import score_flat_policies, score_rates, score_tables
 from recmtl_lessons.lessons.hierarchical.explorers import explore_goals, explore_training
 from recmtl_lessons.lessons.hierarchical.films import compare_on_films
 from recmtl_lessons.lessons.hierarchical.learning import TWO_LEVELS
 from recmtl_lessons.lessons.hierarchical.pictures import (
     draw_chain,
     draw_chain_itself,
-    draw_clicks,
     draw_films,
     draw_levels,
     draw_mistakes,
@@ -33,12 +33,10 @@ from recmtl_lessons.lessons.hierarchical.questions import (
     study_question,
 )
 from recmtl_lessons.lessons.hierarchical.sessions import (
-    CONTROLS,
-    FEW,
     FLAT,
-    FOR_CLICKS,
     FOR_PROGRESS,
     LATE,
+    RANDOM_GOALS,
     TRAINING,
     compare,
     flat_network,

@@ -1,7 +1,7 @@
 """The six-state chain: two levels, the flat policy of lesson 07, and flat Q-learning with and without the history."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recmtl_lessons.envs import Chains, chain_matrices, chain_value
 from recmtl_lessons.envs.chain import LENGTH, START
-from recmtl_lessons.lessons._seeds import SEEDS
+from recmtl_lessons.lessons._seeds import MORE_SEEDS
 from recmtl_lessons.lessons.hierarchical.learning import (
     TWO_LEVELS,
     Stepped,
@@ -22,15 +22,20 @@ from recmtl_lessons.lessons.policy import learning as flat
 from recmtl_lessons.models import HierarchicalMultiTaskRL, MultiTaskPolicyNetwork
 from recmtl_lessons.training import Actors, Chooser, Rollout, Stack, stack_steps
 
-# What suited each flat learner best, see `score_flat_policies` and `score_tables`; two levels have lesson 07's 0.9.
-FLAT_DISCOUNT, HISTORY_DISCOUNT, TABLE_DISCOUNT = 0.99, 0.9, 1.0
 EVERY = 5  # updates between two points of a curve
 TRAINING = Training(
     goal_steps=30, updates=50, sessions=32, steps=16, epochs=2, minibatches=2, learning_rate=1e-2, entropy=0.05,
     gae_lambda=0.5,
 )  # fmt: skip
 
-FLAT_POLICY, FLAT_POLICY_HISTORY = "flat policy", "flat policy that sees the history"
+# What suits each flat learner best, see `score_flat_policies` and `score_tables`.
+FLAT_TRAINING = replace(TRAINING, learning_rate=5e-3, entropy=0.0)
+BOOTSTRAPS, WAITS, SEES_HISTORY = "flat policy, λ = 0.5", "flat policy, λ = 1", "flat policy that sees the history"
+FLAT_ARMS = {
+    BOOTSTRAPS: {"discount": 0.99, "gae_lambda": 0.5, "history": 0.0},
+    WAITS: {"discount": 0.99, "gae_lambda": 1.0, "history": 0.0},
+    SEES_HISTORY: {"discount": 0.9, "gae_lambda": 0.5, "history": 1.0},
+}
 FLAT_Q, FLAT_Q_HISTORY = "flat Q-learning", "flat Q-learning that sees the history"
 TWO_GOALS, NO_GRADIENT = "one goal followed, another recorded", "controllers without gradient"
 
@@ -137,7 +142,7 @@ def flat_policy_on_chain() -> MultiTaskPolicyNetwork:
 
 
 def flat_policies(arms: Sequence[dict], seeds: Sequence[int], how: Training) -> tuple[Stack, ChainSessions]:
-    """Untrained policies on the chain; each arm has a ``discount`` and ``history``, 1 where it sees the history."""
+    """Untrained policies on the chain, for arms like `FLAT_ARMS`; at least one sees the history."""
     stack = Actors(flat_policy_on_chain, arms, seeds, how.learning_rate, clip=0.5)
     return stack, ChainSessions(stack.setting("history") > 0, how.sessions, Chooser(len(seeds), seeds[0]))
 
@@ -166,8 +171,8 @@ class QLearning:
     """
 
     history: bool = False
-    epsilon: float = 0.1
-    discount: float = TABLE_DISCOUNT
+    epsilon: float = 0.02
+    discount: float = 1.0
 
 
 TABLES = (QLearning(), QLearning(history=True))  # without the history, and with it
@@ -245,7 +250,8 @@ class ChainComparison:
     steps : Tensor, (P,)
         Steps that each learner has taken.
     returns : dict {learner: Tensor (S, P)}
-        Undiscounted. Tables act greedily when judged, networks as they do while they learn.
+        Undiscounted; of the mistakes on some of the seeds, see `compare_on_chain`. Tables act greedily when judged,
+        networks as they do while they learn.
     """
 
     steps: Tensor
@@ -257,30 +263,38 @@ class ChainComparison:
 
 
 @lru_cache(maxsize=2)
-def compare_on_chain(seeds: tuple[int, ...] = SEEDS, how: Training = TRAINING) -> ChainComparison:
+def compare_on_chain(
+    seeds: tuple[int, ...] = MORE_SEEDS, how: Training = TRAINING, flat_how: Training = FLAT_TRAINING
+) -> ChainComparison:
     """Train two levels, flat policies and tables on as many steps, the flat ones with and without the history.
 
-    And two levels with two mistakes.
+    And two levels with two mistakes, the first on three quarters of the seeds, the second on the last quarter.
     """
-    updates, levels = _train_two_levels(seeds, how)
-    arms = [{"discount": FLAT_DISCOUNT, "history": 0.0}, {"discount": HISTORY_DISCOUNT, "history": 1.0}]
-    policies = train_flat_policies(arms, seeds, how)
+    updates, (right, wrong) = train_two_levels(seeds, how, mistakes=True)
+    quarter = len(seeds) // 4
+    returns = {TWO_LEVELS: right, TWO_GOALS: wrong[:-quarter], NO_GRADIENT: wrong[-quarter:]}
+    policies = train_flat_policies(list(FLAT_ARMS.values()), seeds, flat_how)
     tables = q_learning(TABLES, seeds, how.environment_steps, len(updates))
-    returns = dict(zip((TWO_LEVELS, TWO_GOALS, NO_GRADIENT), levels, strict=True))
-    returns |= dict(zip((FLAT_POLICY, FLAT_POLICY_HISTORY), policies, strict=True))
-    returns |= dict(zip((FLAT_Q, FLAT_Q_HISTORY), tables, strict=True))
+    returns |= dict(zip(FLAT_ARMS, policies, strict=True)) | dict(zip((FLAT_Q, FLAT_Q_HISTORY), tables, strict=True))
     steps = torch.tensor(updates) * how.sessions * how.steps
     return ChainComparison(steps, {name: values.float() for name, values in returns.items()})
 
 
-def _train_two_levels(seeds: tuple[int, ...], how: Training) -> tuple[tuple[int, ...], Tensor]:
-    """Right, and with two mistakes: at which updates they were judged, and exact returns, (3, S, points)."""
-    stack = Actors(two_levels_on_chain, [{"arm": float(k)} for k in range(3)], seeds, how.learning_rate, clip=0.5)
-    arm, chances = stack.setting("arm"), Chooser(len(seeds), seeds[0])
+def train_two_levels(seeds: tuple[int, ...], how: Training, mistakes: bool = False) -> tuple[tuple[int, ...], Tensor]:
+    """At which updates they were judged, and exact returns on the way, (arms, S, points).
+
+    With ``mistakes`` a second arm, which follows one goal and records another, but for the last quarter of its seeds:
+    these have controllers without gradient.
+    """
+    arms = [{"arm": float(arm)} for arm in range(1 + mistakes)]
+    stack = Actors(two_levels_on_chain, arms, seeds, how.learning_rate, clip=0.5)
+    number, chances = torch.arange(len(stack)), Chooser(len(seeds), seeds[0])
+    untaught = number >= 2 * len(seeds) - len(seeds) // 4
+    two_goals = (number >= len(seeds)) & ~untaught
     place = ChainPlace(len(stack), how.sessions, chances)
-    walker = Walker(stack, place, how.goal_steps, chances, two_goals=arm == 1)
+    walker = Walker(stack, place, how.goal_steps, chances, two_goals)
     updates, found = judged_on_the_way(
-        train(stack, walker, how, untaught=arm == 2, every=EVERY), how.updates, "two levels on the chain",
+        train(stack, walker, how, untaught, every=EVERY), how.updates, "two levels on the chain",
         partial(two_levels_value, stack),
     )  # fmt: skip
     return updates, stack.by_setting(found)

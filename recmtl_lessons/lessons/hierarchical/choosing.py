@@ -1,42 +1,80 @@
-"""How the flat learners' settings on the chain were chosen: on the seeds on which the lesson was made."""
+"""How settings were chosen: on the seeds on which the lesson was made, and users who judge nothing else."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 
 from torch import Tensor
 
 from recmtl_lessons.lessons._seeds import DESIGN_SEEDS
-from recmtl_lessons.lessons.hierarchical.chain import EVERY, TABLES, TRAINING, q_learning, train_flat_policies
+from recmtl_lessons.lessons.hierarchical.chain import (
+    EVERY,
+    FLAT_TRAINING,
+    TABLES,
+    q_learning,
+    train_flat_policies,
+    train_two_levels,
+)
+from recmtl_lessons.lessons.hierarchical.chain import TRAINING as CHAIN_TRAINING
+from recmtl_lessons.lessons.hierarchical.sessions import (
+    FLAT,
+    FOR_PROGRESS,
+    TRAINING,
+    TWO_LEVELS,
+    compare,
+)
 
-DISCOUNTS = (0.8, 0.9, 0.95, 0.99)
-EPSILONS = (0.1, 0.3)
+MANY_SEEDS = range(24)
 
 
 def score_flat_policies(
-    discounts: Sequence[float] = DISCOUNTS, seeds: Sequence[int] = DESIGN_SEEDS
-) -> dict[tuple[bool, float], Tensor]:
-    """What lesson 07's policy earns in the end, by what it sees and discount, {(history, discount): Tensor (S,)}."""
-    arms = [{"discount": discount, "history": history} for history in (0.0, 1.0) for discount in discounts]
-    found = train_flat_policies(arms, seeds, TRAINING)
-    return {(arm["history"] > 0, arm["discount"]): late for arm, late in zip(arms, _late(found), strict=True)}
+    discounts: Sequence[float] = (0.9, 0.99),
+    lambdas: Sequence[float] = (0.5, 1.0),
+    entropies: Sequence[float] = (0.0, 0.05),
+    rates: Sequence[float] = (5e-3, 1e-2),
+    seeds: Sequence[int] = DESIGN_SEEDS,
+) -> dict[tuple[bool, float, float, float, float], Tensor]:
+    """What lesson 07's policy earns on the chain, {(history, discount, lambda, entropy, rate): Tensor (S,)}."""
+    names = ("history", "discount", "gae_lambda", "entropy")
+    arms, found = list(product((0.0, 1.0), discounts, lambdas, entropies)), {}
+    for rate in rates:
+        settings = [dict(zip(names, arm, strict=True)) for arm in arms]
+        returns = _late(train_flat_policies(settings, seeds, replace(FLAT_TRAINING, learning_rate=rate)))
+        found |= {(arm[0] > 0, *arm[1:], rate): late for arm, late in zip(arms, returns, strict=True)}
+    return found
 
 
 def score_tables(
-    discounts: Sequence[float] = (0.9, 0.99, 1.0),
-    epsilons: Sequence[float] = EPSILONS,
+    discounts: Sequence[float] = (0.99, 1.0),
+    epsilons: Sequence[float] = (0.0, 0.02, 0.05, 0.1),
     seeds: Sequence[int] = DESIGN_SEEDS,
 ) -> dict[tuple[bool, float, float], Tensor]:
-    """The same for tables, by what they see, discount and exploration, {(history, discount, epsilon): Tensor (S,)}."""
-    arms = [
-        replace(table, discount=discount, epsilon=epsilon)
-        for table in TABLES for discount in discounts for epsilon in epsilons
-    ]  # fmt: skip
-    found = q_learning(arms, seeds, TRAINING.environment_steps, TRAINING.updates // EVERY)
-    return {
-        (arm.history, arm.discount, arm.epsilon): late for arm, late in zip(arms, _late(found), strict=True)
-    }  # fmt: skip
+    """The same for tables, {(history, discount, epsilon): Tensor (S,)}."""
+    arms = [replace(table, discount=d, epsilon=e) for table, d, e in product(TABLES, discounts, epsilons)]
+    found = q_learning(arms, seeds, FLAT_TRAINING.environment_steps, FLAT_TRAINING.updates // EVERY)
+    kinds = [(arm.history, arm.discount, arm.epsilon) for arm in arms]
+    return dict(zip(kinds, _late(found), strict=True))
 
 
 def _late(returns: Tensor) -> Tensor:
     """Mean over the last three points, as `ChainComparison.late`."""
     return returns[..., -3:].mean(-1)
+
+
+def score_rates(
+    clicks_needed: int,
+    rates: Sequence[float] = (8e-3, 1.6e-2, 3e-2, 5e-2, 8e-2),
+    arms: Sequence[str] = (TWO_LEVELS, FLAT, FOR_PROGRESS),
+    seeds: Sequence[int] = MANY_SEEDS,
+) -> dict[tuple[str, float], Tensor]:
+    """What arms earn in sessions by learning rate, with users of group 1, {(arm, rate): Tensor (S,)}."""
+    found = {}
+    for rate in rates:
+        result = compare(clicks_needed, tuple(arms), tuple(seeds), replace(TRAINING, learning_rate=rate), 1)
+        found |= {(arm, rate): returns for arm, returns in result.returns.items()}
+    return found
+
+
+def score_two_levels(seeds: Sequence[int] = range(200, 248)) -> Tensor:
+    """What two levels earn on the chain in the end, on seeds enough to see how often they fail, (S,)."""
+    return _late(train_two_levels(tuple(seeds), CHAIN_TRAINING)[1][:1])[0]

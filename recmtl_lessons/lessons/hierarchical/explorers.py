@@ -6,8 +6,8 @@ from recmtl_lessons.envs.surfaces import CATEGORIES as NAMES
 from recmtl_lessons.lessons.hierarchical.activities import LESSON
 from recmtl_lessons.lessons.hierarchical.live import train_live
 from recmtl_lessons.lessons.hierarchical.pictures import describe_live, describe_timeline, draw_live, draw_timeline
-from recmtl_lessons.lessons.hierarchical.sessions import CATEGORIES, LATE, TEST_USERS, TRAINING, Comparison
-from recmtl_lessons.lessons.hierarchical.watching import LEFT_TO_IT, follow
+from recmtl_lessons.lessons.hierarchical.sessions import CATEGORIES, LATE, TRAINING, Comparison
+from recmtl_lessons.lessons.hierarchical.watching import LEFT_TO_IT, SHOWN_USERS, follow
 from recmtl_lessons.teaching import Choice, Explorer, Slider
 
 
@@ -20,7 +20,7 @@ def explore_goals(result: Comparison) -> Explorer:
         lesson=LESSON,
         key="explorer-goals",
         title="A session at two levels",
-        controls=[Slider("user", "User", tuple(range(TEST_USERS)), 15), *goals],
+        controls=[Slider("user", "User", tuple(range(SHOWN_USERS)), 15), *goals],
         compute=partial(follow, result),
         draw=draw_timeline,
         describe=describe_timeline,

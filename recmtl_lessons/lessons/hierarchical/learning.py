@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recmtl_lessons.lessons.policy import learning as flat
 from recmtl_lessons.lessons.policy.learning import DISCOUNT, VALUE_WEIGHT
-from recmtl_lessons.models.hierarchical import semi_markov_returns
+from recmtl_lessons.models.hierarchical import semi_markov_target
 from recmtl_lessons.models.policy import gae, ppo_loss
 from recmtl_lessons.training import Chooser, Moment, Stack, with_bar
 
@@ -73,8 +73,14 @@ class Walked:
     ----------
     state, led_to : Tensor, (T, M, B, D)
     goal, action : Tensor, (T, M, B)
-    began, goal_ended : Tensor, (T, M, B), bool
-        Whether the goal was chosen in this step, and whether it ended with it.
+    age : Tensor, (T, M, B)
+        Steps of the goal so far, this one included. Goals go on from one rollout to the next.
+    goal_ended : Tensor, (T, M, B), bool
+        Whether the goal ended with this step.
+    chosen_in : Tensor, (T, M, B, D)
+        The state in which the goal was chosen.
+    paid : Tensor, (T, M, B)
+        The environment's rewards since then, discounted to there.
     goal_log_prob, action_log_prob : Tensor, (T, M, B)
         Of what was done, when it was done.
     reward, intrinsic : Tensor, (T, M, B)
@@ -84,7 +90,9 @@ class Walked:
     state: Tensor
     goal: Tensor
     action: Tensor
-    began: Tensor
+    age: Tensor
+    chosen_in: Tensor
+    paid: Tensor
     goal_log_prob: Tensor
     action_log_prob: Tensor
     reward: Tensor
@@ -107,7 +115,7 @@ class Walker:
     goal_steps : int or Tensor, (M,)
     chances : Chooser
     two_goals : Tensor, (M,), bool, optional
-        The mistake: models whose controllers follow the most probable goal, while a goal drawn is written down.
+        The mistake: models that draw twice, a goal to follow and another to write down.
     """
 
     def __init__(
@@ -124,6 +132,7 @@ class Walker:
         self.two_goals = torch.zeros(len(stack), dtype=torch.bool) if two_goals is None else two_goals
         self.goal, self.recorded = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
         self.age, self.needs = torch.zeros(shape, dtype=torch.long), torch.ones(shape, dtype=torch.bool)
+        self.chosen_in, self.paid, self.log_prob = place.seen, torch.zeros(shape), torch.zeros(shape)  # of its choice
 
     @torch.no_grad()
     def step(self) -> Walked:
@@ -131,17 +140,19 @@ class Walker:
         state, began = self.place.seen, self.needs
         goal_logits = self.stack.each_own(lambda model, s: model(s)[0], state)  # (M, B, G)
         drawn = self.chances.sample(goal_logits)  # (M, B)
-        followed = torch.where(self.two_goals[:, None], goal_logits.argmax(-1), drawn)
+        followed = torch.where(self.two_goals[:, None], self.chances.sample(goal_logits), drawn)
         self.goal, self.recorded = torch.where(began, followed, self.goal), torch.where(began, drawn, self.recorded)
+        self.log_prob = torch.where(began, flat.log_prob_of(goal_logits, drawn), self.log_prob)
+        self.chosen_in = torch.where(began[..., None], state, self.chosen_in)
         logits = self.stack.each_own(lambda model, s, g: model(s, "task", g)[0], state, self.goal)  # (M, B, A)
         action = self.chances.sample(logits)
         stepped = self.place.step(self.goal, action)
         self.age = torch.where(began, 1, self.age + 1)
+        self.paid = torch.where(began, 0.0, self.paid) + DISCOUNT ** (self.age - 1) * stepped.reward
         self.needs = stepped.reached | (self.age >= self.goal_steps) | stepped.terminated | stepped.truncated
         return Walked(
-            state, self.recorded, action, began,
-            flat.log_prob_of(goal_logits, self.recorded), flat.log_prob_of(logits, action),
-            goal_ended=self.needs, **stepped._asdict(),
+            state, self.recorded, action, self.age, self.chosen_in, self.paid, self.log_prob,
+            flat.log_prob_of(logits, action), goal_ended=self.needs, **stepped._asdict(),
         )  # fmt: skip
 
     def walk(self, steps: int) -> Walked:
@@ -155,6 +166,7 @@ def train(
     walker: Walker,
     how: Training,
     untaught: Tensor | None = None,
+    meta_untaught: Tensor | None = None,
     every: int = 5,
 ) -> Iterator[Moment]:
     """Train both levels; the meta-controller on the environment's reward, the controllers on the intrinsic one.
@@ -169,40 +181,47 @@ def train(
     how : Training
     untaught : Tensor, (M,), bool, optional
         The mistake: models whose controllers were put under ``no_grad``.
+    meta_untaught : Tensor, (M,), bool, optional
+        The control: models whose meta-controllers learn nothing, and go on drawing goals by chance.
     every : int
         Updates between two moments.
     """
-    taught = torch.ones(len(stack)) if untaught is None else (~untaught).float()
+    none = torch.zeros(len(stack), dtype=torch.bool)
+    taught, meta_taught = ((~(none if flags is None else flags)).float() for flags in (untaught, meta_untaught))
     shuffle = torch.Generator().manual_seed(stack.seeds[0])
     loss_of_both = partial(objective, clip=how.clip, bonus=how.entropy)
     for update in range(1, how.updates + 1):
         rows = prepared(stack, walker.walk(how.steps), how.gae_lambda)
         for part in flat.minibatches(how, shuffle):
             batch = {name: values[:, part] for name, values in rows.items()}
-            stack.update(loss_of_both, {**batch, "taught": taught})
+            stack.update(loss_of_both, {**batch, "taught": taught, "meta_taught": meta_taught})
         if update % every == 0 or update == how.updates:
             yield Moment(update, how.updates)
 
 
 def prepared(stack: Stack, walked: Walked, gae_lambda: float) -> dict[str, Tensor]:
-    """What both losses need of a rollout, with time and episodes in one dimension: (M, T * B, ...)."""
+    """What both losses need of a rollout, with time and episodes in one dimension: (M, T * B, ...).
+
+    A goal counts in the row in which it ends: there all that it was paid is known, in earlier rollouts too.
+    """
     scale = 1 - DISCOUNT
-    value, after = (_values(stack, s) for s in (walked.state, walked.led_to))
-    goal_returns = semi_markov_returns(walked.reward * scale, after, walked.goal_ended, walked.terminated, DISCOUNT)
+    value, after = (_values(stack, s) for s in (walked.chosen_in, walked.led_to))
+    goal_returns = semi_markov_target(walked.paid * scale, walked.age, after, walked.terminated, DISCOUNT)
     own, own_after = (_values(stack, s, walked.goal) for s in (walked.state, walked.led_to))
     done = walked.terminated | walked.reached
     advantage, returns = gae(
         walked.intrinsic * scale, own, own_after, done, walked.goal_ended & ~done, DISCOUNT, gae_lambda
     )
     parts = {
-        "state": walked.state, "goal": walked.goal, "action": walked.action, "began": walked.began,
+        "state": walked.state, "goal": walked.goal, "action": walked.action,
+        "goal_ended": walked.goal_ended, "chosen_in": walked.chosen_in,
         "goal_log_prob": walked.goal_log_prob, "action_log_prob": walked.action_log_prob,
         "goal_returns": goal_returns, "goal_advantage": goal_returns - value,
         "returns": returns, "advantage": advantage,
     }  # fmt: skip
     rows = {name: part.transpose(0, 1).flatten(1, 2) for name, part in parts.items()}
-    rows["goal_advantage"] = _standard(rows["goal_advantage"], rows["began"])
-    rows["advantage"] = _standard(rows["advantage"], torch.ones_like(rows["began"]))
+    rows["goal_advantage"] = _standard(rows["goal_advantage"], rows["goal_ended"])
+    rows["advantage"] = _standard(rows["advantage"], torch.ones_like(rows["goal_ended"]))
     return rows
 
 
@@ -229,16 +248,16 @@ def _standard(values: Tensor, counted: Tensor) -> Tensor:
 
 
 def objective(model, batch: dict[str, Tensor], _, clip: float, bonus: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """Both losses of one model, lesson 07's. A goal counts where it was chosen, an action everywhere."""
+    """Both losses of one model, lesson 07's. A goal counts once, where it has ended, an action everywhere."""
     b, weights = batch, {"clip": clip, "value_weight": VALUE_WEIGHT, "entropy_weight": bonus}
-    log_prob, entropy, value = model.evaluate_goals(b["state"], b["goal"])
+    log_prob, entropy, value = model.evaluate_goals(b["chosen_in"], b["goal"])
     meta, _ = ppo_loss(
-        log_prob, b["goal_log_prob"], entropy, value, b["goal_advantage"], b["goal_returns"], counted=b["began"],
+        log_prob, b["goal_log_prob"], entropy, value, b["goal_advantage"], b["goal_returns"], counted=b["goal_ended"],
         **weights,
     )  # fmt: skip
     log_prob, entropy, value = model.evaluate_actions(b["state"], b["goal"], b["action"])
     task, _ = ppo_loss(log_prob, b["action_log_prob"], entropy, value, b["advantage"], b["returns"], **weights)
-    return meta + b["taught"] * task, {}
+    return b["meta_taught"] * meta + b["taught"] * task, {}
 
 
 def judged_on_the_way(

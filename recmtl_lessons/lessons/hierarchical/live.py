@@ -22,8 +22,8 @@ from recmtl_lessons.lessons.policy import learning as flat
 from recmtl_lessons.teaching import Running
 
 N_SEEDS = 4
-EVERY = 4  # updates between two points
-LIVE = replace(TRAINING, updates=12)
+EVERY = 5  # updates between two points
+LIVE = replace(TRAINING, updates=10)
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ def train_live(goal_steps: int, clicks_needed: int, seed: int, how: Training = L
     seeds = tuple(SEEDS[0] + N_SEEDS * seed + k for k in range(N_SEEDS))
     settings, how = settings_of(clicks_needed), replace(how, goal_steps=goal_steps)
     learned, judged = ([users_of(s, group) for s in seeds] for group in (0, 1))
-    best = best_returns(judged, settings)
+    best = best_returns([users[:20] for users in judged], settings)
     stack, walker = two_levels(learned, seeds, settings, how)
     policies, sessions = flat_policies(learned, seeds, settings, how)
     steps, found = [], ([], [])
 
     def measure() -> None:
         found[0].append(judge_two_levels(stack, judged, settings, goal_steps)[0])
-        found[1].append(judge_flat(policies, judged, settings)[0])
+        found[1].append(judge_flat(policies, judged, settings))
 
     def snapshot() -> Live:
         goals, actions = (torch.stack(values, dim=1) for values in found)

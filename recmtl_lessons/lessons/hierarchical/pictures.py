@@ -5,22 +5,22 @@ from torch import Tensor
 
 from recmtl_lessons.envs.chain import LENGTH, OPTIMUM
 from recmtl_lessons.lessons.hierarchical.chain import (
-    FLAT_POLICY,
-    FLAT_POLICY_HISTORY,
+    BOOTSTRAPS,
     FLAT_Q,
     FLAT_Q_HISTORY,
     NO_GRADIENT,
+    SEES_HISTORY,
     TWO_GOALS,
+    WAITS,
     ChainComparison,
 )
 from recmtl_lessons.lessons.hierarchical.learning import TWO_LEVELS
 from recmtl_lessons.lessons.hierarchical.live import LIVE, Live
 from recmtl_lessons.lessons.hierarchical.sessions import (
-    FEW,
     FLAT,
-    FOR_CLICKS,
     FOR_PROGRESS,
     LATE,
+    RANDOM_GOALS,
     Comparison,
 )
 from recmtl_lessons.lessons.hierarchical.watching import STEPS, Timeline
@@ -83,29 +83,30 @@ def draw_chain_itself(figure) -> None:
 # The chain.
 
 _ON_CHAIN = {
-    TWO_LEVELS: ("green", "o", "-"),
-    FLAT_Q_HISTORY: ("blue", "^", ":"),
-    FLAT_POLICY_HISTORY: ("purple", "v", (0, (5, 1))),
-    FLAT_POLICY: ("orange", "D", "-."),
-    FLAT_Q: ("vermillion", "s", "--"),
+    TWO_LEVELS: ("two\nlevels", "green", "o", "-"),
+    FLAT_Q: ("flat Q", "vermillion", "s", "--"),
+    BOOTSTRAPS: ("policy,\nλ = 0.5", "orange", "D", "-."),
+    WAITS: ("policy,\nλ = 1", "black", "X", (0, (3, 1, 1, 1))),
+    SEES_HISTORY: ("policy,\nhistory", "purple", "v", (0, (5, 1))),
+    FLAT_Q_HISTORY: ("Q,\nhistory", "blue", "^", ":"),
 }
 
 
 def draw_chain(result: ChainComparison, figure) -> None:
     """Draw what all learners earn on the chain, against the exact optimum."""
-    curves, late = style.panels(figure, 2, (1.15, 1.0))
-    for learner, look in _ON_CHAIN.items():
+    curves, late = style.panels(figure, 2, (1.0, 1.15))
+    for learner, (_, *look) in _ON_CHAIN.items():
         _mean(curves, result.steps / 1000, result.returns[learner], learner, *look)
     _optimum(curves)
     curves.set(xlabel="thousand steps", ylabel="exact return", title="Mean of the seeds", ylim=(-0.005, 0.245))
     curves.set(xlim=(0, float(result.steps[-1]) / 1000))
-    names = ("two\nlevels", "Q, sees\nhistory", "policy, sees\nhistory", "flat\npolicy", "flat Q")
+    names, colours, *_ = zip(*_ON_CHAIN.values(), strict=True)
     values = torch.stack([result.late(learner) for learner in _ON_CHAIN], dim=1)
-    style.points_with_interval(late, names, values, tuple(look[0] for look in _ON_CHAIN.values()))
+    style.points_with_interval(late, names, values, colours)
     _optimum(late)
     late.set(ylim=(-0.005, 0.245), title="The last three points, seed by seed")
-    late.tick_params(axis="x", labelsize=11)
-    _legend_below(figure, curves, 2)
+    late.tick_params(axis="x", labelsize=12)
+    _legend_below(figure, curves, 3)
 
 
 def draw_mistakes(result: ChainComparison, figure) -> None:
@@ -143,62 +144,42 @@ def _optimum(axis) -> None:
 # Sessions.
 
 
+_ARMS = {
+    TWO_LEVELS: ("two\nlevels", "green", "o", "-"), FLAT: ("flat", "orange", "s", "--"),
+    RANDOM_GOALS: ("goals by\nchance", "purple", "v", "-."), FOR_PROGRESS: ("flat, for\nprogress", "blue", "^", ":"),
+}  # fmt: skip
+
+
 def draw_sessions(late: Comparison, immediate: Comparison, figure) -> None:
-    """Left: the curves where the reward is late. Right: the arms after few steps, late and immediate."""
-    curves, first, second = style.panels(figure, 3, (1.6, 1.1, 0.8))
-    looks = {
-        TWO_LEVELS: ("green", "o", "-"), FLAT: ("orange", "s", "--"), FOR_PROGRESS: ("blue", "^", ":"),
-    }  # fmt: skip
-    for arm, look in looks.items():
-        _mean(curves, late.steps / 1000, late.returns[arm], arm, *look)
-    curves.axvline(FEW.environment_steps / 1000, color=_GREY, lw=1.2, ls=":")
+    """Left: the curves where the reward is late. Right: the arms in the end, late and immediate."""
+    curves, first, second = style.panels(figure, 3, (1.3, 1.4, 0.8))
+    for arm, (_, *look) in _ARMS.items():
+        _mean(curves, late.steps / 1000, late.glances[arm], arm, *look)
     best = float(late.best.mean())
     curves.axhline(best, color="black", lw=1.6, ls="--")
     curves.text(0.99, best + 0.02, "best, tastes known", transform=curves.get_yaxis_transform(), ha="right",
                 va="bottom", fontsize=12)  # fmt: skip
-    curves.set(xlim=(0, float(late.steps[-1]) / 1000), ylim=(-0.05, best * 1.12), xlabel="thousand steps")
+    curves.set(xlim=(0, 1.05 * float(late.steps[-1]) / 1000), ylim=(-0.05, best * 1.12), xlabel="thousand steps")
     curves.set(ylabel="discounted reward of a session", title=f"{LATE} clicks a reward, means")
-    curves.legend(loc="upper left", bbox_to_anchor=(0.0, 0.88), fontsize=11.5)
-    _early(first, late, (TWO_LEVELS, FLAT, FOR_PROGRESS), f"{LATE} clicks")
-    _early(second, immediate, (TWO_LEVELS, FLAT), "each click")
+    curves.legend(loc="upper left", bbox_to_anchor=(0.0, 0.9), fontsize=11)
+    _in_the_end(first, late, f"{LATE} clicks")
+    _in_the_end(second, immediate, "each click")
 
 
-_NAMES = {
-    TWO_LEVELS: ("two\nlevels", "green"), FLAT: ("flat", "orange"), FOR_PROGRESS: ("flat, for\nprogress", "blue"),
-}  # fmt: skip
-
-
-def _early(axis, result: Comparison, arms: tuple[str, ...], title: str) -> None:
-    """Draw what arms earn after few steps, seed by seed."""
-    values = torch.stack([result.early(arm) for arm in arms], dim=1)
-    names, colours = zip(*(_NAMES[arm] for arm in arms), strict=True)
+def _in_the_end(axis, result: Comparison, title: str) -> None:
+    """Draw what the arms of a comparison earn in the end, seed by seed."""
+    arms = [arm for arm in _ARMS if arm in result.returns]
+    values = torch.stack([result.returns[arm] for arm in arms], dim=1)
+    names, colours, *_ = zip(*(_ARMS[arm] for arm in arms), strict=True)
     style.points_with_interval(axis, names, values, colours)
     axis.set(ylim=(0, max(1.3, float(values.max()) * 1.1)), title=title)
-    axis.set_xlabel(f"after {FEW.environment_steps:,} steps")
-
-
-def draw_clicks(late: Comparison, figure) -> None:
-    """Draw controllers paid for progress beside controllers paid for clicks: how they stray, and what is earned."""
-    strays, curves = style.panels(figure, 2, (1.0, 1.6))
-    looks = {
-        TWO_LEVELS: ("paid for progress", "green", "o", "-"),
-        FOR_CLICKS: ("paid for clicks", "vermillion", "s", "--"),
-    }
-    names = [look[0].replace(" for ", "\nfor ") for look in looks.values()]
-    values = 100 * torch.stack([late.strays[arm] for arm in looks], dim=1)
-    style.points_with_interval(strays, names, values, ("green", "vermillion"))
-    strays.set(ylim=(-0.3, None), ylabel="% of steps", title="Another category shown")
-    for arm, look in looks.items():
-        style.band(curves, late.steps / 1000, late.returns[arm], *look)
-    curves.set(xlim=(0, float(late.steps[-1]) / 1000), ylim=(0, None), xlabel="thousand steps")
-    curves.set(ylabel="discounted reward", title="What is earned")
-    curves.legend(loc="upper left")
+    axis.set_xlabel(f"after {int(result.steps[-1]):,} steps")
 
 
 def draw_films(films: Comparison, figure) -> None:
     """Draw the arms with tastes of MovieLens."""
     (axis,) = style.panels(figure, 1)
-    _early(axis, films, (TWO_LEVELS, FLAT, FOR_PROGRESS), f"MovieLens tastes, {LATE} clicks a reward")
+    _in_the_end(axis, films, f"MovieLens tastes, {LATE} clicks a reward")
     axis.set_ylabel("discounted reward of a session")
 
 
@@ -267,8 +248,8 @@ def _draw_progress(axis, line: Timeline) -> None:
         axis.plot(t + 1, LATE, "*", color="black", ms=20)
         axis.text(t + 1.4, LATE, f"+{int(line.reward[t])}", va="center", fontsize=14)
     axis.axhline(LATE, color=_GREY, lw=1.2, ls=":")
-    axis.set(xlim=(0, STEPS + 2.4), ylim=(-0.5, LATE + 3.8), xlabel="step", ylabel="clicks so far")
-    axis.set(title=f"{LATE} clicks in one category bring a reward ★", yticks=range(0, LATE + 1, 3))
+    axis.set(xlim=(0, STEPS + 2.4), ylim=(-0.5, LATE + 2.6), xlabel="step", ylabel="clicks so far")
+    axis.set(title=f"{LATE} clicks in one category bring a reward ★", yticks=range(0, LATE + 1, 2))
     axis.legend(loc="upper left", fontsize=11, ncol=3, **_ON_TOP)
 
 

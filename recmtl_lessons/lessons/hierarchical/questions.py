@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from recmtl_lessons.lessons.hierarchical.activities import LESSON
-from recmtl_lessons.models import semi_markov_returns
+from recmtl_lessons.models import semi_markov_target
 from recmtl_lessons.teaching import Explorer
 from recmtl_lessons.teaching.exercise import Exercise, Outcome, right, wrong
 from recmtl_lessons.teaching.quiz import Predict, Quiz
@@ -72,10 +72,8 @@ def _check_target(answer: Callable) -> Outcome:
             return wrong(message)
     if abs(got_over - (paid + discount**k * float(value))) < 1e-5:
         return wrong("After an end nothing comes: where `terminated`, the value must not count.")
-    column = torch.stack([torch.zeros(k), torch.full((k,), float(value))])
-    ended = torch.arange(k) == k - 1
     expected = [
-        float(semi_markov_returns(rewards, column[1], ended, ended & flag, discount)[0]) for flag in (never, over)
+        float(semi_markov_target(torch.tensor(paid), torch.tensor(k), value, flag, discount)) for flag in (never, over)
     ]
     if abs(got - expected[0]) > 1e-5 or abs(got_over - expected[1]) > 1e-5:
         return wrong(
@@ -211,7 +209,7 @@ def _check_progress(answer: Callable) -> Outcome:
     expected = _progress(before, after, paid, goal)
     if not torch.allclose(got.float(), expected, atol=1e-6):
         return wrong(f"For my five rows I expected {expected.tolist()}, and got {got.tolist()}.")
-    return right("It sums to what the reward needs, and nothing is gained by undoing and doing again.")
+    return right("Added up over a goal's steps it is what the reward needs, and what is undone costs what it paid.")
 
 
 exercise_progress = Exercise(

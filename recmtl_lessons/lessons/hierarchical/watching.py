@@ -10,6 +10,7 @@ from recmtl_lessons.lessons.hierarchical.sessions import LATE, TASK, TRAINING, C
 from recmtl_lessons.models import HierarchicalMultiTaskRL
 
 STEPS = 45
+SHOWN_USERS = 20  # that can be picked
 LEFT_TO_IT = "the meta-controller's"
 
 

@@ -269,7 +269,7 @@ def gradient_cosines(stack: Stack, sessions: Sessions, how: Training = TRAINING,
     ones are mostly noise, and the cosine of noise is 0.
     """
     rollouts = sessions.collect(choose_with(stack, Chooser(stack.n_seeds, 11), TASKS), times * how.steps)
-    batch = prepared(stack, rollouts, stack.setting("discount", DISCOUNT), how.gae_lambda)
+    batch = prepared(stack, rollouts, stack.setting("discount", DISCOUNT), stack.setting("gae_lambda", how.gae_lambda))
     no_bonus, flat = torch.zeros(len(stack), device=stack.device), []
     for task in TASKS:
         gradients = stack.gradients(objective_of((task,), how.clip), {task: batch[task], "entropy_weight": no_bonus})

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -87,8 +86,9 @@ def train(
 ) -> Iterator[Moment]:
     """Train a stack of policies on running sessions.
 
-    Every model's setting may hold a ``discount`` and an ``entropy``; `DISCOUNT` and that of ``how`` otherwise. Rewards
-    are multiplied by 1 - discount, so that a value is a mean reward a step, and the network's outputs stay near 1.
+    Every model's setting may hold a ``discount``, an ``entropy`` and a ``gae_lambda``; `DISCOUNT` and those of ``how``
+    otherwise. Rewards are multiplied by 1 - discount, so that a value is a mean reward a step, and the network's
+    outputs stay near 1.
 
     Parameters
     ----------
@@ -108,10 +108,10 @@ def train(
     tasks = sessions.tasks
     choose = choose_with(stack, Chooser(stack.n_seeds, stack.seeds[0]), tasks)
     discount = stack.setting("discount", DISCOUNT)  # (M,)
-    entropy_weight = stack.setting("entropy", how.entropy)
+    gae_lambda, entropy_weight = (stack.setting(name, getattr(how, name)) for name in ("gae_lambda", "entropy"))
     shuffle = torch.Generator().manual_seed(stack.seeds[0])
     for update in range(1, how.updates + 1):
-        batch = prepared(stack, sessions.collect(choose, how.steps), discount, how.gae_lambda, limit_is_end)
+        batch = prepared(stack, sessions.collect(choose, how.steps), discount, gae_lambda, limit_is_end)
         for part in minibatches(how, shuffle):
             rows = {task: {name: values[:, part] for name, values in batch[task].items()} for task in tasks}
             stack.update(objective_of(tasks, how.clip), {**rows, "entropy_weight": entropy_weight})
@@ -130,12 +130,13 @@ def prepared(
     stack: Stack,
     rollouts: Mapping[str, Rollout],
     discount: Tensor,
-    gae_lambda: float,
+    gae_lambda: Tensor,
     limit_is_end: Tensor | None = None,
 ) -> dict[str, dict[str, Tensor]]:
     """What the objective needs of rollouts: of each task rows (M, T * B, ...), with time and sessions in one dimension.
 
-    Advantages are brought to mean 0 and standard deviation 1, task by task and model by model.
+    ``discount`` and ``gae_lambda`` are (M,). Advantages are brought to mean 0 and standard deviation 1, task by task
+    and model by model.
     """
     led_to = {task: r.next_observations.transpose(0, 1) for task, r in rollouts.items()}  # (M, T, B, D)
     next_values = stack.each_own(_values, led_to)
@@ -144,8 +145,8 @@ def prepared(
     after = torch.cat([next_values[task] for task in rollouts], dim=2).transpose(0, 1)  # (T, M, tasks * B)
     if limit_is_end is not None:
         terminated = terminated | (truncated & limit_is_end[:, None])
-    advantages, returns = torch.vmap(partial(gae, gae_lambda=gae_lambda), in_dims=(1, 1, 1, 1, 1, 0), out_dims=1)(
-        rewards * (1 - discount[:, None]), values, after, terminated, truncated, discount
+    advantages, returns = torch.vmap(gae, in_dims=(1, 1, 1, 1, 1, 0, 0), out_dims=1)(
+        rewards * (1 - discount[:, None]), values, after, terminated, truncated, discount, gae_lambda
     )
     by_task = (part.chunk(len(rollouts), dim=2) for part in (advantages, returns))
     return {task: _rows(rollouts[task], *both) for task, *both in zip(rollouts, *by_task, strict=True)}
