@@ -181,9 +181,9 @@ class SessionRules:
     def observe(self, state: SessionState) -> Tensor:
         """What a system can see, (N, F + 2 C + 1).
 
-        The profile; how much of each category was shown lately, 0 to 1, which rises and falls like satiation (how
-        strongly satiation is felt is the user's secret, and so are the tastes); the share of the clicks towards the
-        next reward, a category; the share of the patience that is gone.
+        The profile; how much of each category was shown lately, 0 to 1: its satiation, though not how strongly that is
+        felt; the share of the clicks towards the next reward, a category; the share of the patience that is gone. The
+        tastes are hidden.
         """
         lately = state.satiation / (self.settings.levels - 1)
         streak = state.streak / self.settings.clicks_needed

@@ -33,6 +33,7 @@ from recmtl_lessons.models._actor_critic import (
     tanh_layers,
 )
 from recmtl_lessons.models._checks import (
+    _INTEGERS,
     _values_are_at_hand,
     check_choice,
     check_count,
@@ -478,19 +479,19 @@ def semi_markov_target(
 
     Parameters
     ----------
-    paid : Tensor, (...), float
+    paid : Tensor, (N, ...), float
         The sum: the environment's rewards from a goal's first step on, discounted to there.
-    steps : Tensor, (...), integers
+    steps : Tensor, (N, ...), integers
         k, how many steps the goal took.
-    next_values : Tensor, (...)
+    next_values : Tensor, (N, ...)
         The meta-controller's V of the state that the goal led to. Read as 0 where terminated.
-    terminated : Tensor, (...), bool
+    terminated : Tensor, (N, ...), bool
     discount : float or scalar Tensor
         :math:`\gamma`, a step, in [0, 1].
 
     Returns
     -------
-    Tensor, (...)
+    Tensor, (N, ...)
         Without a gradient; what V and the goal's advantage are measured by in the state where the goal began.
 
     Raises
@@ -499,14 +500,14 @@ def semi_markov_target(
         If shapes or dtypes do not fit, there is no goal, one took no step, or a value is not finite or out of range.
     """
     check_rollout({"paid": paid, "next_values": next_values}, {"terminated": terminated})
-    if not isinstance(steps, Tensor) or steps.is_floating_point() or steps.shape != paid.shape:
+    if not isinstance(steps, Tensor) or steps.dtype not in _INTEGERS or steps.shape != paid.shape:
         came = f"{steps.dtype} {tuple(steps.shape)}" if isinstance(steps, Tensor) else type(steps).__name__
         raise ValueError(f"steps: got {came}, expected integers of shape {tuple(paid.shape)}")
     if _values_are_at_hand(steps) and int(steps.min()) < 1:
         raise ValueError(f"steps: got {int(steps.min())}, expected at least 1")
     check_factor("discount", discount, 1.0)
     with torch.no_grad():
-        return paid + discount**steps * next_values.masked_fill(terminated, 0.0)
+        return paid + discount ** steps.to(paid) * next_values.masked_fill(terminated, 0.0)
 
 
 class _MetaController(nn.Module):

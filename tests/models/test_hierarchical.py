@@ -15,7 +15,12 @@ from torch.distributions import Categorical
 from torch.func import functional_call, stack_module_state
 from torch.nn import functional as F
 
-from recmtl_lessons.models.hierarchical import HierarchicalMultiTaskRL, LevelLogProbs, semi_markov_returns
+from recmtl_lessons.models.hierarchical import (
+    HierarchicalMultiTaskRL,
+    LevelLogProbs,
+    semi_markov_returns,
+    semi_markov_target,
+)
 from recmtl_lessons.models.policy import n_step_returns
 
 COUNTS = (2, 5, 3)  # actions of the three goals
@@ -50,6 +55,10 @@ def some_rows(batch=40, seed=0, state_dim=4):
     goals = whole(3, batch, seed=seed + 1)
     actions = whole(30, batch, seed=seed + 2) % torch.tensor(COUNTS)[goals]
     return normal(batch, state_dim, seed=seed), goals, actions
+
+
+def refusal(name, came=""):
+    return f"^{re.escape(name)}: got .*{came}.*, expected "
 
 
 def through(x, layers):
@@ -575,6 +584,140 @@ class TestSemiMarkovReturns:
             torch.testing.assert_close(mapped[number], expected, rtol=0, atol=1e-12)
 
 
+def goals_of(rewards, next_values, ended, terminated, discount):
+    """Goals that ended, one after another: where each began, its pay, its steps, the value behind it, its end."""
+    found = []
+    for b in range(rewards.shape[1]):
+        start = 0
+        for t in range(len(rewards)):
+            if ended[t, b] or terminated[t, b]:
+                paid = sum(discount ** (i - start) * rewards[i, b] for i in range(start, t + 1))
+                found.append(((start, b), paid, t - start + 1, next_values[t, b], terminated[t, b]))
+                start = t + 1
+    places, paid, steps, values, over = zip(*found, strict=True)
+    return places, torch.stack(paid), torch.tensor(steps), torch.stack(values), torch.stack(over)
+
+
+def some_goals(shape=(40,), seed=0):
+    paid, values = normal(*shape, seed=seed), normal(*shape, seed=seed + 1)
+    return paid, 1 + whole(9, *shape, seed=seed), values, whole(4, *shape, seed=seed + 2) == 0
+
+
+class TestSemiMarkovTarget:
+    @pytest.mark.parametrize("discount", [0.0, 0.9, 1.0])
+    @pytest.mark.parametrize("seed", range(4))
+    def test_goals_that_have_ended_get_what_a_rollout_that_holds_them_gives(self, discount, seed, device):
+        parts = rollout(40, 5, seed=10 * seed)
+        places, *goals = goals_of(*parts, discount)
+        assert len(set(goals[1].tolist())) >= 5  # of many lengths
+        assert 5 < int(goals[3].sum()) < len(places) - 5
+        found = semi_markov_target(*(part.to(device) for part in goals), discount=discount).cpu()
+        whole_rollouts = semi_markov_returns(*parts, discount=discount)
+        expected = double_loop(*parts, discount)
+        for place, target in zip(places, found, strict=True):
+            assert float(target) == pytest.approx(float(whole_rollouts[place]), abs=1e-12)
+            assert float(target) == pytest.approx(float(expected[place]), abs=1e-12)
+
+    @given(st.lists(st.integers(1, 60), min_size=1, max_size=6), st.floats(0, 1), st.integers(0, 10**6))
+    @settings(max_examples=60, deadline=None)
+    def test_goals_of_any_length_against_a_loop(self, lengths, discount, seed):
+        values, over = normal(len(lengths), seed=seed), whole(2, len(lengths), seed=seed).bool()
+        rewards = [normal(k, seed=seed + 1 + number) for number, k in enumerate(lengths)]
+        paid = torch.stack([sum(discount**j * reward for j, reward in enumerate(part)) for part in rewards])
+        found = semi_markov_target(paid, torch.tensor(lengths), values, over, discount)
+        for number, part in enumerate(rewards):
+            total = values[number] * ~over[number]
+            for reward in part.flip(0):
+                total = reward + discount * total
+            torch.testing.assert_close(found[number], total, rtol=1e-12, atol=1e-12)
+
+    def test_by_hand(self):
+        paid, steps, values = torch.tensor([1.0, 2.0, 4.0, 8.0]), torch.tensor([1, 2, 3, 2]), torch.full((4,), 64.0)
+        over = torch.tensor([False, False, False, True])
+        assert semi_markov_target(paid, steps, values, over, 0.5).tolist() == [1 + 32, 2 + 16, 4 + 8, 8]
+
+    def test_in_double_precision(self):
+        """Powers of the discount too, which integers alone would bring to single precision."""
+        for discount in (0.9, torch.tensor(0.9, dtype=torch.float64)):
+            paid, steps = torch.zeros(60, dtype=torch.float64), torch.arange(1, 61)
+            found = semi_markov_target(paid, steps, paid + 1, paid > 0, discount)
+            assert found.dtype == torch.float64
+            assert found.tolist() == pytest.approx([0.9**k for k in range(1, 61)], rel=1e-13)
+        single = semi_markov_target(paid.float(), steps, paid.float() + 1, paid > 0, 0.9)
+        assert single.dtype == torch.float32
+
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+    def test_small_integers_are_as_good(self, dtype):
+        paid, steps, values, over = some_goals()
+        expected = semi_markov_target(paid, steps, values, over)
+        assert torch.equal(semi_markov_target(paid, steps.to(dtype), values, over), expected)
+
+    def test_values_are_not_read_where_the_task_ended(self):
+        paid, steps, values, over = some_goals()
+        found = semi_markov_target(paid, steps, values, over)
+        assert torch.equal(semi_markov_target(paid, steps, torch.where(over, 1e6, values), over), found)
+        assert torch.equal(found[over], paid[over])
+        moved = semi_markov_target(paid, steps, values + 1, over) - found
+        torch.testing.assert_close(moved, 0.99 ** steps.double() * ~over, rtol=0, atol=1e-12)
+
+    def test_without_a_gradient(self):
+        paid, steps, values, over = some_goals()
+        assert not semi_markov_target(paid.requires_grad_(), steps, values.requires_grad_(), over).requires_grad
+
+    def test_nothing_that_comes_in_is_changed(self):
+        parts = some_goals()
+        before = [part.clone() for part in parts]
+        semi_markov_target(*parts)
+        assert all(torch.equal(part, old) for part, old in zip(parts, before, strict=True))
+
+    def test_more_dimensions_and_many_at_once(self):
+        many = some_goals((6, 3, 2))
+        discounts = torch.tensor([0.5, 0.9, 1.0], dtype=torch.float64)
+        found = semi_markov_target(*many, discount=0.9)
+        mapped = torch.vmap(semi_markov_target, in_dims=(1, 1, 1, 1, 0), out_dims=1)(*many, discounts)
+        assert found.shape == mapped.shape == (6, 3, 2)
+        for number, discount in enumerate(discounts.tolist()):
+            alone = [part[:, number] for part in many]
+            torch.testing.assert_close(found[:, number], semi_markov_target(*alone, 0.9), rtol=0, atol=1e-12)
+            torch.testing.assert_close(mapped[:, number], semi_markov_target(*alone, discount), rtol=0, atol=1e-12)
+
+    @pytest.mark.parametrize(
+        ("changed", "named", "came"),
+        [
+            ({"paid": torch.zeros(0)}, "paid", r"\(0,\)"),
+            ({"paid": torch.zeros(3, 2).long()}, "paid", "int64"),
+            ({"paid": [1.0]}, "paid", "list"),
+            ({"paid": torch.full((3, 2), math.inf)}, "paid", "infinite"),
+            ({"steps": torch.ones(3).long()}, "steps", r"\(3,\)"),
+            ({"steps": torch.ones(3, 2)}, "steps", "float32"),
+            ({"steps": torch.ones(3, 2).bool()}, "steps", "bool"),
+            ({"steps": torch.ones(3, 2, dtype=torch.complex64)}, "steps", "complex64"),
+            ({"steps": 2}, "steps", "int"),
+            ({"steps": torch.tensor([[1, 2], [3, 0], [1, 1]])}, "steps", "0"),
+            ({"steps": torch.tensor([[1, 2], [-3, 0], [1, 1]])}, "steps", "-3"),
+            ({"next_values": torch.zeros(3)}, "next_values", r"\(3,\)"),
+            ({"next_values": torch.zeros(3, 2).double()}, "next_values", "float64"),
+            ({"next_values": torch.full((3, 2), math.nan)}, "next_values", "NaN"),
+            ({"terminated": torch.zeros(3, 2)}, "terminated", "float32"),
+            ({"terminated": torch.zeros(2, 2).bool()}, "terminated", r"\(2, 2\)"),
+            ({"terminated": None}, "terminated", "NoneType"),
+            ({"discount": 1.1}, "discount", "1.1"),
+            ({"discount": -0.1}, "discount", "-0.1"),
+            ({"discount": math.nan}, "discount", "nan"),
+            ({"discount": torch.tensor([0.9, 0.9])}, "discount", r"\(2,\)"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused(self, changed, named, came):
+        parts = {
+            "paid": torch.zeros(3, 2),
+            "steps": torch.ones(3, 2).long(),
+            "next_values": torch.zeros(3, 2),
+            "terminated": torch.zeros(3, 2).bool(),
+        }
+        with pytest.raises(ValueError, match=refusal(named, came)):
+            semi_markov_target(**{**parts, **changed})
+
+
 class Chain:
     """States 0 to 5; a step goes where it is meant to with probability 0.7, else the other way.
 
@@ -729,10 +872,6 @@ class TestClassicMistakes:
         wrong = semi_markov_returns(earned + reached.float(), nothing, reached, no, 0.9)[0]
         assert right.tolist() == pytest.approx([0.0, 0.81 * 0.2])
         assert wrong[0] > wrong[1]
-
-
-def refusal(name, came=""):
-    return f"^{re.escape(name)}: got .*{came}.*, expected "
 
 
 S, G, A = some_rows(4)

@@ -25,7 +25,7 @@ from recmtl_lessons.lessons.distilled_q.experiments import (
 )
 from recmtl_lessons.lessons.distilled_q.explorers import explore_attention, explore_distilling
 from recmtl_lessons.lessons.distilled_q.films import compare_on_films
-from recmtl_lessons.lessons.distilled_q.learning import teach
+from recmtl_lessons.lessons.distilled_q.learning import learn_from_rewards, teach
 from recmtl_lessons.lessons.distilled_q.pictures import (
     draw_attention,
     draw_comparison,

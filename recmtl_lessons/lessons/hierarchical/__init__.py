@@ -12,7 +12,12 @@ from recmtl_lessons.lessons.hierarchical.chain import (
     compare_on_chain,
     two_levels_on_chain,
 )
-from recmtl_lessons.lessons.hierarchical.choosing import score_flat_policies, score_rates, score_tables
+from recmtl_lessons.lessons.hierarchical.choosing import (
+    score_flat_policies,
+    score_rates,
+    score_tables,
+    score_two_levels,
+)
 from recmtl_lessons.lessons.hierarchical.explorers import explore_goals, explore_training
 from recmtl_lessons.lessons.hierarchical.films import compare_on_films
 from recmtl_lessons.lessons.hierarchical.learning import TWO_LEVELS
@@ -25,7 +30,7 @@ from recmtl_lessons.lessons.hierarchical.pictures import (
     draw_sessions,
 )
 from recmtl_lessons.lessons.hierarchical.questions import (
-    HALF_AT_MOST,
+    HALF,
     exercise_progress,
     exercise_rows,
     exercise_target,

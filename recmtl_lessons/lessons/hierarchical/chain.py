@@ -24,12 +24,14 @@ from recmtl_lessons.training import Actors, Chooser, Rollout, Stack, stack_steps
 
 EVERY = 5  # updates between two points of a curve
 TRAINING = Training(
-    goal_steps=30, updates=50, sessions=32, steps=16, epochs=2, minibatches=2, learning_rate=1e-2, entropy=0.05,
+    goal_steps=30, updates=50, sessions=64, steps=8, epochs=2, minibatches=2, learning_rate=1e-2, entropy=0.05,
     gae_lambda=0.5,
 )  # fmt: skip
 
-# What suits each flat learner best, see `score_flat_policies` and `score_tables`.
-FLAT_TRAINING = replace(TRAINING, learning_rate=5e-3, entropy=0.0)
+# What suits best whoever does not bootstrap, see `score_flat_policies`.
+FLAT_TRAINING = replace(
+    TRAINING, sessions=32, steps=16, learning_rate=5e-3, entropy=0.0
+)  # fmt: skip
 BOOTSTRAPS, WAITS, SEES_HISTORY = "flat policy, λ = 0.5", "flat policy, λ = 1", "flat policy that sees the history"
 FLAT_ARMS = {
     BOOTSTRAPS: {"discount": 0.99, "gae_lambda": 0.5, "history": 0.0},
@@ -171,7 +173,7 @@ class QLearning:
     """
 
     history: bool = False
-    epsilon: float = 0.02
+    epsilon: float = 0.05
     discount: float = 1.0
 
 
@@ -258,8 +260,13 @@ class ChainComparison:
     returns: dict[str, Tensor]
 
     def late(self, learner: str) -> Tensor:
-        """Mean over the last three points, (S,): some learners never settle."""
-        return self.returns[learner][:, -3:].mean(1)
+        """Mean over the second half of the points, (S,): some learners never settle."""
+        return second_half(self.returns[learner])
+
+
+def second_half(returns: Tensor) -> Tensor:
+    """Mean over the second half of the points: (..., P) -> (...)."""
+    return returns[..., returns.shape[-1] // 2 :].mean(-1)
 
 
 @lru_cache(maxsize=2)
@@ -269,7 +276,16 @@ def compare_on_chain(
     """Train two levels, flat policies and tables on as many steps, the flat ones with and without the history.
 
     And two levels with two mistakes, the first on three quarters of the seeds, the second on the last quarter.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than four seeds, or the flat learners would take another number of steps.
     """
+    if len(seeds) < 4:
+        raise ValueError(f"seeds: got {len(seeds)}, expected at least 4")
+    if flat_how.environment_steps != how.environment_steps:
+        raise ValueError(f"flat_how: got {flat_how.environment_steps:,} steps, expected {how.environment_steps:,}")
     updates, (right, wrong) = train_two_levels(seeds, how, mistakes=True)
     quarter = len(seeds) // 4
     returns = {TWO_LEVELS: right, TWO_GOALS: wrong[:-quarter], NO_GRADIENT: wrong[-quarter:]}

@@ -12,6 +12,7 @@ from recmtl_lessons.lessons.hierarchical.chain import (
     FLAT_TRAINING,
     TABLES,
     q_learning,
+    second_half,
     train_flat_policies,
     train_two_levels,
 )
@@ -23,6 +24,7 @@ from recmtl_lessons.lessons.hierarchical.sessions import (
     TWO_LEVELS,
     compare,
 )
+from recmtl_lessons.lessons.hierarchical.sessions import FLAT_TRAINING as FLAT_SESSIONS
 
 MANY_SEEDS = range(24)
 
@@ -39,7 +41,7 @@ def score_flat_policies(
     arms, found = list(product((0.0, 1.0), discounts, lambdas, entropies)), {}
     for rate in rates:
         settings = [dict(zip(names, arm, strict=True)) for arm in arms]
-        returns = _late(train_flat_policies(settings, seeds, replace(FLAT_TRAINING, learning_rate=rate)))
+        returns = second_half(train_flat_policies(settings, seeds, replace(FLAT_TRAINING, learning_rate=rate)))
         found |= {(arm[0] > 0, *arm[1:], rate): late for arm, late in zip(arms, returns, strict=True)}
     return found
 
@@ -53,12 +55,7 @@ def score_tables(
     arms = [replace(table, discount=d, epsilon=e) for table, d, e in product(TABLES, discounts, epsilons)]
     found = q_learning(arms, seeds, FLAT_TRAINING.environment_steps, FLAT_TRAINING.updates // EVERY)
     kinds = [(arm.history, arm.discount, arm.epsilon) for arm in arms]
-    return dict(zip(kinds, _late(found), strict=True))
-
-
-def _late(returns: Tensor) -> Tensor:
-    """Mean over the last three points, as `ChainComparison.late`."""
-    return returns[..., -3:].mean(-1)
+    return dict(zip(kinds, second_half(found), strict=True))
 
 
 def score_rates(
@@ -70,11 +67,12 @@ def score_rates(
     """What arms earn in sessions by learning rate, with users of group 1, {(arm, rate): Tensor (S,)}."""
     found = {}
     for rate in rates:
-        result = compare(clicks_needed, tuple(arms), tuple(seeds), replace(TRAINING, learning_rate=rate), 1)
+        hows = (replace(how, learning_rate=rate) for how in (TRAINING, FLAT_SESSIONS))
+        result = compare(clicks_needed, tuple(arms), tuple(seeds), *hows, group=1, every=TRAINING.updates)
         found |= {(arm, rate): returns for arm, returns in result.returns.items()}
     return found
 
 
 def score_two_levels(seeds: Sequence[int] = range(200, 248)) -> Tensor:
-    """What two levels earn on the chain in the end, on seeds enough to see how often they fail, (S,)."""
-    return _late(train_two_levels(tuple(seeds), CHAIN_TRAINING)[1][:1])[0]
+    """What two levels earn on the chain, on seeds enough to see how often they fail, (S,)."""
+    return second_half(train_two_levels(tuple(seeds), CHAIN_TRAINING)[1][:1])[0]

@@ -20,7 +20,7 @@ def explore_goals(result: Comparison) -> Explorer:
         lesson=LESSON,
         key="explorer-goals",
         title="A session at two levels",
-        controls=[Slider("user", "User", tuple(range(SHOWN_USERS)), 15), *goals],
+        controls=[Slider("user", "User", tuple(range(SHOWN_USERS)), 17), *goals],
         compute=partial(follow, result),
         draw=draw_timeline,
         describe=describe_timeline,

@@ -2,10 +2,11 @@
 
 from recmtl_lessons.datasets import Ratings
 from recmtl_lessons.envs import users_from_ratings
-from recmtl_lessons.lessons._seeds import MORE_SEEDS
+from recmtl_lessons.lessons._seeds import SEEDS
 from recmtl_lessons.lessons.hierarchical.learning import TWO_LEVELS, Training
 from recmtl_lessons.lessons.hierarchical.sessions import (
     FLAT,
+    FLAT_TRAINING,
     LATE,
     TEST_USERS,
     TRAINING,
@@ -17,7 +18,11 @@ FILM_ARMS = (TWO_LEVELS, FLAT)
 
 
 def compare_on_films(
-    ratings: Ratings, seeds: tuple[int, ...] = MORE_SEEDS, how: Training = TRAINING, group: int = 2
+    ratings: Ratings,
+    seeds: tuple[int, ...] = SEEDS,
+    how: Training = TRAINING,
+    flat_how: Training = FLAT_TRAINING,
+    group: int = 2,
 ) -> Comparison:
     """Train two levels and the flat policy with six tenths of the raters, where the reward is late.
 
@@ -25,4 +30,4 @@ def compare_on_films(
     """
     learned = [users_from_ratings(ratings, seed, 0) for seed in seeds]
     judged = [users_from_ratings(ratings, seed, group)[:TEST_USERS] for seed in seeds]
-    return compare_users(learned, judged, LATE, FILM_ARMS, seeds, how)
+    return compare_users(learned, judged, LATE, FILM_ARMS, seeds, how, flat_how, every=how.updates)

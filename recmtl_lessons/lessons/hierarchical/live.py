@@ -9,6 +9,7 @@ from torch import Tensor
 from recmtl_lessons.lessons._seeds import SEEDS
 from recmtl_lessons.lessons.hierarchical.learning import Training, train
 from recmtl_lessons.lessons.hierarchical.sessions import (
+    FLAT_TRAINING,
     TRAINING,
     best_returns,
     flat_policies,
@@ -23,7 +24,7 @@ from recmtl_lessons.teaching import Running
 
 N_SEEDS = 4
 EVERY = 5  # updates between two points
-LIVE = replace(TRAINING, updates=10)
+LIVE, FLAT_LIVE = (replace(how, updates=15) for how in (TRAINING, FLAT_TRAINING))
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,16 @@ class Live:
     clicks_needed: int
 
 
-def train_live(goal_steps: int, clicks_needed: int, seed: int, how: Training = LIVE) -> Iterator[Running]:
+def train_live(
+    goal_steps: int, clicks_needed: int, seed: int, how: Training = LIVE, flat_how: Training = FLAT_LIVE
+) -> Iterator[Running]:
     """Train both on four seeds; ``seed`` k takes the k-th four. Judged on validation users."""
     seeds = tuple(SEEDS[0] + N_SEEDS * seed + k for k in range(N_SEEDS))
     settings, how = settings_of(clicks_needed), replace(how, goal_steps=goal_steps)
     learned, judged = ([users_of(s, group) for s in seeds] for group in (0, 1))
     best = best_returns([users[:20] for users in judged], settings)
     stack, walker = two_levels(learned, seeds, settings, how)
-    policies, sessions = flat_policies(learned, seeds, settings, how)
+    policies, sessions = flat_policies(learned, seeds, settings, flat_how)
     steps, found = [], ([], [])
 
     def measure() -> None:
@@ -67,7 +70,9 @@ def train_live(goal_steps: int, clicks_needed: int, seed: int, how: Training = L
         goals, actions = (torch.stack(values, dim=1) for values in found)
         return Live(torch.tensor(steps), goals, actions, best, goal_steps, clicks_needed)
 
-    both = zip(train(stack, walker, how, every=EVERY), flat.train(policies, sessions, how, every=EVERY), strict=True)
+    both = zip(
+        train(stack, walker, how, every=EVERY), flat.train(policies, sessions, flat_how, every=EVERY), strict=True
+    )
     for moment, _ in both:
         steps.append(moment.step * how.sessions * how.steps)
         measure()

@@ -104,7 +104,7 @@ def draw_chain(result: ChainComparison, figure) -> None:
     values = torch.stack([result.late(learner) for learner in _ON_CHAIN], dim=1)
     style.points_with_interval(late, names, values, colours)
     _optimum(late)
-    late.set(ylim=(-0.005, 0.245), title="The last three points, seed by seed")
+    late.set(ylim=(-0.005, 0.245), title="Second half, seed by seed")
     late.tick_params(axis="x", labelsize=12)
     _legend_below(figure, curves, 3)
 

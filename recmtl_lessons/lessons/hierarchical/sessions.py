@@ -28,11 +28,14 @@ ACTIONS, CATEGORIES, STATE_DIM = 6, 3, 15
 LATE = 8  # clicks on one category for a reward
 USERS, TEST_USERS = 200, 200  # a seed
 HORIZON = 60  # steps of a session that judges
-GLANCE, LOOK = 32, 128  # sessions that a model is judged on: on the way, and in the end
+GLANCE, LOOK = 32, 512  # sessions that a model is judged on: on the way, and in the end
 TRAINING = Training(
-    goal_steps=20, updates=15, sessions=32, steps=10, epochs=3, minibatches=2, learning_rate=1.6e-2, entropy=0.01,
+    goal_steps=20, updates=20, sessions=64, steps=5, epochs=1, minibatches=6, learning_rate=1.6e-2, entropy=0.01,
     gae_lambda=0.6,
 )  # fmt: skip
+FLAT_TRAINING = replace(
+    TRAINING, epochs=3, minibatches=2
+)  # as many steps of the optimizer, on more rows: suits it better
 EVERY = 5  # updates between two glances
 
 FLAT, RANDOM_GOALS, FOR_PROGRESS = "flat", "two levels, goals by chance", "flat, paid for progress"
@@ -206,11 +209,16 @@ def compare(
     arms: tuple[str, ...] = ARMS,
     seeds: tuple[int, ...] = MORE_SEEDS,
     how: Training = TRAINING,
+    flat_how: Training = FLAT_TRAINING,
     group: int = 2,
+    every: int = EVERY,
 ) -> Comparison:
-    """Train some of `ARMS` on as many steps, and judge them; `TWO_LEVELS` is among them always."""
+    """Train some of `ARMS` on as many steps, and judge them, at a glance after every so many updates, and in the end.
+
+    `TWO_LEVELS` is among them always.
+    """
     learned, judged = ([users_of(seed, g) for seed in seeds] for g in (0, group))
-    return compare_users(learned, judged, clicks_needed, arms, seeds, how)
+    return compare_users(learned, judged, clicks_needed, arms, seeds, how, flat_how, every)
 
 
 def compare_users(
@@ -220,6 +228,8 @@ def compare_users(
     arms: Sequence[str],
     seeds: tuple[int, ...],
     how: Training,
+    flat_how: Training,
+    every: int = EVERY,
 ) -> Comparison:
     """As `compare`, for users that are handed in, one group a seed."""
     settings, clicks = settings_of(clicks_needed), _clicks(clicks_needed)
@@ -228,15 +238,15 @@ def compare_users(
     by_chance = torch.arange(len(stack)) >= len(seeds)
     judge = partial(judge_two_levels, stack, judged, settings, how.goal_steps)
     updates, found = judged_on_the_way(
-        train(stack, walker, how, meta_untaught=by_chance, every=EVERY), how.updates, f"two levels, {clicks}", judge
+        train(stack, walker, how, meta_untaught=by_chance, every=every), how.updates, f"two levels, {clicks}", judge
     )
     glances, returns = dict(zip(levels, found, strict=True)), dict(zip(levels, judge(played=LOOK), strict=True))
     for arm, kind in ((FLAT, Sessions), (FOR_PROGRESS, PaidForProgress)):
         if arm in arms:
-            policies, sessions = flat_policies(learned, seeds, settings, how, kind)
+            policies, sessions = flat_policies(learned, seeds, settings, flat_how, kind)
             judge = partial(judge_flat, policies, judged, settings)
             _, glances[arm] = judged_on_the_way(
-                flat.train(policies, sessions, how, every=EVERY), how.updates, f"{arm}, {clicks}", judge
+                flat.train(policies, sessions, flat_how, every=every), how.updates, f"{arm}, {clicks}", judge
             )
             returns[arm] = judge(played=LOOK)
     steps = torch.tensor(updates) * how.sessions * how.steps

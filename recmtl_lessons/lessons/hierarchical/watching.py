@@ -82,7 +82,7 @@ def follow(
         If there is no such user or category.
     """
     users = result.judged[result.ablest]
-    if not 0 <= user < len(users):
+    if user not in range(len(users)):
         raise ValueError(f"user: got {user!r}, expected 0 to {len(users) - 1}")
     hands = [_chosen(f"goal_{k}", goal, users.categories) for k, goal in enumerate((goal_1, goal_2, goal_3), 1)]
     rules, network = SessionRules(users, TASK, settings_of(LATE)), result.stack.model(result.ablest)

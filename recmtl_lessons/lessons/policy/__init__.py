@@ -11,6 +11,7 @@ from recmtl_lessons.lessons.policy.experiments import (
     count_parameters,
     separate_networks,
     shared_network,
+    where_satiated,
 )
 from recmtl_lessons.lessons.policy.explorers import explore_session, explore_training
 from recmtl_lessons.lessons.policy.films import compare_on_films

@@ -19,6 +19,7 @@ from recmtl_lessons.lessons.policy.experiments import (
     fit,
     sessions_for,
     stack_of,
+    where_satiated,
 )
 from recmtl_lessons.models import MultiTaskPolicyNetwork
 
@@ -26,7 +27,12 @@ RATES = (6e-3, 1e-2, 1.5e-2, 2.2e-2)
 NARROW = replace(TRAINING, learning_rate=1.5e-2)
 
 #: Mean and 95 % interval of leads with narrower networks, from `compare_narrower`.
-NARROWER: dict[str, tuple[float, float, float]] = {}
+NARROWER: dict[str, tuple[float, float, float]] = {
+    "planning, satiation strong": (0.091, 0.058, 0.124),
+    "sharing, in common: tastes and rules": (0.130, 0.061, 0.198),
+    "sharing, in common: rules alone": (0.130, 0.044, 0.216),
+    "sharing, in common: nothing": (-0.061, -0.117, -0.005),
+}
 
 
 def narrower_shared() -> MultiTaskPolicyNetwork:
@@ -43,7 +49,8 @@ def compare_narrower(seeds: tuple[int, ...] = SEEDS) -> dict[str, Tensor]:
     """Leads as in `NARROWER`, seed by seed, {what: Tensor (S,)}."""
     found = compare_networks(narrower_shared, narrower_separate, seeds, NARROW)
     leads = {f"sharing, in common: {name}": found.shared[name] - found.separate[name] for name in WORLDS}
-    return {"planning, satiation strong": found.shared["tastes and rules"] - found.bandit["tastes and rules"], **leads}
+    planning = where_satiated({name: found.shared[name] - found.bandit[name] for name in WORLDS})
+    return {"planning, satiation strong": planning, **leads}
 
 
 def score_rates(

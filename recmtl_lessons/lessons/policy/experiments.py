@@ -223,7 +223,9 @@ class Comparison:
     stacks: dict[str, Stack]
 
 
-BANDIT_WORLDS = ("tastes and rules", "nothing")
+def where_satiated(values: Mapping[str, Tensor]) -> Tensor:
+    """Mean over the two worlds with satiation, which are those where surfaces have something in common: (S,)."""
+    return torch.stack([values[name] for name, world in WORLDS.items() if world.satiation > 0]).mean(0)
 
 
 @lru_cache(maxsize=2)
@@ -236,9 +238,9 @@ def compare_networks(build_shared: Build, build_separate: Build, seeds: tuple[in
     """As `compare`, for networks of other widths."""
     names = list(WORLDS)
     planning = [{"discount": DISCOUNT}] * len(names)
-    shared = stack_of(build_shared, planning + [{"discount": 0.0}] * len(BANDIT_WORLDS), seeds, how)
+    shared = stack_of(build_shared, planning + [{"discount": 0.0}] * len(names), seeds, how)
     separate = stack_of(build_separate, planning, seeds, how)
-    worlds = [WORLDS[name] for name in (*names, *BANDIT_WORLDS)]
+    worlds = [*WORLDS.values()] * 2
     found, cosines = {}, []
     beside = sessions_for(shared, worlds, how)  # to look at gradients; nothing is learned from these
 
@@ -255,7 +257,7 @@ def compare_networks(build_shared: Build, build_separate: Build, seeds: tuple[in
     return Comparison(
         dict(zip(names, found[SHARED], strict=False)),
         dict(zip(names, found[SEPARATE], strict=True)),
-        dict(zip(BANDIT_WORLDS, found[SHARED][len(names) :], strict=True)),
+        dict(zip(names, found[SHARED][len(names) :], strict=True)),
         {name: limits[name].share(limits[name].myopic) for name in names},
         dict(zip(names, torch.stack(cosines).mean(0), strict=False)),
         {SHARED: shared, SEPARATE: separate},

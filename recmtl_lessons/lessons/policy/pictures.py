@@ -4,7 +4,7 @@ import torch
 
 from recmtl_lessons.envs import SessionSettings, layout_of
 from recmtl_lessons.lessons.policy.breaking import Dropout, ShortSessions
-from recmtl_lessons.lessons.policy.experiments import BANDIT_WORLDS, TASKS, WORLDS, Comparison
+from recmtl_lessons.lessons.policy.experiments import TASKS, WORLDS, Comparison, where_satiated
 from recmtl_lessons.lessons.policy.films import FilmComparison
 from recmtl_lessons.lessons.policy.live import Live
 from recmtl_lessons.lessons.policy.watching import STEPS, Watched
@@ -159,11 +159,11 @@ def draw_sharing(result: Comparison, figure) -> None:
 
 def draw_planning(result: Comparison, figure) -> None:
     """Draw the planning policy beside the myopic bandit, with satiation and without."""
-    titles = ("satiation strong", "no satiation")
-    for axis, name, title in zip(style.panels(figure, 2), BANDIT_WORLDS, titles, strict=True):
-        pair = torch.stack([result.shared[name], result.bandit[name]], dim=1)
+    ways = {"satiation strong": where_satiated, "no satiation": lambda values: values["nothing"]}
+    for axis, (title, of) in zip(style.panels(figure, 2), ways.items(), strict=True):
+        pair = torch.stack([of(result.shared), of(result.bandit)], dim=1)
         style.points_with_interval(axis, ["plans ahead", "myopic\nbandit"], pair, ("green", "purple"))
-        knowing = float(result.knowing[name].mean())
+        knowing = float(of(result.knowing).mean())
         axis.axhline(1, color=style.PALETTE["blue"], lw=2.2, ls="--")
         axis.text(-0.45, 1.02, "best", va="bottom", fontsize=12, color=style.PALETTE["blue"])
         axis.axhline(knowing, color="black", lw=2.2, ls=":")

@@ -354,8 +354,8 @@ steps later. A bandit that knew every taste got about six tenths of the way from
 must learn values from few and noisy rewards, so that early in training a bandit can be ahead. Each session is a real
 person, so sessions are few; after twelve thousand steps on each task our policies were about half way.
 
-The state is hidden. The system sees a profile and what it has shown; tastes, and how strongly satiation is felt, it has
-to infer. The best possible return that we compare with is that of somebody who knows them.
+The user is hidden. The system sees a profile and what it has shown; tastes it has to infer. The best possible return
+that we compare with is that of somebody who knows them.
 
 The end of a log is not the end of a session. Where watching stops at a time limit, the future must be bootstrapped.
 Taken for an end, it cost the values four tenths of their size here.
@@ -440,7 +440,7 @@ def study_question(evidence_from: Explorer) -> StudyQuestion:
             KeyPoint(
                 "the user is hidden",
                 (r"hidden", r"partial\w* observ\w*", r"cannot (see|observe)|unobserv\w*", r"infer\w*"),
-                "Tastes and satiation have to be inferred from a profile and from what was shown.",
+                "Tastes have to be inferred from a profile.",
             ),
             KeyPoint(
                 "sessions are few, rewards noisy, exploring costs",

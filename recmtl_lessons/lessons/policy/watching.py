@@ -9,7 +9,6 @@ from torch import Tensor
 from recmtl_lessons.envs import SessionPlanner, SessionRules, SessionSettings, SessionState
 from recmtl_lessons.lessons._seeds import SEEDS
 from recmtl_lessons.lessons.policy.experiments import (
-    BANDIT_WORLDS,
     SHARED,
     TEST_USERS,
     WORLDS,
@@ -120,7 +119,7 @@ def _asked(
         return lambda state: torch.eye(count)[plan[state.user, solved.index(state)][0]]
     if actor not in ACTORS:
         raise ValueError(f"actor: got {actor!r}, expected one of {', '.join(map(repr, ACTORS))}")
-    setting = 0 if actor == "trained policy" else len(WORLDS) + BANDIT_WORLDS.index("tastes and rules")
+    setting = 0 if actor == "trained policy" else len(WORLDS)  # the first world's
     network = result.stacks[SHARED].model(setting * len(seeds))
 
     @torch.no_grad()
