@@ -182,7 +182,7 @@ def test_a_table_with_the_history_reaches_the_optimum_and_one_without_does_not()
     history, without = chain.q_learning(arms, (20, 21, 22), 25_600, 10)
     assert history.shape == without.shape == (3, 10)
     torch.testing.assert_close(history[:, -1], torch.full((3,), 0.208, dtype=torch.float64))
-    assert float(without[:, -3:].mean()) < 0.15
+    assert float(chain.second_half(without).mean()) < 0.15
 
 
 def test_a_table_moves_by_the_mean_of_its_errors():
@@ -194,7 +194,7 @@ def test_a_table_moves_by_the_mean_of_its_errors():
 
 
 FOUR = (0, 1, 2, 3)  # seeds: the last quarter is one
-ON_CHAIN = replace(chain.TRAINING, updates=15, sessions=32, steps=24)  # enough for a table to find the way
+ON_CHAIN = replace(chain.TRAINING, updates=20, sessions=32, steps=24)  # enough for a table to find the way
 FLAT_ON_CHAIN = replace(ON_CHAIN, sessions=64, steps=12, learning_rate=6e-3, entropy=0.01)  # as many steps
 
 
@@ -210,7 +210,7 @@ def test_learners_on_the_chain_can_be_told_apart(on_chain):
         chain.TWO_LEVELS: 4, chain.TWO_GOALS: 3, chain.NO_GRADIENT: 1, chain.BOOTSTRAPS: 4, chain.WAITS: 4,
         chain.SEES_HISTORY: 4, chain.FLAT_Q: 4, chain.FLAT_Q_HISTORY: 4,
     }  # fmt: skip
-    assert on_chain.steps.tolist() == [3_840, 7_680, 11_520]
+    assert on_chain.steps.tolist() == [3_840, 7_680, 11_520, 15_360]
     for seeds in (slice(0, 3), slice(3, 4)):  # where the first mistake is, and where the second is
         assert apart([values[seeds] for values in returns.values() if len(values) == 4]) > 1e-3
     for learner in set(returns) - {chain.TWO_GOALS, chain.NO_GRADIENT}:
@@ -266,7 +266,7 @@ def test_flat_policies_on_the_chain_come_to_what_they_do_in_another_order(on_cha
 
 @pytest.mark.parametrize(("learner", "history"), [(chain.FLAT_Q, False), (chain.FLAT_Q_HISTORY, True)])
 def test_tables_on_the_chain_come_to_what_they_do_alone(on_chain, learner, history):
-    (found,) = chain.q_learning([chain.QLearning(history)], FOUR, 11_520, 3)
+    (found,) = chain.q_learning([chain.QLearning(history)], FOUR, 15_360, 4)
     torch.testing.assert_close(on_chain.returns[learner], found.float(), rtol=0, atol=1e-6)
 
 
@@ -1020,24 +1020,27 @@ def flat_scores():
 
 
 @SLOW
-@pytest.mark.parametrize("learner", [chain.BOOTSTRAPS, chain.WAITS, chain.SEES_HISTORY])
+@pytest.mark.parametrize("learner", [chain.WAITS, chain.SEES_HISTORY])
 def test_flat_policies_have_settings_near_the_best_of_those_tried(flat_scores, learner):
-    """Among those with as much of the history; and for the one that is there to bootstrap, with its lambda."""
+    """Among those with as much of the history."""
     arm, how = chain.FLAT_ARMS[learner], chain.FLAT_TRAINING
     mine = (arm["history"] > 0, arm["discount"], arm["gae_lambda"], how.entropy, how.learning_rate)
-    bound = {chain.BOOTSTRAPS: (0.5,)}.get(learner, (0.5, 1.0))
-    means = {
-        key: float(returns.mean()) for key, returns in flat_scores.items() if key[0] == mine[0] and key[2] in bound
-    }
-    assert len(means) == 8 * len(bound)
+    means = {key: float(returns.mean()) for key, returns in flat_scores.items() if key[0] == mine[0]}
+    assert len(means) == 16
     assert means[mine] > max(means.values()) - 0.03, means
+
+
+@SLOW
+def test_whoever_bootstraps_without_the_history_stays_behind_at_any_setting_tried(flat_scores):
+    best = max(float(returns.mean()) for key, returns in flat_scores.items() if not key[0] and key[2] == 0.5)
+    assert 0.1 < best < 0.15
 
 
 @SLOW
 def test_tables_have_settings_near_the_best_of_those_tried():
     scores = choosing.score_tables()
     for table in chain.TABLES:
-        assert (table.discount, table.epsilon) == (1.0, 0.02)
+        assert (table.discount, table.epsilon) == (1.0, 0.05)
         means = {key: float(returns.mean()) for key, returns in scores.items() if key[0] == table.history}
         assert len(means) == 8
         assert means[table.history, table.discount, table.epsilon] > max(means.values()) - 0.02, means

@@ -9,8 +9,18 @@ import torch
 from recmtl_lessons.envs import SessionPlanner, SessionSettings, users_from_ratings
 from recmtl_lessons.lessons import policy as lesson
 from recmtl_lessons.lessons._seeds import DESIGN_SEEDS
-from recmtl_lessons.lessons.policy import breaking, experiments, explorers, films, learning, live, pictures, watching
-from recmtl_lessons.models import MultiTaskPolicyNetwork, gae, ppo_loss
+from recmtl_lessons.lessons.policy import (
+    breaking,
+    choosing,
+    experiments,
+    explorers,
+    films,
+    learning,
+    live,
+    pictures,
+    watching,
+)
+from recmtl_lessons.models import gae, ppo_loss
 from recmtl_lessons.teaching.style import new_figure
 from recmtl_lessons.training.rollouts import Chooser, Sessions, returns_of
 
@@ -244,7 +254,7 @@ def knowing(plan, task):
 ARMS = {
     "shared": (experiments.shared_network, 0.9, tuple(experiments.WORLDS)),
     "separate": (experiments.separate_networks, 0.9, tuple(experiments.WORLDS)),
-    "bandit": (experiments.shared_network, 0.0, experiments.BANDIT_WORLDS),
+    "bandit": (experiments.shared_network, 0.0, tuple(experiments.WORLDS)),
 }
 
 
@@ -263,7 +273,7 @@ def test_the_comparison_holds_what_an_arm_comes_to_when_it_is_trained_alone_in_i
 
 def test_no_arm_of_the_comparison_can_be_taken_for_another(compared):
     """What the tests beside this one need."""
-    shares = torch.stack([values for arm in ARMS for values in getattr(compared, arm).values()])  # (8, S)
+    shares = torch.stack([values for arm in ARMS for values in getattr(compared, arm).values()])  # (9, S)
     apart = torch.cdist(shares, shares, p=float("inf")) + torch.eye(len(shares))
     assert float(apart.min()) > 1e-3
 
@@ -363,7 +373,7 @@ def test_an_unknown_actor_is_refused(compared):
 
 def test_the_explorer_of_sessions_moves_at_every_end(monkeypatch):
     monkeypatch.setattr(watching, "STEPS", 5)
-    untrained = experiments.stack_of(experiments.shared_network, [{}] * 5, experiments.SEEDS)
+    untrained = experiments.stack_of(experiments.shared_network, [{}] * 6, experiments.SEEDS)
     result = experiments.Comparison({}, {}, {}, {}, {}, {experiments.SHARED: untrained})
     explorer = explorers.explore_session(result)
     for task, actor, user, step in (
@@ -455,24 +465,15 @@ def test_bootstrapped_values_arrive_and_those_of_the_limit_as_an_end_never_do():
 
 
 @SLOW
-def test_narrower_networks_give_the_same_picture_with_looser_edges(monkeypatch):
-    """What the notebook says of them."""
-
-    def shared():
-        return MultiTaskPolicyNetwork(experiments.STATE_DIM, experiments.ACTIONS, (56, 40), ())
-
-    def separate():
-        return experiments.OnePerTask(experiments.STATE_DIM, experiments.ACTIONS, (28, 24), ())
-
-    assert experiments.count_parameters(shared()) == experiments.count_parameters(separate())
-    monkeypatch.setattr(experiments, "shared_network", shared)
-    monkeypatch.setattr(experiments, "separate_networks", separate)
-    found = experiments.compare(how=learning.Training(learning_rate=1.5e-2))
-    planning = found.shared["tastes and rules"] - found.bandit["tastes and rules"]
-    sharing = {name: found.shared[name] - found.separate[name] for name in experiments.WORLDS}
-    assert 0.03 < float(planning.mean()) < 0.11
-    assert 0.04 < float(sharing["tastes and rules"].mean()) < 0.14
-    assert float(sharing["nothing"].mean()) < -0.03
+def test_narrower_networks_come_to_about_what_the_notebook_keeps_of_them():
+    """Not to the digit: such trainings depend on the order in which numbers are added."""
+    assert experiments.count_parameters(choosing.narrower_shared()) == experiments.count_parameters(
+        choosing.narrower_separate()
+    )
+    found = choosing.compare_narrower()
+    assert found.keys() == choosing.NARROWER.keys()
+    for what, values in found.items():
+        assert float(values.mean()) == pytest.approx(choosing.NARROWER[what][0], abs=0.06), what
 
 
 @SLOW
@@ -483,11 +484,5 @@ def test_narrower_networks_give_the_same_picture_with_looser_edges(monkeypatch):
 )
 def test_the_learning_rate_is_near_the_best_of_those_tried(way, discount):
     """For each arm, on users of group 1 and the seeds on which the lesson was made."""
-    seeds, found = DESIGN_SEEDS, {}
-    for rate in (6e-3, 1e-2, 1.5e-2, 2.2e-2):
-        how = learning.Training(learning_rate=rate)
-        stack = experiments.stack_of(way, [{"discount": discount}], seeds, how)
-        experiments.fit(stack, experiments.sessions_for(stack, [WORLD], how), how)
-        got = experiments.exact_returns(stack, [WORLD], 1)
-        found[rate] = float(experiments.bounds(WORLD, seeds, 1).share({t: v[0] for t, v in got.items()}).mean())
-    assert found[1e-2] > max(found.values()) - 0.04, found
+    found = {rate: float(shares.mean()) for rate, shares in choosing.score_rates(way, discount).items()}
+    assert found[experiments.TRAINING.learning_rate] > max(found.values()) - 0.04, found

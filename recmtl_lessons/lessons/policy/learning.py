@@ -130,13 +130,13 @@ def prepared(
     stack: Stack,
     rollouts: Mapping[str, Rollout],
     discount: Tensor,
-    gae_lambda: Tensor,
+    gae_lambda: float | Tensor,
     limit_is_end: Tensor | None = None,
 ) -> dict[str, dict[str, Tensor]]:
     """What the objective needs of rollouts: of each task rows (M, T * B, ...), with time and sessions in one dimension.
 
-    ``discount`` and ``gae_lambda`` are (M,). Advantages are brought to mean 0 and standard deviation 1, task by task
-    and model by model.
+    ``discount`` is (M,), and so may ``gae_lambda`` be. Advantages are brought to mean 0 and standard deviation 1, task
+    by task and model by model.
     """
     led_to = {task: r.next_observations.transpose(0, 1) for task, r in rollouts.items()}  # (M, T, B, D)
     next_values = stack.each_own(_values, led_to)
@@ -146,8 +146,9 @@ def prepared(
     if limit_is_end is not None:
         terminated = terminated | (truncated & limit_is_end[:, None])
     advantages, returns = torch.vmap(gae, in_dims=(1, 1, 1, 1, 1, 0, 0), out_dims=1)(
-        rewards * (1 - discount[:, None]), values, after, terminated, truncated, discount, gae_lambda
-    )
+        rewards * (1 - discount[:, None]), values, after, terminated, truncated, discount,
+        torch.as_tensor(gae_lambda).expand(len(stack)),
+    )  # fmt: skip
     by_task = (part.chunk(len(rollouts), dim=2) for part in (advantages, returns))
     return {task: _rows(rollouts[task], *both) for task, *both in zip(rollouts, *by_task, strict=True)}
 
