@@ -205,7 +205,7 @@ def draw_looking(result: Looking, figure) -> None:
     left.set(ylim=(0, 1), title=_where(result), ylabel="shown lately")
     left.grid(axis="x", visible=False)
     _matrix(middle, result.weights, "In this state")
-    _matrix(right, result.weights - result.usual, "Less the mean over states", even=0.0, reach=0.04, form="+.3f")
+    _matrix(right, result.weights - result.usual, "Less the usual", even=0.0, reach=0.04, form="+.3f")
 
 
 def describe_looking(result: Looking) -> str:

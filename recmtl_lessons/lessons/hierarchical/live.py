@@ -23,8 +23,9 @@ from recmtl_lessons.lessons.policy import learning as flat
 from recmtl_lessons.teaching import Running
 
 N_SEEDS = 4
-EVERY = 5  # updates between two points
-LIVE, FLAT_LIVE = (replace(how, updates=15) for how in (TRAINING, FLAT_TRAINING))
+EVERY = 3  # updates between two points
+PLAYED = 128  # sessions that a model is judged on
+LIVE, FLAT_LIVE = (replace(how, updates=12) for how in (TRAINING, FLAT_TRAINING))
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ def train_live(
     steps, found = [], ([], [])
 
     def measure() -> None:
-        found[0].append(judge_two_levels(stack, judged, settings, goal_steps)[0])
-        found[1].append(judge_flat(policies, judged, settings))
+        found[0].append(judge_two_levels(stack, judged, settings, goal_steps, PLAYED)[0])
+        found[1].append(judge_flat(policies, judged, settings, PLAYED))
 
     def snapshot() -> Live:
         goals, actions = (torch.stack(values, dim=1) for values in found)
