@@ -24,7 +24,7 @@ from recmtl_lessons.lessons.distilled_q.experiments import (
 )
 from recmtl_lessons.lessons.distilled_q.learning import Distilling, QLearning
 
-FILM_TEACHING, FILM_DISTILLING = replace(TEACHING, updates=150), replace(DISTILLING, updates=150)
+FILM_TEACHING, FILM_DISTILLING = replace(TEACHING, updates=120), replace(DISTILLING, updates=120)
 
 
 @dataclass(frozen=True)
