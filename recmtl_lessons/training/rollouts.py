@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recmtl_lessons.envs import SessionSettings, SessionUsers, SessionVectorEnv, join_users
 from recmtl_lessons.training._checks import check_count, check_fraction
@@ -274,32 +274,11 @@ class Actors(Stack):
     """A stack of models that act in sessions: as `Stack`, but on the CPU unless a device is given.
 
     Steps of small networks wait for each other, which leaves a graphics card idle most of the time.
-
-    Parameters
-    ----------
-    build, settings, seeds, learning_rate, betas, optimizer, clip
-        As in `Stack`.
-    device : torch.device, optional
-        The CPU unless given.
-
-    Raises
-    ------
-    ValueError
-        As `Stack`.
     """
 
-    def __init__(
-        self,
-        build: Callable[[], nn.Module],
-        settings: Mapping[str, Sequence[float]] | Sequence[Mapping[str, float]],
-        seeds: Sequence[int],
-        learning_rate: float | Mapping[str, float] = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        device: torch.device | None = None,
-        optimizer: str = "adam",
-        clip: float | None = None,
-    ):
-        super().__init__(build, settings, seeds, learning_rate, betas, device or torch.device("cpu"), optimizer, clip)
+    @staticmethod
+    def _usual_device() -> torch.device:
+        return torch.device("cpu")
 
 
 class Chooser:

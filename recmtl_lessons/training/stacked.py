@@ -99,7 +99,7 @@ class Stack:
         _check_grid(grid, seeds)
         _keep_freed_memory()
         settle_threads()
-        self.device = device or default_device()
+        self.device = device or self._usual_device()
         self.n_settings, self.n_seeds = len(grid), len(seeds)
         self.settings = tuple(setting for setting in grid for _ in seeds)
         self.seeds = tuple(seeds) * len(grid)
@@ -117,6 +117,11 @@ class Stack:
         self._optimizer = torch.optim.Adam(groups, betas=betas, fused=True) if adam else torch.optim.SGD(groups)
         self._clip = clip
         self._done = 0
+
+    @staticmethod
+    def _usual_device() -> torch.device:
+        """Where models live unless a device is given."""
+        return default_device()
 
     def __len__(self) -> int:
         return len(self.settings)

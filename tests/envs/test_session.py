@@ -241,15 +241,21 @@ def click_probability(users, task, beta, user, satiation, action):
     return 1 / (1 + math.exp(-logit))
 
 
+def rated_by_the_formula(task, beta):
+    """Rules, some states and actions, and how likely a click is in each."""
+    rules = SessionRules(USERS, task, SessionSettings(satiation=beta))
+    state, action = random_states(rules, 400)
+    rows = zip(state.user.tolist(), state.satiation, action.tolist(), strict=True)
+    expected = torch.tensor([click_probability(USERS, task, beta, *row) for row in rows], dtype=torch.float64)
+    return rules, state, action, expected
+
+
 class TestClicks:
     @pytest.mark.parametrize("task", SURFACES)
     @pytest.mark.parametrize("beta", [0.0, 1.7])
     def test_by_the_formula(self, task, beta):
         """A click where chance lies below the probability, and none where it does not."""
-        rules = SessionRules(USERS, task, SessionSettings(satiation=beta))
-        state, action = random_states(rules, 400)
-        rows = zip(state.user.tolist(), state.satiation, action.tolist(), strict=True)
-        expected = torch.tensor([click_probability(USERS, task, beta, *row) for row in rows], dtype=torch.float64)
+        rules, state, action, expected = rated_by_the_formula(task, beta)
         assert float(expected.std()) > 0.1
         shows = rules.surface.shows[action]
         torch.testing.assert_close(rules.click_logit(state, action)[shows].double().sigmoid(), expected[shows])
@@ -276,10 +282,7 @@ class TestClicks:
     @pytest.mark.parametrize("beta", [0.0, 1.7])
     def test_their_probability(self, task, beta):
         """By the formula, and the very number that decides whether there is a click."""
-        rules = SessionRules(USERS, task, SessionSettings(satiation=beta))
-        state, action = random_states(rules, 400)
-        rows = zip(state.user.tolist(), state.satiation, action.tolist(), strict=True)
-        expected = torch.tensor([click_probability(USERS, task, beta, *row) for row in rows], dtype=torch.float64)
+        rules, state, action, expected = rated_by_the_formula(task, beta)
         found = rules.click_probability(state, action)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
         shows = rules.surface.shows[action]
