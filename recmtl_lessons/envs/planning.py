@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from recmtl_lessons.envs._checks import check_number, check_policy
@@ -93,7 +95,7 @@ class SessionPlanner:
     def value_of(self, policy: Tensor) -> Tensor:
         """Exact value of a policy, (U,): a whole session's expected discounted reward.
 
-        It solves the linear equations that the value fulfils.
+        It solves the linear equations that the value fulfils. The value carries no gradient, and is on the CPU.
 
         Parameters
         ----------
@@ -108,6 +110,7 @@ class SessionPlanner:
         users, count, actions = len(self.rules.users), len(self.states.user), len(self.rules.surface)
         check_policy(policy, (users, count, actions))
         at_once = max(1, _AT_ONCE // count**2)
+        policy = policy.detach().cpu()
         chunks = zip(policy.split(at_once), self._chance.split(at_once), strict=True)
         return torch.cat([self._solved(probability.transpose(1, 2), chance) for probability, chance in chunks])
 
@@ -132,7 +135,10 @@ class SessionPlanner:
             for action in range(len(follow)):
                 moves = -self.discount * weight[:, action] * goes_on[action, states]  # (U, R)
                 left[:, torch.arange(count), row[follow[action, states]]] += moves
-        return torch.linalg.solve(left, right)[:, 0]
+        # Torch fails at many matrices of this size with more than one thread (pytorch#142815). NumPy's library sends a
+        # thread to each core, and so small a matrix only waits for them: a hundred times as long, with many cores.
+        with threadpool_limits(1, "blas"):
+            return torch.from_numpy(np.linalg.solve(left.numpy(), right.numpy()[..., None]))[:, 0, 0]
 
     @cached_property
     def _reachable(self) -> Tensor:

@@ -301,7 +301,9 @@ def _fit_logistic(features: Tensor, labels: Tensor) -> Tensor:
         if (slope.abs() < 1e-9 * len(labels)).all():
             break
         curvature = (x * probability * (1 - probability)).mT @ x + torch.diag(penalty)
-        weight = weight - torch.linalg.solve(curvature, slope)
+        # The curvature is positive definite. torch.linalg.solve would fail with many threads (pytorch#142815).
+        factor = torch.linalg.cholesky(curvature)
+        weight = weight - torch.cholesky_solve(slope.unsqueeze(-1), factor).squeeze(-1)
     return weight
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from scipy.optimize import linprog
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from recmtl_lessons.envs import SURFACES, SessionPlanner, SessionSettings, SessionVectorEnv, make_users, planning
 
@@ -297,6 +298,10 @@ class TestStates:
         assert torch.equal(seen[3, :, 8:], seen[4, :, 8:])
 
 
+def blas_threads():
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
 class TestValueOf:
     def test_users_in_parts_are_the_same(self, monkeypatch):
         planner = SessionPlanner(USERS, "home", LATE)
@@ -307,6 +312,38 @@ class TestValueOf:
             torch.testing.assert_close(planner.value_of(policy), whole, rtol=1e-5, atol=1e-5)
         monkeypatch.setattr(planning, "_AT_ONCE", 1)
         torch.testing.assert_close(planner.value_of(policy), whole, rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("task", SURFACES)
+    def test_any_number_of_threads_finds_the_same(self, task):
+        planner = SessionPlanner(USERS, task)
+        policy = random_policy(planner, 0)
+        before, found = torch.get_num_threads(), []
+        try:
+            for threads in (1, 2, 4):
+                torch.set_num_threads(threads)
+                found.append(planner.value_of(policy))
+        finally:
+            torch.set_num_threads(before)
+        torch.testing.assert_close(found[1:], found[:1] * 2, rtol=1e-5, atol=1e-5)
+
+    def test_one_thread_solves_and_the_others_come_back(self, monkeypatch):
+        during, solve = [], np.linalg.solve
+
+        def watched(*arguments):
+            during.append(blas_threads())
+            return solve(*arguments)
+
+        with threadpool_limits(2, "blas"):
+            monkeypatch.setattr(np.linalg, "solve", watched)
+            SessionPlanner(USERS, "home").even()
+            assert during == [{1}]
+            assert blas_threads() == {2}
+
+    def test_no_gradient_is_carried(self):
+        planner = SessionPlanner(USERS, "home")
+        policy = random_policy(planner, 0)
+        assert torch.equal(planner.value_of(policy.clone().requires_grad_()), planner.value_of(policy))
+        assert not planner.value_of(policy.requires_grad_()).requires_grad
 
     def test_it_is_a_mixture_in_the_first_step_only(self):
         """Where the discount is 0 the value is linear in the policy; otherwise it is not."""

@@ -269,6 +269,17 @@ class TestProxyADistance:
             expected = np.append(model.coef_[0], model.intercept_)
             assert found[row].numpy() == pytest.approx(expected, abs=1e-6)
 
+    def test_wide_features_with_many_threads(self):
+        before, domains = torch.get_num_threads(), torch.tensor([0, 1]).repeat(200)
+        features = normal(4, 400, 160) + 0.1 * domains[:, None]
+        expected = [reference_distance(model, domains, 0) for model in features]
+        try:
+            torch.set_num_threads(4)
+            found = proxy_a_distance(features, domains)
+        finally:
+            torch.set_num_threads(before)
+        assert found.tolist() == pytest.approx(expected, abs=1e-12)
+
     def test_separable_and_identical_domains(self):
         domains = torch.tensor([0, 1]).repeat(200)
         apart = normal(400, 3) + 20 * domains[:, None]
