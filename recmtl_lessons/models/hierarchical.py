@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from recmtl_lessons.models._actor_critic import (
     check_luck,
@@ -532,22 +533,19 @@ class _Controllers(nn.Module):
         super().__init__()
         goals, inputs = len(action_counts), (state_dim + goal_dim, *widths)
         self.goal_embedding = nn.Parameter(torch.randn(goals, goal_dim) / math.sqrt(goal_dim))
-        layers: list[nn.Module] = []
-        for entry, out in pairwise(inputs):
-            layers += [_StackedLinear(goals, entry, out, gain=math.sqrt(2)), nn.Tanh()]
-        self.trunk = nn.Sequential(*layers)
+        self.trunk = nn.ModuleList(_StackedLinear(goals, *pair, gain=math.sqrt(2)) for pair in pairwise(inputs))
         self.policy = _StackedLinear(goals, inputs[-1], max(action_counts), gain=0.01)
         self.value = _StackedLinear(goals, inputs[-1], 1, gain=1.0)
 
     def forward(self, state: Tensor, goals: Tensor) -> tuple[Tensor, Tensor]:
-        states = state.unsqueeze(0).expand(len(self.goal_embedding), -1, -1)  # (goals, batch, state_dim)
-        embedded = self.goal_embedding.unsqueeze(1).expand(-1, len(state), -1)  # (goals, batch, goal_dim)
-        hidden = self.trunk(torch.cat([states, embedded], dim=-1))  # (goals, batch, width)
-        return _own(self.policy(hidden), goals), _own(self.value(hidden), goals).squeeze(-1)
+        hidden = torch.cat([state, self.goal_embedding[goals]], dim=-1)  # (batch, state_dim + goal_dim)
+        for layer in self.trunk:
+            hidden = layer(hidden, goals).tanh()  # (batch, width)
+        return self.policy(hidden, goals), self.value(hidden, goals).squeeze(-1)
 
 
 class _StackedLinear(nn.Module):
-    """A linear layer for each goal: (goals, batch, inputs) -> (goals, batch, outputs)."""
+    """A linear layer for each goal: (batch, inputs) and goals (batch,) -> (batch, outputs)."""
 
     def __init__(self, goals: int, inputs: int, outputs: int, gain: float):
         super().__init__()
@@ -555,14 +553,11 @@ class _StackedLinear(nn.Module):
         self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in each]))  # (goals, outputs, inputs)
         self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in each]))  # (goals, outputs)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight.mT + self.bias.unsqueeze(1)
-
-
-def _own(answers: Tensor, goals: Tensor) -> Tensor:
-    """Each row's answer from its own goal: (goals, batch, width) and (batch,) -> (batch, width)."""
-    index = goals.view(1, -1, 1).expand(1, -1, answers.shape[-1])  # (1, batch, width)
-    return answers.gather(0, index).squeeze(0)
+    def forward(self, x: Tensor, goals: Tensor) -> Tensor:
+        """Answer with every goal's layer in one product, and keep of each row its own."""
+        every = F.linear(x, self.weight.flatten(0, 1)).unflatten(1, self.bias.shape)  # (batch, goals, outputs)
+        own = goals.view(-1, 1, 1).expand(-1, 1, self.bias.shape[1])  # (batch, 1, outputs)
+        return every.gather(1, own).squeeze(1) + self.bias[goals]
 
 
 def _check_arguments(state_dim, meta_action_dim, task_action_dims, meta_dims, task_dims, goal_dim) -> None:

@@ -230,7 +230,7 @@ def band(
 
 
 def points_with_interval(
-    axis: "Axes", labels: Sequence[str], values: ArrayLike, colours: Sequence[str] = ("blue",)
+    axis: "Axes", labels: Sequence[str], values: ArrayLike, colours: Sequence[str] = ("blue",), gaps: bool = False
 ) -> None:
     """Draw a paired comparison: each seed faint, joined across the groups; mean and 95 % t interval strong.
 
@@ -244,18 +244,22 @@ def points_with_interval(
         Row i holds seed i in every group.
     colours : sequence of str
         Names in `PALETTE`, repeated as needed.
+    gaps : bool
+        Whether NaN stands for a seed that a group does not have.
 
     Raises
     ------
     ValueError
-        If the shapes do not agree, a value is not finite, or a colour is not in the palette.
+        If the shapes do not agree, a value is not finite (NaN is refused unless ``gaps``), or a colour is not in the
+        palette.
     """
     data, shades = np.asarray(values), [_colour(colour) for colour in colours]
     if not shades:
         raise ValueError("colours: got none, expected at least one name")
     if data.ndim != 2 or data.shape[1] != len(labels):
         raise ValueError(f"values: got shape {data.shape} for {len(labels)} labels, expected (seeds, groups)")
-    mean, low, high = t_interval(data)
+    groups = [column[~np.isnan(column)] if gaps else column for column in data.T]
+    mean, low, high = zip(*(t_interval(group) for group in groups), strict=True)
     places = np.arange(len(labels))
     axis.plot(places, data.T, color="#888888", alpha=0.35, linewidth=1, linestyle="-", zorder=1)
     for k in places:

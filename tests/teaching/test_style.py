@@ -153,6 +153,18 @@ def test_points_show_every_seed_and_the_interval():
     assert [text.get_text() for text in axis.get_xticklabels()] == ["without", "with"]
 
 
+def test_a_group_may_lack_seeds_if_that_is_said():
+    axis, pairs = style.new_figure().subplots(), VALUES[:, :2].copy()
+    pairs[5:, 1] = np.nan
+    with pytest.raises(ValueError, match="values: "):
+        style.points_with_interval(axis, ["without", "with"], pairs)
+    style.points_with_interval(axis, ["without", "with"], pairs, gaps=True)
+    for k, group in enumerate((pairs[:, 0], pairs[:5, 1])):
+        mean, low, high = t_interval(group)
+        assert axis.containers[k].lines[0].get_ydata() == pytest.approx([mean])
+        np.testing.assert_allclose(axis.containers[k].lines[2][0].get_segments()[0][:, 1], [low, high])
+
+
 def test_the_star_is_the_mean_and_its_interval():
     axis = style.new_figure().subplots()
     style.star(axis, 3.0, VALUES[:, 0], "yours")

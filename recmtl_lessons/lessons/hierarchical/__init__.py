@@ -41,6 +41,7 @@ from recmtl_lessons.lessons.hierarchical.sessions import (
     FLAT,
     FOR_PROGRESS,
     LATE,
+    MORE_SEEDS,
     RANDOM_GOALS,
     TRAINING,
     compare,

@@ -11,8 +11,14 @@ from recmtl_lessons.lessons.hierarchical.watching import LEFT_TO_IT, SHOWN_USERS
 from recmtl_lessons.teaching import Choice, Explorer, Slider
 
 
-def explore_goals(result: Comparison) -> Explorer:
-    """The explorer of a session at two levels: whose it is, and who chooses the goals."""
+def explore_goals(result: Comparison, agent: int = 0) -> Explorer:
+    """The explorer of a session at two levels, with one of the trained agents: whose it is, and who chooses the goals.
+
+    Raises
+    ------
+    ValueError
+        If there is no such agent.
+    """
     options = (LEFT_TO_IT, *NAMES[:CATEGORIES])
     places = ("First goal", "Second goal", "Third goal")
     goals = [Choice(f"goal_{k}", place, options, LEFT_TO_IT) for k, place in enumerate(places, 1)]
@@ -20,8 +26,8 @@ def explore_goals(result: Comparison) -> Explorer:
         lesson=LESSON,
         key="explorer-goals",
         title="A session at two levels",
-        controls=[Slider("user", "User", tuple(range(SHOWN_USERS)), 17), *goals],
-        compute=partial(follow, result),
+        controls=[Slider("user", "User", tuple(range(SHOWN_USERS)), 1), *goals],
+        compute=partial(follow, result, agent=agent),
         draw=draw_timeline,
         describe=describe_timeline,
         seeded=True,

@@ -261,11 +261,18 @@ def objective(model, batch: dict[str, Tensor], _, clip: float, bonus: float) -> 
 
 
 def judged_on_the_way(
-    training: Iterator[Moment], updates: int, label: str, judge: Callable[[], Tensor]
+    training: Iterator[Moment],
+    updates: int,
+    label: str,
+    judge: Callable[[], Tensor],
+    judge_last: Callable[[], Tensor] | None = None,
 ) -> tuple[tuple[int, ...], Tensor]:
-    """Train to the end under a progress bar: after how many updates it was judged, and what was said, moments last."""
+    """Train to the end under a progress bar: after how many updates it was judged, and what was said, moments last.
+
+    In the end it may be judged in another way, more thoroughly than on the way.
+    """
     at, found = [], []
     for moment in with_bar(training, label, updates, "updates"):
         at.append(moment.step)
-        found.append(judge())
+        found.append(judge_last() if judge_last and moment.step == updates else judge())
     return tuple(at), torch.stack(found, dim=-1)

@@ -64,7 +64,7 @@ def train_live(
     steps, found = [], ([], [])
 
     def measure() -> None:
-        found[0].append(judge_two_levels(stack, judged, settings, goal_steps, PLAYED)[0])
+        found[0].append(judge_two_levels(stack, judged, settings, goal_steps, PLAYED))
         found[1].append(judge_flat(policies, judged, settings, PLAYED))
 
     def snapshot() -> Live:

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from recmtl_lessons.envs.chain import LENGTH, OPTIMUM
 from recmtl_lessons.lessons.hierarchical.chain import (
@@ -154,7 +155,7 @@ def draw_sessions(late: Comparison, immediate: Comparison, figure) -> None:
     """Left: the curves where the reward is late. Right: the arms in the end, late and immediate."""
     curves, first, second = style.panels(figure, 3, (1.3, 1.4, 0.8))
     for arm, (_, *look) in _ARMS.items():
-        _mean(curves, late.steps / 1000, late.glances[arm], arm, *look)
+        _mean(curves, late.steps / 1000, late.curves[arm], arm, *look)
     best = float(late.best.mean())
     curves.axhline(best, color="black", lw=1.6, ls="--")
     curves.text(0.99, best + 0.02, "best, tastes known", transform=curves.get_yaxis_transform(), ha="right",
@@ -169,10 +170,11 @@ def draw_sessions(late: Comparison, immediate: Comparison, figure) -> None:
 def _in_the_end(axis, result: Comparison, title: str) -> None:
     """Draw what the arms of a comparison earn in the end, seed by seed."""
     arms = [arm for arm in _ARMS if arm in result.returns]
-    values = torch.stack([result.returns[arm] for arm in arms], dim=1)
+    each = [result.returns[arm] for arm in arms]
+    values = pad_sequence(each, padding_value=torch.nan)  # (S, arms); controls have fewer seeds
     names, colours, *_ = zip(*(_ARMS[arm] for arm in arms), strict=True)
-    style.points_with_interval(axis, names, values, colours)
-    axis.set(ylim=(0, max(1.3, float(values.max()) * 1.1)), title=title)
+    style.points_with_interval(axis, names, values, colours, gaps=True)
+    axis.set(ylim=(0, max(1.3, float(max(v.max() for v in each)) * 1.1)), title=title)
     axis.set_xlabel(f"after {int(result.steps[-1]):,} steps")
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from recmtl_lessons.envs import SessionPlanner, SessionSettings, SessionUsers, join_users, make_users
-from recmtl_lessons.lessons._seeds import MORE_SEEDS
+from recmtl_lessons.lessons._seeds import MORE_SEEDS, MOST_SEEDS
 from recmtl_lessons.lessons.hierarchical.learning import (
     TWO_LEVELS,
     Stepped,
@@ -27,7 +27,8 @@ TASK = "search"
 ACTIONS, CATEGORIES, STATE_DIM = 6, 3, 15
 LATE = 8  # clicks on one category for a reward
 USERS, TEST_USERS = 200, 200  # a seed
-HORIZON = 60  # steps of a session that judges
+TIME_LIMIT = 60  # steps of a session that is learned from
+HORIZON = 40  # steps of a session that judges: a reward after them would count less than 1.5 per cent
 GLANCE, LOOK = 32, 512  # sessions that a model is judged on: on the way, and in the end
 TRAINING = Training(
     goal_steps=20, updates=20, sessions=64, steps=5, epochs=1, minibatches=6, learning_rate=1.6e-2, entropy=0.01,
@@ -40,11 +41,13 @@ EVERY = 5  # updates between two glances
 
 FLAT, RANDOM_GOALS, FOR_PROGRESS = "flat", "two levels, goals by chance", "flat, paid for progress"
 ARMS = (TWO_LEVELS, FLAT, RANDOM_GOALS, FOR_PROGRESS)
+CONTROLS = (RANDOM_GOALS, FOR_PROGRESS)
+CONTROL_SEEDS = len(MORE_SEEDS)  # what the controls show is large, and seen on fewer seeds
 
 
 def settings_of(clicks_needed: int) -> SessionSettings:
-    """Sessions of up to 60 steps with little satiation, and a reward for the last of so many clicks."""
-    return SessionSettings(satiation=0.3, levels=3, clicks_needed=clicks_needed, time_limit=HORIZON)
+    """Sessions of up to `TIME_LIMIT` steps with little satiation, and a reward for the last of so many clicks."""
+    return SessionSettings(satiation=0.3, levels=3, clicks_needed=clicks_needed, time_limit=TIME_LIMIT)
 
 
 @lru_cache(maxsize=64)
@@ -118,11 +121,11 @@ def two_level_network() -> HierarchicalMultiTaskRL:
 
 
 def two_levels(
-    worlds: Sequence[SessionUsers], seeds: Sequence[int], settings: SessionSettings, how: Training, arms: int = 1
+    worlds: Sequence[SessionUsers], seeds: Sequence[int], settings: SessionSettings, how: Training
 ) -> tuple[Stack, Walker]:
-    """Untrained models of two levels, in sessions with the users of their seed; several arms differ in nothing yet."""
-    stack = _stack(two_level_network, arms, seeds, how)
-    sessions = Sessions(list(worlds) * arms, (TASK,), how.sessions, settings, stack.seeds)
+    """Untrained models of two levels, one a seed, in sessions with the users of their seed."""
+    stack = _stack(two_level_network, seeds, how)
+    sessions = Sessions(list(worlds), (TASK,), how.sessions, settings, stack.seeds)
     return stack, Walker(stack, SessionPlace(sessions), how.goal_steps, Chooser(len(seeds), seeds[0]))
 
 
@@ -134,16 +137,16 @@ def flat_policies(
     kind: type[Sessions] = Sessions,
 ) -> tuple[Stack, Sessions]:
     """The same for the flat policy; the kind of sessions may be `PaidForProgress`."""
-    stack = _stack(flat_network, 1, seeds, how)
+    stack = _stack(flat_network, seeds, how)
     return stack, kind(list(worlds), (TASK,), how.sessions, settings, stack.seeds)
 
 
-def _stack(build: Callable[[], nn.Module], arms: int, seeds: Sequence[int], how: Training) -> Stack:
-    return Actors(build, [{"arm": float(arm)} for arm in range(arms)], seeds, how.learning_rate, clip=0.5)
+def _stack(build: Callable[[], nn.Module], seeds: Sequence[int], how: Training) -> Stack:
+    return Actors(build, [{}], seeds, how.learning_rate, clip=0.5)
 
 
 def judge_flat(stack: Stack, worlds: Sequence[SessionUsers], settings: SessionSettings, played: int = GLANCE) -> Tensor:
-    """Mean discounted reward of whole sessions, played, (S,); all arms of a seed have the same chances."""
+    """Mean discounted reward of whole sessions, played, (S,)."""
     choose = flat.choose_with(stack, Chooser(stack.n_seeds, 77), (TASK,))
     found = returns_of(
         worlds, (TASK,), choose, settings, seeds=stack.seeds, sessions=played, discount=DISCOUNT, horizon=HORIZON
@@ -154,69 +157,71 @@ def judge_flat(stack: Stack, worlds: Sequence[SessionUsers], settings: SessionSe
 def judge_two_levels(
     stack: Stack, worlds: Sequence[SessionUsers], settings: SessionSettings, goal_steps: int, played: int = GLANCE
 ) -> Tensor:
-    """The same for two levels, (arms, S)."""
+    """The same for two levels, (S,)."""
     endless = replace(settings, time_limit=HORIZON + 1)
-    sessions = Sessions(list(worlds) * stack.n_settings, (TASK,), played, endless, stack.seeds)
+    sessions = Sessions(list(worlds), (TASK,), played, endless, stack.seeds)
     walker = Walker(stack, SessionPlace(sessions), goal_steps, Chooser(stack.n_seeds, 77))
     total, going = torch.zeros(len(stack), played), torch.ones(len(stack), played)
     for t in range(HORIZON):
         done = walker.step()
         total += going * DISCOUNT**t * done.reward
         going *= ~done.terminated
-    return stack.by_setting(total.mean(1))
+    return total.mean(1)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Arms of S seeds. Returns are mean discounted rewards of a session with users who were not learned from.
+    """Arms of S seeds, the controls of the first `CONTROL_SEEDS` of them.
+
+    Returns are mean discounted rewards of a session with users who were not learned from.
 
     Attributes
     ----------
     clicks_needed : int
     steps : Tensor, (P,)
-        Steps each model had taken at P glances on the way.
-    glances : dict {arm: Tensor (S, P)}
-        Returns then, from few sessions.
-    returns : dict {arm: Tensor (S,)}
-        In the end, from more.
+        Steps each model had taken at P moments.
+    curves : dict {arm: Tensor (S, P)}
+        Returns then, on the way from few sessions, in the end from more.
     judged : tuple of SessionUsers
         The users, one group a seed.
-    stack : Stack
-        Of two levels, trained to the end; the first S models are the arm `TWO_LEVELS`.
+    stacks : dict {arm: Stack}
+        Trained to the end.
     """
 
     clicks_needed: int
     steps: Tensor
-    glances: dict[str, Tensor]
-    returns: dict[str, Tensor]
+    curves: dict[str, Tensor]
     judged: tuple[SessionUsers, ...]
-    stack: Stack
+    stacks: dict[str, Stack]
+
+    @property
+    def returns(self) -> dict[str, Tensor]:
+        """In the end, {arm: Tensor (S,)}."""
+        return {arm: values[:, -1] for arm, values in self.curves.items()}
+
+    def lead(self, arm: str, other: str) -> Tensor:
+        """What one arm earned in the end beyond another, on the seeds that both have."""
+        one, two = self.returns[arm], self.returns[other]
+        both = min(len(one), len(two))
+        return one[:both] - two[:both]
 
     @cached_property
     def best(self) -> Tensor:
-        """What is possible for whoever knows the tastes, (S,), with the first twenty users of each seed."""
-        return best_returns([users[:20] for users in self.judged], settings_of(self.clicks_needed))
-
-    @property
-    def ablest(self) -> int:
-        """Number of the seed whose two levels earn most in the end."""
-        return int(self.returns[TWO_LEVELS].argmax())
+        """What is possible for whoever knows the tastes, (S,), with the first ten users of each seed."""
+        return best_returns([users[:10] for users in self.judged], settings_of(self.clicks_needed))
 
 
 @lru_cache(maxsize=4)
 def compare(
     clicks_needed: int = LATE,
     arms: tuple[str, ...] = ARMS,
-    seeds: tuple[int, ...] = MORE_SEEDS,
+    seeds: tuple[int, ...] = MOST_SEEDS,
     how: Training = TRAINING,
     flat_how: Training = FLAT_TRAINING,
     group: int = 2,
     every: int = EVERY,
 ) -> Comparison:
-    """Train some of `ARMS` on as many steps, and judge them, at a glance after every so many updates, and in the end.
-
-    `TWO_LEVELS` is among them always.
-    """
+    """Train arms on as many steps, and judge them: at a glance after every so many updates, and in the end."""
     learned, judged = ([users_of(seed, g) for seed in seeds] for g in (0, group))
     return compare_users(learned, judged, clicks_needed, arms, seeds, how, flat_how, every)
 
@@ -232,25 +237,25 @@ def compare_users(
     every: int = EVERY,
 ) -> Comparison:
     """As `compare`, for users that are handed in, one group a seed."""
-    settings, clicks = settings_of(clicks_needed), _clicks(clicks_needed)
-    levels = [arm for arm in (TWO_LEVELS, RANDOM_GOALS) if arm in arms]
-    stack, walker = two_levels(learned, seeds, settings, how, len(levels))
-    by_chance = torch.arange(len(stack)) >= len(seeds)
-    judge = partial(judge_two_levels, stack, judged, settings, how.goal_steps)
-    updates, found = judged_on_the_way(
-        train(stack, walker, how, meta_untaught=by_chance, every=every), how.updates, f"two levels, {clicks}", judge
-    )
-    glances, returns = dict(zip(levels, found, strict=True)), dict(zip(levels, judge(played=LOOK), strict=True))
-    for arm, kind in ((FLAT, Sessions), (FOR_PROGRESS, PaidForProgress)):
-        if arm in arms:
-            policies, sessions = flat_policies(learned, seeds, settings, flat_how, kind)
-            judge = partial(judge_flat, policies, judged, settings)
-            _, glances[arm] = judged_on_the_way(
-                flat.train(policies, sessions, flat_how, every=every), how.updates, f"{arm}, {clicks}", judge
-            )
-            returns[arm] = judge(played=LOOK)
+    settings, stacks, curves = settings_of(clicks_needed), {}, {}
+    for arm in arms:
+        few = slice(CONTROL_SEEDS if arm in CONTROLS else None)
+        if arm in (TWO_LEVELS, RANDOM_GOALS):
+            stack, walker = two_levels(learned[few], seeds[few], settings, how)
+            by_chance = torch.full((len(stack),), arm == RANDOM_GOALS)
+            training = train(stack, walker, how, meta_untaught=by_chance, every=every)
+            judge = partial(judge_two_levels, stack, judged[few], settings, how.goal_steps)
+        else:
+            kind = PaidForProgress if arm == FOR_PROGRESS else Sessions
+            stack, sessions = flat_policies(learned[few], seeds[few], settings, flat_how, kind)
+            training = flat.train(stack, sessions, flat_how, every=every)
+            judge = partial(judge_flat, stack, judged[few], settings)
+        updates, curves[arm] = judged_on_the_way(
+            training, how.updates, f"{arm}, {_clicks(clicks_needed)}", judge, partial(judge, played=LOOK)
+        )
+        stacks[arm] = stack
     steps = torch.tensor(updates) * how.sessions * how.steps
-    return Comparison(clicks_needed, steps, glances, returns, tuple(judged), stack)
+    return Comparison(clicks_needed, steps, curves, tuple(judged), stacks)
 
 
 def _clicks(clicks_needed: int) -> str:

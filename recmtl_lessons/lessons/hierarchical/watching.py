@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from recmtl_lessons.envs import SessionRules
+from recmtl_lessons.lessons.hierarchical.learning import TWO_LEVELS
 from recmtl_lessons.lessons.hierarchical.sessions import LATE, TASK, TRAINING, Comparison, settings_of
 from recmtl_lessons.models import HierarchicalMultiTaskRL
 
@@ -63,8 +64,9 @@ def follow(
     goal_2: str = LEFT_TO_IT,
     goal_3: str = LEFT_TO_IT,
     seed: int = 0,
+    agent: int = 0,
 ) -> Timeline:
-    """Let the ablest of the trained levels serve a user whom nobody has learned from, some goals chosen by hand.
+    """Let one of the trained levels serve a user of its seed whom nobody has learned from, some goals chosen by hand.
 
     Parameters
     ----------
@@ -75,17 +77,21 @@ def follow(
         A category, or `LEFT_TO_IT`.
     seed : int
         Of the chances in the session, which are the same whatever is chosen.
+    agent : int
+        Its number among the seeds, from 0.
 
     Raises
     ------
     ValueError
-        If there is no such user or category.
+        If there is no such agent, user or category.
     """
-    users = result.judged[result.ablest]
+    if agent not in range(len(result.judged)):
+        raise ValueError(f"agent: got {agent!r}, expected 0 to {len(result.judged) - 1}")
+    users = result.judged[agent]
     if user not in range(len(users)):
         raise ValueError(f"user: got {user!r}, expected 0 to {len(users) - 1}")
     hands = [_chosen(f"goal_{k}", goal, users.categories) for k, goal in enumerate((goal_1, goal_2, goal_3), 1)]
-    rules, network = SessionRules(users, TASK, settings_of(LATE)), result.stack.model(result.ablest)
+    rules, network = SessionRules(users, TASK, settings_of(LATE)), result.stacks[TWO_LEVELS].model(agent)
     luck = torch.rand(STEPS, 3, generator=torch.Generator().manual_seed(1_000 * seed + user), dtype=torch.float64)
     state, rows, states, age, goal, count = rules.begin(torch.tensor([user])), [], [], 0, None, 0
     wished = network.goal_probabilities(rules.observe(state))[0].detach()
