@@ -2,13 +2,14 @@
 
 import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from recmtl_lessons.envs import SessionPlanner, SessionSettings, users_from_ratings
 from recmtl_lessons.lessons import policy as lesson
-from recmtl_lessons.lessons._seeds import DESIGN_SEEDS
+from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
 from recmtl_lessons.lessons.policy import (
     breaking,
     choosing,
@@ -465,15 +466,34 @@ def test_bootstrapped_values_arrive_and_those_of_the_limit_as_an_end_never_do():
 
 
 @SLOW
-def test_narrower_networks_come_to_about_what_the_notebook_keeps_of_them():
+def test_other_seeds_come_to_about_what_the_notebook_keeps_of_them():
     """Not to the digit: such trainings depend on the order in which numbers are added."""
-    assert experiments.count_parameters(choosing.narrower_shared()) == experiments.count_parameters(
-        choosing.narrower_separate()
-    )
-    found = choosing.compare_narrower()
-    assert found.keys() == choosing.NARROWER.keys()
+    found = choosing.compare_again()
+    assert found.keys() == choosing.ON_OTHER_SEEDS.keys()
     for what, values in found.items():
-        assert float(values.mean()) == pytest.approx(choosing.NARROWER[what][0], abs=0.06), what
+        assert float(values.mean()) == pytest.approx(choosing.ON_OTHER_SEEDS[what][0], abs=0.04), what
+
+
+def test_comparing_again_is_the_comparison_on_other_seeds(monkeypatch):
+    """Each lead is that of its own arm and world: no two of the made-up ones are alike."""
+    made_up = {
+        way: {name: torch.tensor([10.0**k, 2.0 * 10**k]) + n for n, name in enumerate(experiments.WORLDS)}
+        for k, way in enumerate(("bandit", "separate", "shared"))
+    }
+    asked = []
+
+    def compare(seeds):
+        asked.append(seeds)
+        return SimpleNamespace(**made_up)
+
+    monkeypatch.setattr(choosing, "compare", compare)
+    found = choosing.compare_again()
+    assert asked == [choosing.OTHER_SEEDS]
+    assert not set(choosing.OTHER_SEEDS) & {*SEEDS, *DESIGN_SEEDS}
+    for name in experiments.WORLDS:
+        assert found[f"sharing, in common: {name}"].tolist() == [90.0, 180.0]
+        assert found[f"planning, in common: {name}"].tolist() == [99.0, 198.0]
+    assert found.keys() == choosing.ON_OTHER_SEEDS.keys()
 
 
 @SLOW

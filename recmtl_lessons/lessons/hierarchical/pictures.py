@@ -86,10 +86,10 @@ def draw_chain_itself(figure) -> None:
 _ON_CHAIN = {
     TWO_LEVELS: ("two\nlevels", "green", "o", "-"),
     FLAT_Q: ("flat Q", "vermillion", "s", "--"),
-    BOOTSTRAPS: ("policy,\nλ = 0.5", "orange", "D", "-."),
-    WAITS: ("policy,\nλ = 1", "black", "X", (0, (3, 1, 1, 1))),
+    BOOTSTRAPS: ("policy,\nλ = 0.5", "orange", "^", "-."),
+    WAITS: ("policy,\nλ = 1", "black", "D", (0, (3, 1, 1, 1))),
     SEES_HISTORY: ("policy,\nhistory", "purple", "v", (0, (5, 1))),
-    FLAT_Q_HISTORY: ("Q,\nhistory", "blue", "^", ":"),
+    FLAT_Q_HISTORY: ("Q,\nhistory", "blue", "P", ":"),
 }
 
 
@@ -147,7 +147,7 @@ def _optimum(axis) -> None:
 
 _ARMS = {
     TWO_LEVELS: ("two\nlevels", "green", "o", "-"), FLAT: ("flat", "orange", "s", "--"),
-    RANDOM_GOALS: ("goals by\nchance", "purple", "v", "-."), FOR_PROGRESS: ("flat, for\nprogress", "blue", "^", ":"),
+    RANDOM_GOALS: ("goals by\nchance", "purple", "^", "-."), FOR_PROGRESS: ("flat, for\nprogress", "blue", "D", ":"),
 }  # fmt: skip
 
 
@@ -202,7 +202,7 @@ def draw_timeline(line: Timeline, figure) -> None:
     places = range(len(line.categories))
     grid["user"].bar(places, line.tastes.tolist(), color=shades)
     grid["user"].axhline(0, color=_GREY, lw=1)
-    grid["user"].set(title="Hidden: tastes", ylim=(-5, 5), ylabel="logit of a click")
+    grid["user"].set(title="Hidden: tastes", ylim=(-9, 9), ylabel="logit of a click")
     grid["wish"].bar(places, line.wished.tolist(), color=shades)
     grid["wish"].set(title="Its first goal", ylim=(0, 1), ylabel="probability")
     for name in ("user", "wish"):
@@ -217,8 +217,8 @@ def _draw_lanes(axis, line: Timeline) -> None:
         goal, width = int(line.goal[start]), end - start
         shade, mine = style.PALETTE[_CATEGORY[goal]], bool(line.yours[start])
         axis.add_patch(_bar(start, 2.2, width, shade, mine))
-        label = line.categories[goal] if width > 2 else line.categories[goal][0]
-        axis.text(start + width / 2, 2.65, label + (" (you)" if mine and width > 4 else ""), ha="center", va="center",
+        label = line.categories[goal] if width > 4 else line.categories[goal][0]
+        axis.text(start + width / 2, 2.65, label + (" (you)" if mine and width > 6 else ""), ha="center", va="center",
                   fontsize=13, color="white", weight="bold")  # fmt: skip
     for t in range(len(line)):
         names = line.labels[int(line.action[t])].split(", ")
@@ -248,9 +248,9 @@ def _draw_progress(axis, line: Timeline) -> None:
                   lw=2.4, marker=_CATEGORY_MARK[c], ms=5, label=name)  # fmt: skip
     for t in line.reward.nonzero().flatten().tolist():
         axis.plot(t + 1, LATE, "*", color="black", ms=20)
-        axis.text(t + 1.4, LATE, f"+{int(line.reward[t])}", va="center", fontsize=14)
+        axis.text(t + 1, LATE + 0.55, f"+{int(line.reward[t])}", ha="center", va="bottom", fontsize=13)
     axis.axhline(LATE, color=_GREY, lw=1.2, ls=":")
-    axis.set(xlim=(0, STEPS + 2.4), ylim=(-0.5, LATE + 2.6), xlabel="step", ylabel="clicks so far")
+    axis.set(xlim=(0, STEPS + 2.4), ylim=(-0.5, LATE + 3.6), xlabel="step", ylabel="clicks so far")
     axis.set(title=f"{LATE} clicks in one category bring a reward ★", yticks=range(0, LATE + 1, 2))
     axis.legend(loc="upper left", fontsize=11, ncol=3, **_ON_TOP)
 

@@ -2,7 +2,7 @@
 
 from recmtl_lessons.lessons.policy.activities import LESSON
 from recmtl_lessons.lessons.policy.breaking import with_dropout, with_short_sessions
-from recmtl_lessons.lessons.policy.choosing import NARROWER, compare_narrower, score_rates
+from recmtl_lessons.lessons.policy.choosing import ON_OTHER_SEEDS, compare_again, score_rates
 from recmtl_lessons.lessons.policy.experiments import (
     TASKS,
     WORLDS,

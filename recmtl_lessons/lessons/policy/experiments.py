@@ -231,15 +231,10 @@ def where_satiated(values: Mapping[str, Tensor]) -> Tensor:
 @lru_cache(maxsize=2)
 def compare(seeds: tuple[int, ...] = SEEDS, how: Training = TRAINING) -> Comparison:
     """Train one network for all tasks and one for each, on as many steps, in three worlds; and the myopic bandit."""
-    return compare_networks(shared_network, separate_networks, seeds, how)
-
-
-def compare_networks(build_shared: Build, build_separate: Build, seeds: tuple[int, ...], how: Training) -> Comparison:
-    """As `compare`, for networks of other widths."""
     names = list(WORLDS)
     planning = [{"discount": DISCOUNT}] * len(names)
-    shared = stack_of(build_shared, planning + [{"discount": 0.0}] * len(names), seeds, how)
-    separate = stack_of(build_separate, planning, seeds, how)
+    shared = stack_of(shared_network, planning + [{"discount": 0.0}] * len(names), seeds, how)
+    separate = stack_of(separate_networks, planning, seeds, how)
     worlds = [*WORLDS.values()] * 2
     found, cosines = {}, []
     beside = sessions_for(shared, worlds, how)  # to look at gradients; nothing is learned from these
