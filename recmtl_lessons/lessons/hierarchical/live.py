@@ -24,7 +24,7 @@ from recmtl_lessons.teaching import Running
 
 N_SEEDS = 4
 EVERY = 3  # updates between two points
-PLAYED = 128  # sessions that a model is judged on
+PLAYED = 64  # sessions that a model is judged on
 LIVE, FLAT_LIVE = (replace(how, updates=12) for how in (TRAINING, FLAT_TRAINING))
 
 

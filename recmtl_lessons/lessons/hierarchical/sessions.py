@@ -37,7 +37,7 @@ TRAINING = Training(
 FLAT_TRAINING = replace(
     TRAINING, epochs=3, minibatches=2
 )  # as many steps of the optimizer, on more rows: suits it better
-EVERY = 5  # updates between two glances
+EVERY = 7  # updates between two glances
 
 FLAT, RANDOM_GOALS, FOR_PROGRESS = "flat", "two levels, goals by chance", "flat, paid for progress"
 ARMS = (TWO_LEVELS, FLAT, RANDOM_GOALS, FOR_PROGRESS)
