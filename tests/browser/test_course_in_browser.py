@@ -417,7 +417,7 @@ def test_policy(ran, expecting, take_picture):
     answer_the_study_question(
         page.locator(".recmtl-ask:not(.recmtl-ask .recmtl-ask)").nth(1), expecting, "discount",
         ("It goes: what is shown", "The reward plus the discounted value", "About as much as one network"),
-        "as closely as eight seeds can tell",
+        "On 48 others it cost a little",
         "What is shown satiates the user, so the harm comes later and a myopic bandit does not see it. Tastes are "
         "hidden. There are few sessions, and exploring costs. Tasks may help or interfere, each with its own actions. "
         "At a time limit one must bootstrap. Compare with a bandit and with the optimum.",
