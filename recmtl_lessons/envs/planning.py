@@ -135,8 +135,8 @@ class SessionPlanner:
             for action in range(len(follow)):
                 moves = -self.discount * weight[:, action] * goes_on[action, states]  # (U, R)
                 left[:, torch.arange(count), row[follow[action, states]]] += moves
-        # Torch fails at many matrices of this size with more than one thread (pytorch#142815). NumPy's library sends a
-        # thread to each core, and so small a matrix only waits for them: a hundred times as long, with many cores.
+        # Torch fails at many matrices of this size with more than one thread (pytorch#142815). NumPy starts a thread
+        # for each core, and on a machine with sixteen this took minutes instead of a tenth of a second.
         with threadpool_limits(1, "blas"):
             return torch.from_numpy(np.linalg.solve(left.numpy(), right.numpy()[..., None]))[:, 0, 0]
 

@@ -1,5 +1,6 @@
 """Lesson 09: deciding at two levels. Its experiments, its pictures, its explorers and its questions."""
 
+from recmtl_lessons.lessons._seeds import MORE_SEEDS
 from recmtl_lessons.lessons.hierarchical.activities import LESSON
 from recmtl_lessons.lessons.hierarchical.chain import (
     BOOTSTRAPS,
@@ -41,7 +42,6 @@ from recmtl_lessons.lessons.hierarchical.sessions import (
     FLAT,
     FOR_PROGRESS,
     LATE,
-    MORE_SEEDS,
     RANDOM_GOALS,
     TRAINING,
     compare,
