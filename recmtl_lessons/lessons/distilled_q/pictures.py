@@ -55,7 +55,7 @@ def draw_comparison(result: Comparison, figure) -> None:
     style.points_with_interval(axis, labels, 100 * torch.stack(columns, dim=1), ("blue", "sky", "green", "orange"))
     _line_at(axis, 100, "teachers")
     _line_at(axis, 0, "random")
-    axis.set(ylabel="return over random,\n% of the teachers'", title="The same small network, users not learned from")
+    axis.set(ylabel="return over random,\n% of the teachers'", title="Small networks, users not learned from")
 
 
 def _line_at(axis, height: float, text: str, side: str = "left") -> None:
@@ -142,7 +142,7 @@ def draw_films(result: FilmComparison, figure) -> None:
     ):
         style.points_with_interval(axis, (label,), 100 * values[:, None], (colour,))
         _line_at(axis, 100, "teachers" if axis is left else "best possible")
-        axis.set(ylabel=of, ylim=(0, 135))
+        axis.set(ylabel=of, ylim=(0, max(135, 108 * float(values.max()))))
     left.set(title="Return over random, people of MovieLens")
 
 
@@ -174,7 +174,7 @@ def draw_watched(result: Watched, figure) -> None:
     _line_at(right, 100, "teachers")
     _line_at(right, 0, "random")
     right.set(
-        xlabel="update", ylabel="% of the teachers' return", ylim=(-150, 150), xlim=(0, 1.03 * WATCHED.updates),
+        xlabel="update", ylabel="% of the teachers' return", ylim=(-200, 150), xlim=(-2, 1.03 * WATCHED.updates),
         title=f"ω = {result.weight:g}: return over random",
     )  # fmt: skip
 

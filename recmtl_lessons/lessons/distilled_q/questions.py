@@ -339,10 +339,10 @@ the divergence of its own from these. A low temperature leaves the best action a
 Q-values, good and bad actions alike. In between, the better an action, the more it counts. Here a low one was slow. The
 factor T² keeps the gradient of one size, so that the teacher is still heard at a high temperature beside another loss.
 
-No rewards are needed, no actions taken, and no target moves: any state will do, and all teachers can answer it. That is
-why the student of this lesson learned so fast. It kept at least 95 % of its teachers' return over random with less than
-a third of their parameters together, and was far ahead of the same network from rewards after as many gradient steps.
-Dealt to other states, the same answers taught it nothing.
+No rewards are needed, no actions taken, and no target moves: any state will do, and all teachers can answer it. The
+student of this lesson learned fast, presumably for that reason. It kept at least 95 % of its teachers' return over
+random with less than a third of their parameters together, and was far ahead of the same network from rewards after as
+many gradient steps. Dealt to other states, the same answers taught it nothing.
 
 What it does not do: the student learns what its teachers know. What they did not find out, it does not find out, and
 where their mistakes are systematic, it learns those too. And somebody has to train the teachers first: given time, the

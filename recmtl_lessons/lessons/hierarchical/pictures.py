@@ -100,7 +100,7 @@ def draw_chain(result: ChainComparison, figure) -> None:
         _mean(curves, result.steps / 1000, result.returns[learner], learner, *look)
     _optimum(curves)
     curves.set(xlabel="thousand steps", ylabel="exact return", title="Mean of the seeds", ylim=(-0.005, 0.245))
-    curves.set(xlim=(0, float(result.steps[-1]) / 1000))
+    curves.set(xlim=(0, 1.03 * float(result.steps[-1]) / 1000))
     names, colours, *_ = zip(*_ON_CHAIN.values(), strict=True)
     values = torch.stack([result.late(learner) for learner in _ON_CHAIN], dim=1)
     style.points_with_interval(late, names, values, colours)
@@ -121,7 +121,7 @@ def draw_mistakes(result: ChainComparison, figure) -> None:
     for learner, look in looks.items():
         style.band(axis, result.steps / 1000, result.returns[learner], learner, *look)
     _optimum(axis)
-    axis.set(xlim=(0, float(result.steps[-1]) / 1000), ylim=(-0.005, 0.245), xlabel="thousand steps")
+    axis.set(xlim=(0, 1.03 * float(result.steps[-1]) / 1000), ylim=(-0.005, 0.245), xlabel="thousand steps")
     axis.set(ylabel="exact return", title="The chain, learned with a mistake")
     _legend_below(figure, axis, 3)
 
@@ -288,10 +288,11 @@ def draw_live(live: Live, figure) -> None:
     )
     for axis in (curves, final):
         axis.axhline(top, color="black", lw=1.6, ls="--")
-        axis.set_ylim(-0.05 * top, 1.15 * top)
+        axis.set_ylim(-0.15 * top, 1.15 * top)
     curves.text(0.01, top, "best, tastes known", transform=curves.get_yaxis_transform(), va="bottom", fontsize=12)
-    curves.set(xlabel="thousand steps", ylabel="discounted reward", xlim=(0, LIVE.environment_steps / 1000))
-    curves.set_title(f"{_count(live.clicks_needed, 'click')} a reward, a goal lasts {_count(live.goal_steps, 'step')}")
+    curves.set(xlabel="thousand steps", ylabel="discounted reward", xlim=(0, 1.03 * LIVE.environment_steps / 1000))
+    clicks, steps = _count(live.clicks_needed, "click"), _count(live.goal_steps, "step")
+    curves.set_title(f"{clicks} a reward, goals of up to {steps}")
     final.set_title("Now")
     curves.legend(loc="best", **_ON_TOP)
 

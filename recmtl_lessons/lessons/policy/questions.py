@@ -352,7 +352,7 @@ A recommender that plans meets all that makes reinforcement learning hard, sever
 What pays now is not what pays. What is shown changes the user: satiation rises, patience runs out, and the harm comes
 steps later. A bandit that knew every taste got about six tenths of the way from chance to the best. To plan, a policy
 must learn values from few and noisy rewards, so that early in training a bandit can be ahead. Each session is a real
-person, so sessions are few; after twelve thousand steps on each task our policies were about half way.
+person, so sessions are few; after nearly thirteen thousand steps on each task our policies were about half way.
 
 The user is hidden. The system sees a profile and what it has shown; tastes it has to infer. The best possible return
 that we compare with is that of somebody who knows them.
