@@ -34,7 +34,7 @@ POLICIES = replace(LEVELS, epochs=2, minibatches=3)  # of the flat policies, on 
 
 @pytest.fixture(scope="module")
 def late():
-    return sessions.compare(3, sessions.ARMS, SMALL, LEVELS, POLICIES, group=1)
+    return sessions.compare(3, sessions.ARMS, SMALL, LEVELS, POLICIES, group=1, every=5)
 
 
 def force(stack, part, choices):
