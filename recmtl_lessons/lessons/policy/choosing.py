@@ -19,6 +19,7 @@ from recmtl_lessons.lessons.policy.experiments import (
 )
 
 OTHER_SEEDS = tuple(range(200, 248))  # nothing was chosen on these
+HALF_OF_THEM = OTHER_SEEDS[:24]
 RATES = (6e-3, 1e-2, 1.5e-2, 2.2e-2)
 
 #: Mean and 95 % interval of leads on `OTHER_SEEDS`, from `compare_again`.
@@ -29,6 +30,15 @@ ON_OTHER_SEEDS: dict[str, tuple[float, float, float]] = {
     "planning, in common: tastes and rules": (0.068, 0.047, 0.088),
     "planning, in common: rules alone": (0.057, 0.035, 0.078),
     "planning, in common: nothing": (-0.029, -0.048, -0.010),
+}
+#: The same on the first half of them, `HALF_OF_THEM`, in a run of its own: other chances decide in it.
+ON_HALF_OF_THEM: dict[str, tuple[float, float, float]] = {
+    "sharing, in common: tastes and rules": (0.139, 0.112, 0.166),
+    "sharing, in common: rules alone": (0.107, 0.076, 0.137),
+    "sharing, in common: nothing": (-0.076, -0.105, -0.048),
+    "planning, in common: tastes and rules": (0.094, 0.067, 0.122),
+    "planning, in common: rules alone": (0.118, 0.081, 0.155),
+    "planning, in common: nothing": (-0.068, -0.100, -0.036),
 }
 
 
