@@ -40,3 +40,13 @@ def checked_device(device: torch.device | str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device: got {device!r}, expected a device of this machine ({reason})") from error
     return found
+
+
+def check_choices(name: str, chosen: Tensor, shape: tuple[int, ...], count: int) -> None:
+    """Refuse anything but a tensor of this shape whose values are whole numbers from 0 to count - 1."""
+    if not isinstance(chosen, Tensor) or chosen.shape != shape or chosen.dtype != torch.int64:
+        came = f"{chosen.dtype} {tuple(chosen.shape)}" if isinstance(chosen, Tensor) else type(chosen).__name__
+        raise ValueError(f"{name}: got {came}, expected torch.int64 {shape}")
+    if bool(((chosen < 0) | (chosen >= count)).any()):
+        low, high = int(chosen.min()), int(chosen.max())
+        raise ValueError(f"{name}: got numbers from {low} to {high}, expected 0 to {count - 1}")

@@ -16,13 +16,14 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from recmtl_lessons.envs._checks import check_number, check_policy
+from recmtl_lessons.envs._checks import check_choices, check_number, check_policy
 from recmtl_lessons.envs.session import SessionRules, SessionSettings, SessionState
 from recmtl_lessons.envs.users import SessionUsers
 
 _MOST_STATES = 50_000
 _AT_ONCE = 2**24  # coefficients of the equations that are solved together
 _TOLERANCE = 1e-4  # of the largest value: how far from the fixed point value iteration may end
+_EXACTLY = 1e-6  # the same where a policy is judged
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class SessionPlanner:
 
     def best(self) -> Plan:
         """The optimal policy, by value iteration to within a ten-thousandth of the largest value."""
-        value = self._iterate(lambda q: q.amax(1))
+        value = self._iterate(lambda value: self._q(value).amax(1))
         return Plan(value, self._q(value).argmax(1))
 
     def myopic(self) -> Plan:
@@ -81,7 +82,7 @@ class SessionPlanner:
         clicks are needed.
         """
         action = (self._chance * self._clicked[1]).argmax(1)  # (U, S)
-        value = self._iterate(lambda q: q.gather(1, action[:, None]).squeeze(1))
+        value = self._iterate(lambda value: self._q(value).gather(1, action[:, None]).squeeze(1))
         return Plan(value, action)
 
     def observations(self) -> Tensor:
@@ -113,6 +114,40 @@ class SessionPlanner:
         policy = policy.detach().cpu()
         chunks = zip(policy.split(at_once), self._chance.split(at_once), strict=True)
         return torch.cat([self._solved(probability.transpose(1, 2), chance) for probability, chance in chunks])
+
+    def value_of_actions(self, action: Tensor) -> Tensor:
+        """Value of a policy without chance, (U,): that of `value_of`, to within a millionth of the largest value.
+
+        By iteration: with one action a state there are only two ways to go on, which takes less time than equations.
+
+        Parameters
+        ----------
+        action : Tensor, (U, S), integers
+            What is done in each state.
+
+        Raises
+        ------
+        ValueError
+            If the shape or dtype does not fit, or an action is none of the surface's.
+        """
+        shape, actions = (len(self.rules.users), len(self.states.user)), len(self.rules.surface)
+        check_choices("action", action, shape, actions)
+        action = action.detach().cpu()
+
+        def chosen(table: Tensor) -> Tensor:  # (A, S) or (U, A, S) -> (U, S)
+            return table.expand(shape[0], -1, -1).gather(1, action[:, None]).squeeze(1)
+
+        chance = chosen(self._chance).double()
+        paid, ways = 0.0, []
+        for outcome, happens in ((self._clicked, chance), (self._ignored, 1 - chance)):
+            follow, reward, goes_on = map(chosen, outcome)
+            paid = paid + happens * reward
+            ways.append((follow, self.discount * happens * goes_on))
+        (hit, hit_weight), (miss, miss_weight) = ways
+        value = self._iterate(
+            lambda value: paid + hit_weight * value.gather(1, hit) + miss_weight * value.gather(1, miss), _EXACTLY
+        )
+        return value[:, 0]
 
     def even(self) -> Tensor:
         """Exact value of acting by chance, all actions alike, (U,)."""
@@ -202,13 +237,13 @@ class SessionPlanner:
             worth.append(reward + self.discount * goes_on * after)
         return torch.lerp(worth[1], worth[0], self._chance.to(value.dtype))
 
-    def _iterate(self, choose: Callable[[Tensor], Tensor]) -> Tensor:
+    def _iterate(self, step: Callable[[Tensor], Tensor], tolerance: float = _TOLERANCE) -> Tensor:
         """Iterate until the fixed point is near: it is at most discount / (1 - discount) times the last move away."""
-        short = (1 - self.discount) * _TOLERANCE  # the last move, of the largest value
+        short = (1 - self.discount) * tolerance  # the last move, of the largest value
         dtype = torch.float32 if short > 20 * torch.finfo(torch.float32).eps else torch.float64
         value = torch.zeros(len(self.rules.users), len(self.states.user), dtype=dtype)
         while True:
-            after = choose(self._q(value))
+            after = step(value)
             moved, value = float((after - value).abs().max()), after
             if self.discount * moved <= short * (1 + float(value.abs().max())):
                 return value.float()

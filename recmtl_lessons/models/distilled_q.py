@@ -138,11 +138,13 @@ class MultiTaskDistilledQNetwork(nn.Module):
         """
         if task_name is not None:
             check_choice("task_name", task_name, self.tasks)
-        mixed = self._mix(self._tokens(state))  # (batch, K, width)
+        tokens = self._tokens(state)  # (batch, K, width)
         if task_name is None:
+            mixed = self._mix(tokens, tokens)
             return {name: head(mixed[:, k]) for k, (name, head) in enumerate(zip(self.tasks, self.heads, strict=True))}
         k = self.tasks.index(task_name)
-        return self.heads[k](mixed[:, k])  # (batch, n_actions)
+        mixed = self._mix(tokens[:, k : k + 1], tokens)  # the others are looked at, and do not look
+        return self.heads[k](mixed[:, 0])  # (batch, n_actions)
 
     def attention_weights(self, state: Tensor) -> Tensor:
         """How much each task's token takes from each.
@@ -164,7 +166,7 @@ class MultiTaskDistilledQNetwork(nn.Module):
         """
         tokens = self._tokens(state)
         if self.attention:
-            return self._weights(tokens)
+            return self._weights(tokens, tokens)
         size = len(self.tasks)
         return torch.eye(size, dtype=tokens.dtype, device=tokens.device).expand(len(state), self.num_heads, size, size)
 
@@ -292,17 +294,17 @@ class MultiTaskDistilledQNetwork(nn.Module):
         shared = self.to_token(self.trunk(state))  # (batch, width)
         return (shared.unsqueeze(1) + self.task_embeddings).relu()
 
-    def _mix(self, tokens: Tensor) -> Tensor:
-        """What each token is after it has looked at all: (batch, K, width), as it came."""
-        values = self.to_value(tokens)  # (batch, K, width)
-        if self.attention:
-            attended = self._weights(tokens) @ self._split(values)  # (batch, heads, K, d)
-            values = attended.transpose(1, 2).flatten(2)  # (batch, K, heads * d = width)
-        return tokens + self.to_output(values)
+    def _mix(self, looking: Tensor, tokens: Tensor) -> Tensor:
+        """What J of the K tokens are after they have looked at all: (batch, J, width), as they came."""
+        if not self.attention:
+            return looking + self.to_output(self.to_value(looking))
+        values = self._split(self.to_value(tokens))  # (batch, heads, K, d)
+        attended = self._weights(looking, tokens) @ values  # (batch, heads, J, d)
+        return looking + self.to_output(attended.transpose(1, 2).flatten(2))  # heads * d = width
 
-    def _weights(self, tokens: Tensor) -> Tensor:
-        """(batch, K, width) -> (batch, heads, K, K), rows sum to 1."""
-        query, key = self._split(self.to_query(tokens)), self._split(self.to_key(tokens))  # (batch, heads, K, d)
+    def _weights(self, looking: Tensor, tokens: Tensor) -> Tensor:
+        """(batch, J, width) and (batch, K, width) -> (batch, heads, J, K), rows sum to 1."""
+        query, key = self._split(self.to_query(looking)), self._split(self.to_key(tokens))  # (batch, heads, J or K, d)
         return (query @ key.mT / math.sqrt(query.shape[-1])).softmax(dim=-1)
 
     def _split(self, values: Tensor) -> Tensor:

@@ -152,6 +152,16 @@ class TestTinySessions:
             expected = value_by_equations(by_chance, reward, moves, DISCOUNT)
             assert float(even[user]) == pytest.approx(expected[start], rel=1e-4)
 
+    def test_any_choice_of_actions_by_equations_in_numpy(self, task, knobs):
+        planner = tiny(task, knobs)
+        for seed in range(5):
+            action = random_policy(planner, seed).argmax(-1)
+            found = planner.value_of_actions(action)
+            for user, where, reward, moves in models(planner, task, knobs):
+                policy = np.eye(reward.shape[1])[action[user, where]]
+                expected = value_by_equations(policy, reward, moves, DISCOUNT)[where.index(0)]
+                assert float(found[user]) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
     def test_the_myopic_takes_what_pays_most_now(self, task, knobs):
         planner = tiny(task, knobs)
         plan = planner.myopic()
@@ -345,6 +355,17 @@ class TestValueOf:
         assert torch.equal(planner.value_of(policy.clone().requires_grad_()), planner.value_of(policy))
         assert not planner.value_of(policy.requires_grad_()).requires_grad
 
+    @pytest.mark.parametrize("discount", [0.5, 0.97, 0.999])
+    @pytest.mark.parametrize("settings", [SessionSettings(), LATE])
+    def test_actions_have_the_value_of_a_policy_that_is_sure_of_them(self, settings, discount):
+        for task in SURFACES:
+            planner = SessionPlanner(USERS, task, settings, discount)
+            action = random_policy(planner, 0).argmax(-1)
+            exact = planner.value_of(always(planner, action).double())
+            found = planner.value_of_actions(action)
+            assert float((found - exact).abs().max()) < 1e-6 * (1 + 1.5 * float(planner.best().value.max()))
+            assert float(exact.std()) > 0.02
+
     def test_it_is_a_mixture_in_the_first_step_only(self):
         """Where the discount is 0 the value is linear in the policy; otherwise it is not."""
         for discount, linear in ((0.0, True), (0.9, False)):
@@ -388,6 +409,22 @@ class TestBadInput:
     def test_policy(self, policy, came):
         with pytest.raises(ValueError, match=refusal("policy", came)):
             SessionPlanner(USERS, "home").value_of(policy)
+
+    @pytest.mark.parametrize(
+        ("action", "came"),
+        [
+            (torch.zeros(10, 191, dtype=torch.long), r"torch.int64 \(10, 191\)"),
+            (torch.zeros(192, dtype=torch.long), r"torch.int64 \(192,\)"),
+            (torch.zeros(10, 192), r"torch.float32 \(10, 192\)"),
+            (torch.full((10, 192), 3), "numbers from 3 to 3"),
+            (torch.full((10, 192), -1), "numbers from -1 to -1"),
+            ([[0] * 192] * 10, "list"),
+            (None, "NoneType"),
+        ],
+    )
+    def test_actions(self, action, came):
+        with pytest.raises(ValueError, match=refusal("action", came)):
+            SessionPlanner(USERS, "home").value_of_actions(action)
 
 
 def test_what_would_be_done_where_no_session_comes_changes_nothing():

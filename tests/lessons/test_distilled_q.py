@@ -761,7 +761,7 @@ def test_silent_units_are_counted(taught):
     with torch.no_grad():
         network.heads[1][0].weight[:10] = 0.0
         network.heads[1][0].bias[:10] = -1.0
-        mixed = network._mix(network._tokens(states))
+        mixed = network._mix(*[network._tokens(states)] * 2)
         expected = [float((head[0](mixed[:, k]) <= 0).all(0).float().mean()) for k, head in enumerate(network.heads)]
     found = choosing.silent_units(network, taught, 1)
     assert found.tolist() == pytest.approx(expected)

@@ -188,11 +188,14 @@ def test_minibatches_deal_every_row_once_an_epoch():
         assert sorted(torch.cat(epoch).tolist()) == list(range(15))
 
 
+@pytest.mark.parametrize("time_limit", [2, 40])
 @pytest.mark.parametrize("task", experiments.TASKS)
-def test_prepared_rows_agree_with_gae_model_by_model(task):
+def test_prepared_rows_agree_with_gae_model_by_model(task, time_limit):
     stack = experiments.stack_of(experiments.shared_network, [{"discount": 0.9}, {"discount": 0.5}], SMALL, SHORT)
-    sessions = experiments.sessions_for(stack, [WORLD, WORLD], SHORT)
+    sessions = experiments.sessions_for(stack, [WORLD, WORLD], SHORT, SessionSettings(time_limit=time_limit))
     rollouts = sessions.collect(learning.choose_with(stack, Chooser(2, 0), experiments.TASKS), 7)
+    cut_off = (rollouts[task].truncated & ~rollouts[task].terminated)[:-1]
+    assert bool(cut_off.any()) == (time_limit == 2)
     rollout, rows = rollouts[task], learning.prepared(stack, rollouts, stack.setting("discount"), 0.6)[task]
     torch.testing.assert_close(rows["state"], rollout.observations.transpose(0, 1).flatten(1, 2), rtol=0, atol=0)
     for m, discount in enumerate((0.9, 0.9, 0.5, 0.5)):

@@ -142,7 +142,10 @@ class TestNetwork:
         kept = dict(made.named_parameters())
         assert set(kept) - set(dict(ablated.named_parameters())) == {"to_query.weight", "to_key.weight"}
         assert all(torch.equal(value, kept[name]) for name, value in ablated.named_parameters())
-        made._weights = lambda tokens: torch.eye(3, dtype=tokens.dtype).expand(len(tokens), 2, 3, 3)
+        # Each looks at itself alone: at the place in the sequence where the same token stands.
+        made._weights = lambda looking, tokens: (
+            (looking[:, :, None] == tokens[:, None]).all(-1).to(tokens)[:, None].expand(-1, 2, -1, -1)
+        )
         for name in TASKS:
             torch.testing.assert_close(ablated(state, name), made(state, name), rtol=0, atol=1e-12)
         assert torch.equal(ablated.attention_weights(state), torch.eye(3, dtype=torch.float64).expand(7, 2, 3, 3))

@@ -24,9 +24,9 @@ from recmtl_lessons.training import Actors, Stack
 class LooksEvenly(MultiTaskDistilledQNetwork):
     """Every task looks at all tasks alike, itself included, whatever queries and keys say."""
 
-    def _weights(self, tokens: Tensor) -> Tensor:
+    def _weights(self, looking: Tensor, tokens: Tensor) -> Tensor:
         size = len(self.tasks)
-        return tokens.new_full((len(tokens), self.num_heads, size, size), 1 / size)
+        return tokens.new_full((len(tokens), self.num_heads, looking.shape[1], size), 1 / size)
 
 
 def looks_evenly() -> LooksEvenly:

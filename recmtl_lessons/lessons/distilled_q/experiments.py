@@ -107,7 +107,7 @@ def planner(
 def greedy_returns(stack: Stack, crowd: Crowd = SHOP, group: int = TEST, users: int = TEST_USERS) -> dict[str, Tensor]:
     """Expected discounted reward of a session when the best action is always taken, {task: Tensor (n_settings, S)}.
 
-    Nothing is played: the equations that a policy's value fulfils are solved for each test user.
+    Nothing is played: a policy's value is computed for each test user from what it does in all states.
     """
     seeds, found = stack.seeds[: stack.n_seeds], {}
     plans = {task: planner(crowd, task, seeds, group, users) for task in TASKS}
@@ -121,8 +121,8 @@ def greedy_returns(stack: Stack, crowd: Crowd = SHOP, group: int = TEST, users: 
     parts = [stack.each(best, some) for some in seen.split(few, dim=1)]
     actions = {task: torch.cat([part[task] for part in parts], dim=1) for task in TASKS}  # (M, U, states)
     for task, plan in plans.items():
-        policies = nn.functional.one_hot(stack.by_setting(actions[task]), ACTIONS[task]).float()
-        found[task] = torch.stack([by_seed(plan.value_of(p.flatten(0, 1)), seeds) for p in policies])
+        of_each = stack.by_setting(actions[task])  # (settings, S, U, states)
+        found[task] = torch.stack([by_seed(plan.value_of_actions(a.flatten(0, 1)), seeds) for a in of_each])
     return found
 
 

@@ -138,11 +138,9 @@ def prepared(
     ``discount`` is (M,), and so may ``gae_lambda`` be. Advantages are brought to mean 0 and standard deviation 1, task
     by task and model by model.
     """
-    led_to = {task: r.next_observations.transpose(0, 1) for task, r in rollouts.items()}  # (M, T, B, D)
-    next_values = stack.each_own(_values, led_to)
     parts = ((r.rewards, r.kept["value"], r.terminated, r.truncated) for r in rollouts.values())
     rewards, values, terminated, truncated = (torch.cat(part, dim=2) for part in zip(*parts, strict=True))
-    after = torch.cat([next_values[task] for task in rollouts], dim=2).transpose(0, 1)  # (T, M, tasks * B)
+    after = torch.cat(list(_next_values(stack, rollouts).values()), dim=2)  # (T, M, tasks * B)
     if limit_is_end is not None:
         terminated = terminated | (truncated & limit_is_end[:, None])
     advantages, returns = torch.vmap(gae, in_dims=(1, 1, 1, 1, 1, 0, 0), out_dims=1)(
@@ -153,9 +151,32 @@ def prepared(
     return {task: _rows(rollouts[task], *both) for task, *both in zip(rollouts, *by_task, strict=True)}
 
 
+def _next_values(stack: Stack, rollouts: Mapping[str, Rollout]) -> dict[str, Tensor]:
+    """Values of what each step led to, (T, M, B) of each task.
+
+    Within a session it is the value of the next row. The networks are asked only about the last row and about sessions
+    that a time limit cut off; after an end nothing counts.
+    """
+    asked, states = {}, {}
+    for task, r in rollouts.items():
+        unknown = r.truncated & ~r.terminated
+        unknown[-1] = True
+        unknown = unknown.transpose(0, 1).flatten(1)  # (M, T * B)
+        # As many rows of each model: those who need fewer ask about some whose value they know.
+        asked[task] = unknown.byte().argsort(dim=1, descending=True, stable=True)[:, : int(unknown.sum(1).max())]
+        led_to = r.next_observations.transpose(0, 1).flatten(1, 2)  # (M, T * B, D)
+        states[task] = led_to.gather(1, asked[task][..., None].expand(-1, -1, led_to.shape[2]))
+    answers, after = stack.each_own(_values, states), {}
+    for task, r in rollouts.items():
+        values = r.kept["value"].roll(-1, dims=0)  # (T, M, B)
+        by_model = values.transpose(0, 1).flatten(1).scatter(1, asked[task], answers[task])
+        after[task] = by_model.unflatten(1, (len(values), -1)).transpose(0, 1)
+    return after
+
+
 def _values(model, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Values of states (T, B, D) of each task, (T, B)."""
-    return {task: model(s.flatten(0, 1), task)[1].view(s.shape[:2]) for task, s in states.items()}
+    """Values of states (n, D) of each task, (n,)."""
+    return {task: model(s, task)[1] for task, s in states.items()}
 
 
 def _rows(rollout: Rollout, advantages: Tensor, returns: Tensor) -> dict[str, Tensor]:
