@@ -2,8 +2,8 @@
 
 With the tastes known, a session is a small Markov decision process: levels of satiation, clicks towards a reward, steps
 ignored in a row. Its best policy is found by value iteration, user by user, and the value of any policy that acts on
-what it can observe by solving linear equations. The time limit plays no part: it cuts a session off, the user would
-have stayed.
+what it can observe by solving linear equations, or by following its actions where it leaves nothing to chance. The time
+limit plays no part: it cuts a session off, the user would have stayed.
 """
 
 import itertools
