@@ -98,8 +98,11 @@ class ReplayBuffer:
 
     def _read(self, rows: Tensor) -> dict[str, Tensor]:
         """The steps in some rows, (stacks, batch) -> {field: (stacks, batch, ...)}."""
-        model = torch.arange(self.stacks, device=rows.device).unsqueeze(1)  # (stacks, 1)
-        return {name: kept[model, rows] for name, kept in self._store.items()}
+        places = (rows + self.capacity * torch.arange(self.stacks, device=rows.device).unsqueeze(1)).flatten()
+        return {
+            name: kept.flatten(0, 1).index_select(0, places).unflatten(0, rows.shape)
+            for name, kept in self._store.items()
+        }
 
     def _write(self, fields: dict[str, Tensor]) -> Tensor:
         """Keep the steps, and return the rows in which they stand, (kept,), the same for all models."""

@@ -452,15 +452,16 @@ def test_each_way_of_learning_sees_about_as_many_states_a_step():
 
 
 def test_temperatures_are_compared_from_one_start_on_the_same_batches(taught):
-    found = experiments.by_temperature(taught, DISTILLING, (0.1, 1.0))
-    assert list(found.kept) == [0.1, 1.0]
-    for values, changed in (
-        (found.kept[0.1], {"temperature": 0.1}), (found.kept[1.0], {}), (found.wrong, {"wrong": 1.0}),
-    ):  # fmt: skip
+    def by_hand(**changed):
         setting = {**experiments.PLAIN, **changed}
-        same(
-            values, kept_by_hand(experiments.from_teachers(experiments.student, taught, [setting], DISTILLING), taught)
-        )
+        return kept_by_hand(experiments.from_teachers(experiments.student, taught, [setting], DISTILLING), taught)
+
+    at_one = by_hand()  # trained apart, as for `Comparison.short`
+    found = experiments.by_temperature(taught, at_one, DISTILLING, (0.1, 1.0))
+    assert list(found.kept) == [0.1, 1.0]
+    assert torch.equal(found.kept[1.0], at_one)
+    same(found.kept[0.1], by_hand(temperature=0.1))
+    same(found.wrong, by_hand(wrong=1.0))
     all_differ(*found.kept.values(), found.wrong)
 
 
@@ -469,9 +470,9 @@ def test_temperatures_are_compared_from_one_start_on_the_same_batches(taught):
 
 def test_trained_students_are_cut_and_nothing_else_is_changed(taught, compared):
     network, states = compared.students.model(1), torch.randn(5, experiments.STATE_DIM)
-    found = attention.cut(compared.students, taught)
+    found = attention.cut(compared.students, taught, compared.student)
     assert list(found) == ["as trained", "a third each", "itself alone"]
-    torch.testing.assert_close(found["as trained"], compared.student)
+    assert torch.equal(found["as trained"], compared.student)
     for name, build, weights in (
         ("a third each", attention.looks_evenly, torch.full((3, 3), 1 / 3)),
         ("itself alone", attention.looks_at_itself, torch.eye(3)),
@@ -837,7 +838,7 @@ def test_the_pictures_show_what_was_measured(taught, compared):
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert [label.split(",")[0] for label in labels] == ["from rewards", "distilled", "distilled", "no attention"]
 
-    found = experiments.by_temperature(taught, DISTILLING, (0.3, 1.0, 30.0))
+    found = experiments.by_temperature(taught, compared.short, DISTILLING, (0.3, 1.0, 30.0))
     pictures.draw_temperatures(found, figure)
     left, right = figure.axes
     same(lines(left, 1)[0], 100 * torch.stack(list(found.kept.values())).mean(1))
@@ -845,7 +846,8 @@ def test_the_pictures_show_what_was_measured(taught, compared):
     same(lines(right), 100 * torch.stack([found.kept[1.0], found.wrong], dim=1))
 
     weights, replaced = (
-        attention.attention_of(compared.students, taught.transfer_set), attention.cut(compared.students, taught),
+        attention.attention_of(compared.students, taught.transfer_set),
+        attention.cut(compared.students, taught, compared.student),
     )  # fmt: skip
     pictures.draw_attention(weights, replaced, figure)
     left, right = figure.axes

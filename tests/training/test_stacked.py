@@ -213,6 +213,40 @@ class TestSameNumbersAsOneByOne:
             for one, other in zip(here.model(index).parameters(), there.model(index).parameters(), strict=True):
                 torch.testing.assert_close(one, other, atol=1e-8, rtol=0)
 
+    def test_a_weight_with_two_names_stays_one(self):
+        class Tied(nn.Module):
+            """There and back through the same matrix."""
+
+            def __init__(self):
+                super().__init__()
+                self.there, self.back = nn.Linear(WIDTH, WIDTH, bias=False), nn.Linear(WIDTH, WIDTH)
+                self.back.weight = self.there.weight
+
+            def forward(self, x):
+                return self.back(self.there(x).tanh())[:, :1]
+
+        stack = run(stack_of(Tied), 50)
+        groups = lambda model: [{"params": model.parameters(), "lr": 1e-2}]  # noqa: E731
+        assert_same_as_one_by_one(stack, Tied, regression, 50, groups, 1e-5)
+        assert torch.equal(stack.model(1).back.weight, stack.model(1).there.weight)
+
+    @pytest.mark.parametrize("shared", [True, False])
+    def test_how_data_lie_in_memory_changes_nothing(self, shared):
+        """Rows that all seeds share are not copied for each; strides are of no consequence."""
+        data = one_shop()["shop"]
+        plain = {
+            name: values[:1].repeat(3, *[1] * (values.ndim - 1)) if shared else values for name, values in data.items()
+        }
+        if shared:
+            other = {name: values[:1].expand_as(values) for name, values in data.items()}
+        else:
+            other = {name: values.transpose(0, 1).contiguous().transpose(0, 1) for name, values in data.items()}
+            assert not any(values.is_contiguous() for values in other.values())
+        stacks = [run(stack_of(data={"shop": fields}), 20) for fields in (plain, other)]
+        assert_same_models(*stacks)
+        if shared:
+            assert all(values.stride(0) == 0 for values in stacks[1]._data["shop"].values())
+
 
 class TestPairing:
     def test_models_of_one_seed_start_equal_and_other_seeds_do_not(self):

@@ -39,9 +39,12 @@ def looks_at_itself() -> MultiTaskDistilledQNetwork:
     return MultiTaskDistilledQNetwork(STATE_DIM, ACTIONS, SHARED, OWN, num_heads=HEADS, attention=False)
 
 
-def cut(students: Stack, of: School) -> dict[str, Tensor]:
-    """What trained students keep when their weights are replaced, {weights: Tensor (S,)}; nothing is trained again."""
-    found = {"as trained": kept(students, of)[0]}
+def cut(students: Stack, of: School, whole: Tensor) -> dict[str, Tensor]:
+    """What trained students keep when their weights are replaced, {weights: Tensor (S,)}; nothing is trained again.
+
+    ``whole`` is what they keep as trained, (S,), as `Comparison.student`.
+    """
+    found = {"as trained": whole}
     for name, build in (("a third each", looks_evenly), ("itself alone", looks_at_itself)):
         same = Actors(build, [PLAIN], students.seeds)
         same.load(students)

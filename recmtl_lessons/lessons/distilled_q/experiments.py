@@ -339,8 +339,16 @@ class ByTemperature:
     wrong: Tensor
 
 
-def by_temperature(of: School, how: Distilling = SHORT, temperatures: Sequence[float] = TEMPERATURES) -> ByTemperature:
-    """Distil at several temperatures, and once from the answers to other states."""
-    settings = [{**PLAIN, "temperature": t, "wrong": 0.0} for t in temperatures] + [{**PLAIN, "wrong": 1.0}]
+def by_temperature(
+    of: School, at_one: Tensor, how: Distilling = SHORT, temperatures: Sequence[float] = TEMPERATURES
+) -> ByTemperature:
+    """Distil at several temperatures, and once from the answers to other states.
+
+    ``at_one`` is what students kept at temperature 1 after as many steps, (S,), as `Comparison.short`: they were
+    trained already.
+    """
+    others = [t for t in temperatures if t != 1.0]
+    settings = [{**PLAIN, "temperature": t, "wrong": 0.0} for t in others] + [{**PLAIN, "wrong": 1.0}]
     *right, wrong = kept(from_teachers(student, of, settings, how, "temperatures"), of)
-    return ByTemperature(dict(zip(temperatures, right, strict=True)), wrong)
+    found = {1.0: at_one, **dict(zip(others, right, strict=True))}
+    return ByTemperature({t: found[t] for t in temperatures}, wrong)

@@ -114,15 +114,18 @@ def _to_remember(step: Rollout) -> dict[str, Tensor]:
 
 
 def _with_targets(stack: Stack, target: Stack, drawn: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-    """The steps drawn, {task: {field: (M, batch, ...)}}, with what their Q-values should be."""
+    """States and actions of the steps drawn, {task: {field: (M, batch, ...)}}, and what their Q-values should be."""
     led_to, tasks = {task: steps["next_state"] for task, steps in drawn.items()}, tuple(drawn)
     online = stack.each_own(_all_answers(tasks), led_to)
     rated = target.each_own(_all_answers(tasks), led_to)
     targets = torch.vmap(lambda *step: double_q_target(*step, DISCOUNT))
     return {
-        task: {**steps, "target": targets(steps["reward"], online[task], rated[task], steps["terminated"])}
+        task: {
+            "state": steps["state"], "action": steps["action"],
+            "target": targets(steps["reward"], online[task], rated[task], steps["terminated"]),
+        }
         for task, steps in drawn.items()
-    }
+    }  # fmt: skip
 
 
 def _td_loss(model, batch, _):

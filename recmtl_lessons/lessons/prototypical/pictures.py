@@ -191,7 +191,6 @@ def draw_films(ranked: FilmRanking, figure) -> None:
 _SECTION_LOOKS = {
     "film mean + offset": ("sky", "s"),
     "fine-tuning": ("blue", "D"),
-    "fine-tuning, longer": ("black", "o"),
     "MAML": ("vermillion", "^"),
     "Reptile": ("green", "v"),
     "prototypes": ("purple", "P"),

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
 
@@ -47,7 +47,7 @@ from recmtl_lessons.models import MAMLRecommender, PrototypicalNetworkRecommende
 
 STEPS = 200  # updates of every arm, on 16 users with twenty ratings each
 INNER_STEPS = maml.INNER_STEPS  # for a new user, where an arm takes any
-ARMS = ("own mean", "fine-tuning", "fine-tuning, longer", "MAML", "Reptile", "prototypes", "prototypes, pulled")
+ARMS = ("own mean", "fine-tuning", "MAML", "Reptile", "prototypes", "prototypes, pulled")
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,12 @@ class Stepping:
         Its settings of training, as its own lesson chose them.
     for_error, for_auc : float
         The rates of the steps that are best for each of the two measures.
-    times : int
-        How many times as many updates as the others it gets.
     """
 
     lesson: ModuleType
     arm: object
     for_error: float
     for_auc: float
-    times: int = 1
 
 
 @dataclass(frozen=True)
@@ -97,14 +94,12 @@ class Settings:
     stars: Mapping[str, tuple[float, float]]
 
 
-_JOINT, _MAML, _REPTILE = maml.SHOP_ARMS["joint"], maml.SHOP_ARMS["MAML"], reptile.SHOP_ARMS[4]
 SHOP_SETTINGS = Settings(
     maml.HIDDEN,
     {
-        "fine-tuning": Stepping(maml, _JOINT, 0.07, 0.15),
-        "fine-tuning, longer": Stepping(maml, replace(_JOINT, meta_lr=maml.LONGER[1]), 0.07, 0.1, 6),
-        "MAML": Stepping(maml, _MAML, 0.1, 0.1),
-        "Reptile": Stepping(reptile, _REPTILE, 0.05, 0.07),
+        "fine-tuning": Stepping(maml, maml.SHOP_ARMS["joint"], 0.07, 0.15),
+        "MAML": Stepping(maml, maml.SHOP_ARMS["MAML"], 0.1, 0.1),
+        "Reptile": Stepping(reptile, reptile.SHOP_ARMS[4], 0.05, 0.07),
     },
     0.003,
     (0.003, 3.0),
@@ -133,7 +128,7 @@ def score_serving(
     """
     valid, found = users.valid.shots(SHOTS), {}
     for name, how in settings.stepping.items():
-        models, found[name] = how.lesson.train(how.arm, users.train, seeds, settings.hidden, how.times * steps), {}
+        models, found[name] = how.lesson.train(how.arm, users.train, seeds, settings.hidden, steps), {}
         for rate in _RATES:
             answers = how.lesson.adapt_and_answer(models, valid, rate, (INNER_STEPS,))[0]
             scores = _measures(answers, answers, valid)
@@ -195,7 +190,7 @@ def serve(
     test, error, auc = users.test.shots(SHOTS), {}, {}
     error["own mean"], auc["own mean"] = _measures(own_mean(test), own_mean(test), test)
     for name, how in settings.stepping.items():
-        models = how.lesson.train(how.arm, users.train, seeds, settings.hidden, how.times * steps, f"{label}, {name}")
+        models = how.lesson.train(how.arm, users.train, seeds, settings.hidden, steps, f"{label}, {name}")
         rates = (how.for_error, how.for_auc)
         answers = [how.lesson.adapt_and_answer(models, test, rate, (INNER_STEPS,))[0] for rate in rates]
         error[name], auc[name] = _measures(*answers, test)
