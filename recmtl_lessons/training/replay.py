@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from recmtl_lessons.training._checks import check_count, check_fraction, is_number
+from recmtl_lessons.training._rows import pick_rows
 
 _RESERVED = ("rows", "weights")
 _MOST_CATEGORIES = 2**24  # torch.multinomial's
@@ -98,11 +99,7 @@ class ReplayBuffer:
 
     def _read(self, rows: Tensor) -> dict[str, Tensor]:
         """The steps in some rows, (stacks, batch) -> {field: (stacks, batch, ...)}."""
-        places = (rows + self.capacity * torch.arange(self.stacks, device=rows.device).unsqueeze(1)).flatten()
-        return {
-            name: kept.flatten(0, 1).index_select(0, places).unflatten(0, rows.shape)
-            for name, kept in self._store.items()
-        }
+        return pick_rows(self._store, rows, self.stacks)
 
     def _write(self, fields: dict[str, Tensor]) -> Tensor:
         """Keep the steps, and return the rows in which they stand, (kept,), the same for all models."""

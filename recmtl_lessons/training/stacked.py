@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
 from recmtl_lessons.training._checks import check_count, check_fraction
+from recmtl_lessons.training._rows import laid_out, pick_rows
 from recmtl_lessons.training.device import default_device, settle_threads
 from recmtl_lessons.training.progress import Moment, with_bar
 
@@ -428,7 +429,7 @@ class ManyModels(Stack):
         super().__init__(build, grid, seeds, learning_rate, betas, device, optimizer)
         self.batch_size = batch_size
         self._objective = objective
-        self._data = {s: {f: _laid_out(t.to(self.device)) for f, t in fields.items()} for s, fields in data.items()}
+        self._data = {s: {f: laid_out(t.to(self.device)) for f, t in fields.items()} for s, fields in data.items()}
         self._columns: list[dict[str, Tensor]] = []
         self.history_steps: list[int] = []
 
@@ -515,7 +516,7 @@ class ManyModels(Stack):
 
     def _batch(self, rows: dict[str, Tensor], step: int) -> Batch:
         return {
-            stream: _pick(fields, rows[stream][:, step].repeat(self.n_settings, 1), self.n_seeds)
+            stream: pick_rows(fields, rows[stream][:, step].repeat(self.n_settings, 1), self.n_seeds)
             for stream, fields in self._data.items()
         }
 
@@ -526,30 +527,6 @@ def _ties_weights(model: nn.Module) -> bool:
         if len(list(members(remove_duplicate=False))) > len(list(members())):
             return True
     return False
-
-
-def _is_shared(values: Tensor) -> bool:
-    """Whether all seeds have the same rows, as an expanded tensor has."""
-    return values.stride(0) == 0
-
-
-def _laid_out(values: Tensor) -> Tensor:
-    """The same, so that `_pick` need not copy it at every step."""
-    return values[:1].contiguous().expand_as(values) if _is_shared(values) else values.contiguous()
-
-
-def _pick(fields: Mapping[str, Tensor], rows: Tensor, n_seeds: int) -> dict[str, Tensor]:
-    """Rows (n_models, B) of fields (n_seeds, N, ...), model i being of seed i % n_seeds: {field: (n_models, B, ...)}.
-
-    Whole rows of a flat table are found several times faster than by indexing with two tensors.
-    """
-    n_rows = next(iter(fields.values())).shape[1]
-    before = n_rows * (torch.arange(len(rows), device=rows.device) % n_seeds)[:, None]
-    own, found = (before + rows).flatten(), {}
-    for name, values in fields.items():
-        table, places = (values[0], rows.flatten()) if _is_shared(values) else (values.flatten(0, 1), own)
-        found[name] = table.index_select(0, places).unflatten(0, rows.shape)
-    return found
 
 
 def _grid(settings) -> list[dict[str, float]]:

@@ -1,5 +1,6 @@
 """Lesson 06: its exercises accept what is right, new shelves stay new, its experiments measure what they say."""
 
+import inspect
 import os
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from recmtl_lessons.datasets import load_movielens
 from recmtl_lessons.lessons import prototypical as lesson
 from recmtl_lessons.lessons._seeds import DESIGN_SEEDS
+from recmtl_lessons.lessons.maml import experiments as maml
 from recmtl_lessons.lessons.maml import users
 from recmtl_lessons.lessons.prototypical import (
     coldstart,
@@ -528,6 +530,14 @@ def test_the_arms_serve_the_same_users_with_their_own_rates(served):
         torch.testing.assert_close(served.auc[name], films.within_user_auc(odds, test))
     nobodys = films.log_odds(served.tastes["prototypes, pulled"], test, 1e9)
     torch.testing.assert_close(served.everybody, films.within_user_auc(nobodys, test), rtol=0, atol=2e-3)
+
+
+def test_lesson_04_fine_tunes_longer_on_the_same_users():
+    """What the notebook says of it; the claim is lesson 04's."""
+    here, there = (inspect.signature(f).parameters for f in (section.serve_in_shop, maml.compare))
+    assert all(here[name].default == there[name].default for name in ("shop", "seeds", "steps"))
+    assert maml.LONGER[0] == 6 * section.STEPS
+    assert section.SHOP_SETTINGS.stepping["fine-tuning"].arm == maml.SHOP_ARMS["joint"]
 
 
 def test_every_arm_trains_on_as_many_ratings(served):
