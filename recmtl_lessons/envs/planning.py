@@ -13,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -143,16 +144,29 @@ class SessionPlanner:
             follow, reward, goes_on = map(chosen, outcome)
             paid = paid + happens * reward
             ways.append((follow, self.discount * happens * goes_on))
-        (hit, hit_weight), (miss, miss_weight) = ways
-        value = self._iterate(
-            lambda value: paid + hit_weight * value.gather(1, hit) + miss_weight * value.gather(1, miss), _EXACTLY
-        )
-        return value[:, 0]
+        follow, weight = (torch.stack(parts, dim=-1) for parts in zip(*ways, strict=True))  # (U, S, 2) each
+        moves = self._moves(follow, weight)
+
+        def a_step_before(value: Tensor) -> Tensor:
+            return paid + torch.from_numpy(moves @ value.numpy().ravel()).view(shape)
+
+        return self._iterate(a_step_before, _EXACTLY)[:, 0]
 
     def even(self) -> Tensor:
         """Exact value of acting by chance, all actions alike, (U,)."""
         users, count, actions = len(self.rules.users), len(self.states.user), len(self.rules.surface)
         return self.value_of(torch.full((users, count, actions), 1 / actions))
+
+    def _moves(self, follow: Tensor, weight: Tensor) -> csr_array:
+        """The matrix that takes values to what they add up to a step before; two ways to go on, (U, S, 2) each.
+
+        (U * S, U * S), users one after another.
+        """
+        users, count, ways = follow.shape
+        columns = follow + count * torch.arange(users)[:, None, None]
+        starts = torch.arange(0, columns.numel() + 1, ways)
+        parts = (weight.flatten().numpy(), columns.flatten().numpy(), starts.numpy())
+        return csr_array(parts, shape=(users * count, users * count))
 
     def _solved(self, policy: Tensor, chance: Tensor) -> Tensor:
         """Values at the start of some users' sessions, from (I - discount P) V = r; policy and chance (U, A, S).
@@ -167,9 +181,9 @@ class SessionPlanner:
         for (follow, reward, goes_on), happens in ((self._clicked, chance), (self._ignored, 1 - chance)):
             weight = policy * happens  # (U, A, R)
             right += (weight * reward[:, states]).sum(1)
-            for action in range(len(follow)):
-                moves = -self.discount * weight[:, action] * goes_on[action, states]  # (U, R)
-                left[:, torch.arange(count), row[follow[action, states]]] += moves
+            moves = -self.discount * weight * goes_on[:, states]
+            places = count * torch.arange(count) + row[follow[:, states]]  # (A, R), in a matrix laid out flat
+            left.view(len(left), -1).scatter_add_(1, places.flatten().expand(len(left), -1), moves.flatten(1))
         # Torch fails at many matrices of this size with more than one thread (pytorch#142815). NumPy starts a thread
         # for each core, and on a machine with sixteen this took minutes instead of a tenth of a second.
         with threadpool_limits(1, "blas"):

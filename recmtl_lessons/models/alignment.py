@@ -141,9 +141,7 @@ def median_bandwidth(x: Tensor, y: Tensor) -> Tensor:
     """
     check_samples(x, y, least=1)
     pooled = torch.cat([x, y]).detach()  # (m + n, d)
-    rows = len(pooled)
-    one, other = torch.triu_indices(rows, rows, offset=1, device=pooled.device)  # each pair of different rows once
-    return _root_of_median(_squared_distances(pooled, pooled).flatten().index_select(0, one * rows + other))
+    return _median_off_diagonal(_squared_distances(pooled, pooled))
 
 
 def coral_loss(x: Tensor, y: Tensor) -> Tensor:
@@ -240,9 +238,10 @@ def mmd_permutation_test(
     if not isinstance(generator, torch.Generator) or generator.device.type != "cpu":
         raise ValueError(f"generator: got {generator!r}, expected a torch.Generator on the CPU")
     x, y, dtype = x.detach().double(), y.detach().double(), x.dtype
-    sigmas = _sigmas(median_bandwidth(x, y) if bandwidth is None else bandwidth, scales, x)
     m, pooled = len(x), torch.cat([x, y])  # ..., (m + n, d)
-    kernel = _gaussian(_squared_distances(pooled, pooled), sigmas).fill_diagonal_(0.0)
+    distances = _squared_distances(pooled, pooled)  # (m + n, m + n), squared
+    sigmas = _sigmas(_median_off_diagonal(distances) if bandwidth is None else bandwidth, scales, x)
+    kernel = _gaussian(distances, sigmas).fill_diagonal_(0.0)
     orders = torch.stack([torch.randperm(len(pooled), generator=generator) for _ in range(n_permutations)])
     orders = torch.cat([torch.arange(len(pooled))[None], orders])  # (1 + B, m + n), first as they came
     first = (orders < m).to(kernel)  # (1 + B, m + n), which rows play x
@@ -255,8 +254,9 @@ def mmd_permutation_test(
 def _squared_mmd_of_divisions(kernel: Tensor, first: Tensor, m: int) -> Tensor:
     """Unbiased squared MMD of many divisions of the same rows: kernel (N, N) with a zero diagonal, first (B, N)."""
     n = len(kernel) - m
-    in_x = ((first @ kernel) * first).sum(1)  # (B,)
-    across = ((first @ kernel) * (1 - first)).sum(1)
+    to_first = first @ kernel  # (B, N), how similar each row is to those that play x, added up
+    in_x = (to_first * first).sum(1)  # (B,)
+    across = (to_first * (1 - first)).sum(1)
     in_y = kernel.sum() - in_x - 2 * across
     return in_x / (m * (m - 1)) + in_y / (n * (n - 1)) - 2 * across / (m * n)
 
@@ -293,6 +293,13 @@ def _gaussian(squared_distances: Tensor, sigmas: Tensor) -> Tensor:
 def _mean_off_diagonal(kernel: Tensor) -> Tensor:
     rows = len(kernel)
     return (kernel.sum() - kernel.diagonal().sum()) / (rows * (rows - 1))
+
+
+def _median_off_diagonal(squared: Tensor) -> Tensor:
+    """Median distance between two different rows, from all squared distances (N, N)."""
+    rows = len(squared)
+    one, other = torch.triu_indices(rows, rows, offset=1, device=squared.device)  # each pair of different rows once
+    return _root_of_median(squared.flatten().index_select(0, one * rows + other))
 
 
 def _root_of_median(squared: Tensor) -> Tensor:
