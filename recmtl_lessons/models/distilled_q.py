@@ -146,6 +146,37 @@ class MultiTaskDistilledQNetwork(nn.Module):
         mixed = self._mix(tokens[:, k : k + 1], tokens)  # the others are looked at, and do not look
         return self.heads[k](mixed[:, 0])  # (batch, n_actions)
 
+    def answer_own(self, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Q-values of several tasks, each in states of its own: what `forward` says of each pair, in one pass.
+
+        Where sessions run on every task, each task's states are others. The trunk and the attention take all of them
+        together, which saves most of the time of small networks on small batches.
+
+        Parameters
+        ----------
+        states : mapping {task: Tensor (batch of the task, state_dim)}
+
+        Returns
+        -------
+        dict {task: Tensor (batch of the task, n_actions)}
+
+        Raises
+        ------
+        ValueError
+            If there is no task or an unknown one, or a task's states do not fit, as in `forward`.
+        """
+        if not isinstance(states, Mapping) or not states:
+            came = "none" if isinstance(states, Mapping) else type(states).__name__
+            raise ValueError(f"states: got {came}, expected {{task: states}}, at least one")
+        for name, own in states.items():
+            check_choice("states", name, self.tasks)
+            self._check_state(own, f"states[{name!r}]")
+        counts, columns = [len(own) for own in states.values()], [self.tasks.index(name) for name in states]
+        tokens = self._tokens(torch.cat(list(states.values())))  # (all, K, width)
+        looking = [part[:, k : k + 1] for part, k in zip(tokens.split(counts), columns, strict=True)]
+        mixed = self._mix(torch.cat(looking), tokens)[:, 0].split(counts)  # (batch of the task, width) each
+        return {name: self.heads[k](rows) for name, k, rows in zip(states, columns, mixed, strict=True)}
+
     def attention_weights(self, state: Tensor) -> Tensor:
         """How much each task's token takes from each.
 
@@ -313,10 +344,10 @@ class MultiTaskDistilledQNetwork(nn.Module):
 
     # What comes in.
 
-    def _check_state(self, state: Tensor) -> None:
-        check_features("state", state, self.state_dim)
+    def _check_state(self, state: Tensor, name: str = "state") -> None:
+        check_features(name, state, self.state_dim)
         if state.dtype != self.to_token.weight.dtype:
-            raise ValueError(f"state: got dtype {state.dtype}, expected {self.to_token.weight.dtype} as the network's")
+            raise ValueError(f"{name}: got dtype {state.dtype}, expected {self.to_token.weight.dtype} as the network's")
 
 
 def q_value_scale(q_values: Tensor) -> Tensor:

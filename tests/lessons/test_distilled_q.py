@@ -180,6 +180,7 @@ def test_teachers_share_nothing_and_give_one_answer():
     answers = network(states)
     for task in experiments.TASKS:
         assert torch.equal(answers[task], network(states, task))
+        assert torch.equal(network.answer_own({task: states[:3]})[task], network(states[:3], task))
     answers["search"].sum().backward()
     touched = {name.split(".")[1] for name, p in network.named_parameters() if p.grad is not None}
     assert touched == {"search"}

@@ -91,6 +91,30 @@ class TestNetwork:
         for name, q_values in everything.items():
             torch.testing.assert_close(made(state, name), q_values, rtol=0, atol=1e-6)
 
+    @pytest.mark.parametrize("attention", [True, False])
+    @pytest.mark.parametrize("asked", [("home", "search.top", "push notes"), ("push notes", "home"), ("search.top",)])
+    def test_each_task_in_states_of_its_own(self, attention, asked, device):
+        made = opinionated() if attention else network(attention=False)
+        made = made.to(device)
+        states = {name: normal(3 + k, WIDTH, seed=k).to(device) for k, name in enumerate(asked)}  # 3, 4 and 5 of them
+        found = made.answer_own(states)
+        expected = {name: made(own, name) for name, own in states.items()}
+        assert list(found) == list(asked)
+        for name in asked:
+            torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-12)
+        gradients = []
+        for answers in (found, expected):
+            made.zero_grad()
+            sum(q.square().sum() for q in answers.values()).backward()
+            gradients.append({name: p.grad for name, p in made.named_parameters()})
+        for name, gradient in gradients[1].items():
+            assert (gradient is None) == (name.startswith("heads.") and TASKS[int(name[6])] not in asked), name
+            torch.testing.assert_close(gradients[0][name], gradient, rtol=0, atol=1e-12)
+
+    def test_one_task_alone_in_its_own_states(self):
+        made, state = network(action_dims={"home": 4}), normal(3, WIDTH)
+        torch.testing.assert_close(made.answer_own({"home": state})["home"], made(state, "home"), rtol=0, atol=1e-12)
+
     def test_the_weights_differ_by_task_and_by_state(self):
         made = opinionated()
         weights = made.attention_weights(normal(50, WIDTH)).detach()
@@ -552,7 +576,8 @@ class TestManyAtOnce:
             follow = model(after, "search.top")
             targets = double_q_target(rewards, follow, 2 * follow.sin(), ends, discount)
             loss, _ = model.loss(state, "search.top", actions, targets, teacher, temperature, None, weights, share)
-            return loss, model.attention_weights(state), model.greedy_action(state, "home"), model(state)["home"]
+            own = model.answer_own({"home": state, "push notes": after})["push notes"]
+            return loss, model.attention_weights(state), model.greedy_action(state, "home"), model(state)["home"], own
 
         arguments = (state, after, rewards, ends, actions, weights, teacher, *settings_)
         parameters = {name: value.detach().requires_grad_() for name, value in stacked[0].items()}
@@ -639,6 +664,20 @@ class TestBadInput:
         for call in calls:
             with pytest.raises(ValueError, match=refusal("state", came)):
                 call()
+        with pytest.raises(ValueError, match=refusal("states['search.top']", came)):
+            made.answer_own({"home": STATE, "search.top": state})
+
+    @pytest.mark.parametrize(
+        ("states", "came"), [({}, "none"), (None, "NoneType"), ([STATE], "list"), (STATE, "Tensor")]
+    )
+    def test_states_of_no_task(self, states, came):
+        with pytest.raises(ValueError, match=refusal("states", came)):
+            network().answer_own(states)
+
+    @pytest.mark.parametrize("name", ["shop", "", 3, None])
+    def test_own_states_of_an_unknown_task(self, name):
+        with pytest.raises(ValueError, match=refusal("states", re.escape(repr(name)))):
+            network().answer_own({"home": STATE, name: STATE})
 
     @pytest.mark.parametrize("name", ["shop", "", 3, ["home"]])
     def test_unknown_tasks(self, name):

@@ -1,6 +1,6 @@
 """The lesson's arms: a teacher for each task, a small student for all, and the same student without teachers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -70,6 +70,10 @@ class Teachers(nn.Module):
         if task_name is None:
             return {task: network(state) for task, network in self.networks.items()}
         return self.networks[task_name](state)
+
+    def answer_own(self, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Each task's Q-values in states of its own, as the student's."""
+        return {task: self.networks[task](own) for task, own in states.items()}
 
 
 def _plain(widths: Sequence[int]) -> nn.Sequential:

@@ -98,12 +98,12 @@ def learn_from_rewards(
 
 
 def _explore(stack: Stack, sessions: Sessions, chances: Chooser, epsilon: float) -> dict[str, Acted]:
-    values = stack.each_own(_all_answers(sessions.tasks), sessions.observations)
+    values = stack.each_own(_answers, sessions.observations)
     return {task: Acted(chances.epsilon_greedy(q, epsilon)) for task, q in values.items()}
 
 
-def _all_answers(tasks: Sequence[str]):
-    return lambda model, states: {task: model(states[task], task) for task in tasks}
+def _answers(model, states: dict[str, Tensor]) -> dict[str, Tensor]:
+    return model.answer_own(states)
 
 
 def _to_remember(step: Rollout) -> dict[str, Tensor]:
@@ -115,9 +115,8 @@ def _to_remember(step: Rollout) -> dict[str, Tensor]:
 
 def _with_targets(stack: Stack, target: Stack, drawn: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
     """States and actions of the steps drawn, {task: {field: (M, batch, ...)}}, and what their Q-values should be."""
-    led_to, tasks = {task: steps["next_state"] for task, steps in drawn.items()}, tuple(drawn)
-    online = stack.each_own(_all_answers(tasks), led_to)
-    rated = target.each_own(_all_answers(tasks), led_to)
+    led_to = {task: steps["next_state"] for task, steps in drawn.items()}
+    online, rated = stack.each_own(_answers, led_to), target.each_own(_answers, led_to)
     targets = torch.vmap(lambda *step: double_q_target(*step, DISCOUNT))
     return {
         task: {
@@ -130,7 +129,8 @@ def _with_targets(stack: Stack, target: Stack, drawn: dict[str, dict[str, Tensor
 
 def _td_loss(model, batch, _):
     """The TD loss of one network, the sum of the tasks."""
-    losses = [q_loss(model(steps["state"], task), steps["action"], steps["target"]) for task, steps in batch.items()]
+    answers = model.answer_own({task: steps["state"] for task, steps in batch.items()})
+    losses = [q_loss(answers[task], steps["action"], steps["target"]) for task, steps in batch.items()]
     return sum(losses), {}
 
 
@@ -287,12 +287,8 @@ def _from_memory(answers: dict[str, Tensor], batch: dict) -> Tensor:
 
 def _targets_of(students: Stack, target: Stack, steps: dict[str, Tensor], tasks: Sequence[str]) -> Tensor:
     """Double Q-learning's targets of steps taken on K tasks, K equal parts of the batch: (M, K * states)."""
-    led_to = steps["next_state"].unflatten(1, (len(tasks), -1))  # (M, K, states, D)
-
-    def of_own_task(model, states):
-        return {task: model(states[k], task) for k, task in enumerate(tasks)}
-
-    online, rated = students.each_own(of_own_task, led_to), target.each_own(of_own_task, led_to)
+    led_to = dict(zip(tasks, steps["next_state"].chunk(len(tasks), dim=1), strict=True))  # {task: (M, states, D)}
+    online, rated = students.each_own(_answers, led_to), target.each_own(_answers, led_to)
     parts = [steps[name].unflatten(1, (len(tasks), -1)) for name in ("reward", "terminated")]
     of_each = torch.vmap(lambda *step: double_q_target(*step, DISCOUNT))
     found = [of_each(parts[0][:, k], online[t], rated[t], parts[1][:, k]) for k, t in enumerate(tasks)]
