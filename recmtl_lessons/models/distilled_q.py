@@ -138,13 +138,12 @@ class MultiTaskDistilledQNetwork(nn.Module):
         """
         if task_name is not None:
             check_choice("task_name", task_name, self.tasks)
+        self._check_state(state)
+        if task_name is not None:
+            return self._answers({task_name: state})[task_name]
         tokens = self._tokens(state)  # (batch, K, width)
-        if task_name is None:
-            mixed = self._mix(tokens, tokens)
-            return {name: head(mixed[:, k]) for k, (name, head) in enumerate(zip(self.tasks, self.heads, strict=True))}
-        k = self.tasks.index(task_name)
-        mixed = self._mix(tokens[:, k : k + 1], tokens)  # the others are looked at, and do not look
-        return self.heads[k](mixed[:, 0])  # (batch, n_actions)
+        mixed = self._mix(tokens, tokens)
+        return {name: head(mixed[:, k]) for k, (name, head) in enumerate(zip(self.tasks, self.heads, strict=True))}
 
     def answer_own(self, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Q-values of several tasks, each in states of its own: what `forward` says of each pair, in one pass.
@@ -171,11 +170,7 @@ class MultiTaskDistilledQNetwork(nn.Module):
         for name, own in states.items():
             check_choice("states", name, self.tasks)
             self._check_state(own, f"states[{name!r}]")
-        counts, columns = [len(own) for own in states.values()], [self.tasks.index(name) for name in states]
-        tokens = self._tokens(torch.cat(list(states.values())))  # (all, K, width)
-        looking = [part[:, k : k + 1] for part, k in zip(tokens.split(counts), columns, strict=True)]
-        mixed = self._mix(torch.cat(looking), tokens)[:, 0].split(counts)  # (batch of the task, width) each
-        return {name: self.heads[k](rows) for name, k, rows in zip(states, columns, mixed, strict=True)}
+        return self._answers(states)
 
     def attention_weights(self, state: Tensor) -> Tensor:
         """How much each task's token takes from each.
@@ -195,6 +190,7 @@ class MultiTaskDistilledQNetwork(nn.Module):
         ValueError
             If ``state`` does not fit.
         """
+        self._check_state(state)
         tokens = self._tokens(state)
         if self.attention:
             return self._weights(tokens, tokens)
@@ -319,9 +315,16 @@ class MultiTaskDistilledQNetwork(nn.Module):
 
     # The tokens, and how they mix.
 
+    def _answers(self, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`answer_own` of states that have been checked: the other tasks are looked at, and do not look."""
+        counts, columns = [len(own) for own in states.values()], [self.tasks.index(name) for name in states]
+        tokens = self._tokens(torch.cat(list(states.values())))  # (all, K, width)
+        looking = [part[:, k : k + 1] for part, k in zip(tokens.split(counts), columns, strict=True)]
+        mixed = self._mix(torch.cat(looking), tokens)[:, 0].split(counts)  # (batch of the task, width) each
+        return {name: self.heads[k](rows) for name, k, rows in zip(states, columns, mixed, strict=True)}
+
     def _tokens(self, state: Tensor) -> Tensor:
         """(batch, state_dim) -> (batch, K, width)."""
-        self._check_state(state)
         shared = self.to_token(self.trunk(state))  # (batch, width)
         return (shared.unsqueeze(1) + self.task_embeddings).relu()
 
