@@ -7,6 +7,7 @@ limit plays no part: it cuts a session off, the user would have stayed.
 """
 
 import itertools
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,7 @@ _MOST_STATES = 50_000
 _AT_ONCE = 2**24  # coefficients of the equations that are solved together
 _TOLERANCE = 1e-4  # of the largest value: how far from the fixed point value iteration may end
 _EXACTLY = 1e-6  # the same where a policy is judged
+_SOLVING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,8 @@ class SessionPlanner:
             left.view(len(left), -1).scatter_add_(1, places.flatten().expand(len(left), -1), moves.flatten(1))
         # Torch fails at many matrices of this size with more than one thread (pytorch#142815). NumPy starts a thread
         # for each core, and on a machine with sixteen this took minutes instead of a tenth of a second.
-        with threadpool_limits(1, "blas"):
+        # The limit is the process's: who lifts it must not lift it for another thread, nor keep another's for good.
+        with _SOLVING, threadpool_limits(1, "blas"):
             return torch.from_numpy(np.linalg.solve(left.numpy(), right.numpy()[..., None]))[:, 0, 0]
 
     @cached_property

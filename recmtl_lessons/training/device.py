@@ -47,9 +47,7 @@ def settle_threads() -> int:
     ValueError
         If ``RECMTL_THREADS`` is not a positive integer.
     """
-    wanted = os.environ.get("RECMTL_THREADS", "").strip()
-    if wanted and not (wanted.isdecimal() and int(wanted) > 0):
-        raise ValueError(f"RECMTL_THREADS: got {wanted!r}, expected a positive integer")
+    wanted = _asked_for()
     if threading.current_thread() is not threading.main_thread():
         if torch.get_num_threads() != 1:
             torch.set_num_threads(1)
@@ -57,8 +55,39 @@ def settle_threads() -> int:
     current = torch.get_num_threads()
     if current not in _NOT_ASKED_FOR:
         return current
-    threads = int(wanted) if wanted else max(1, min(4, (os.cpu_count() or 1) - 1))
+    threads = wanted or max(1, min(4, _cores() - 1))
     if threads != current:
         torch.set_num_threads(threads)
         _NOT_ASKED_FOR.add(threads)
     return threads
+
+
+def usable_cores() -> int:
+    """On how many cores jobs may compute at once: ``RECMTL_THREADS``, ``torch.set_num_threads``'s number, or all.
+
+    Jobs, unlike a team of threads, do not wait for each other, so that no core need be left: where something else
+    wants one, they only take longer.
+
+    Raises
+    ------
+    ValueError
+        If ``RECMTL_THREADS`` is not a positive integer.
+    """
+    wanted, current = _asked_for(), torch.get_num_threads()
+    if threading.current_thread() is threading.main_thread() and current not in _NOT_ASKED_FOR:
+        return current
+    return wanted or _cores()
+
+
+def _asked_for() -> int | None:
+    wanted = os.environ.get("RECMTL_THREADS", "").strip()
+    if wanted and not (wanted.isdecimal() and int(wanted) > 0):
+        raise ValueError(f"RECMTL_THREADS: got {wanted!r}, expected a positive integer")
+    return int(wanted) if wanted else None
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

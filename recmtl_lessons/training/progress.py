@@ -1,10 +1,11 @@
 """How a training reports where it stands, and the bar that shows it."""
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tqdm import tqdm
+
+from recmtl_lessons.training.jobs import output
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ def with_bar(moments: Iterator[Moment], label: str, total: int, unit: str = "ste
         Each once the bar shows it.
     """
     # The plain bar, not the widget one: it is still there when the notebook is read without a kernel.
-    with tqdm(total=total, desc=label, unit=f" {unit}", file=sys.stdout, ncols=80, disable=not label) as bar:
+    # At position 0 always: bars of jobs that run at once are written one after another, not one below another.
+    with tqdm(total=total, desc=label, unit=f" {unit}", file=output(), ncols=80, disable=not label, position=0) as bar:
         for moment in moments:
             bar.update(moment.step - bar.n)
             yield moment

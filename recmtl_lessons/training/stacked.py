@@ -22,6 +22,7 @@ from torch.func import functional_call, stack_module_state
 from recmtl_lessons.training._checks import check_count, check_fraction
 from recmtl_lessons.training._rows import laid_out, pick_rows
 from recmtl_lessons.training.device import default_device, settle_threads
+from recmtl_lessons.training.jobs import stop_if_told
 from recmtl_lessons.training.progress import Moment, with_bar
 
 Batch = dict[str, dict[str, Tensor]]
@@ -119,6 +120,8 @@ class Stack:
         self._optimizer = torch.optim.Adam(groups, betas=betas, fused=True) if adam else torch.optim.SGD(groups)
         self._clip = clip
         self._done = 0
+        self._draws = False  # whether an objective has drawn, as dropout does: then torch's generator is needed
+        self._alone = threading.RLock()  # held by whoever puts parameters into the skeleton; taken after _SEEDING
 
     @staticmethod
     def _usual_device() -> torch.device:
@@ -168,6 +171,7 @@ class Stack:
         ValueError
             If something in the batch is no tensor with one row a model. Nothing has changed then.
         """
+        stop_if_told()
         loss, logs = self.evaluate(objective, batch)
         self._optimizer.zero_grad()
         loss.sum().backward()
@@ -179,8 +183,19 @@ class Stack:
 
     def evaluate(self, objective: Callable, batch: object) -> tuple[Tensor, dict[str, Tensor]]:
         """As `update`, but without a step: every model's loss and what it reports, in training mode."""
-        with self._own_randomness(), self._rows_checked({"batch": batch}):
-            return self._vmap(objective)(self._parameters, self._buffers, batch, self._setting)
+        with self._rows_checked({"batch": batch}):
+            if not self._draws:
+                buffers = {name: value.clone() for name, value in self._buffers.items()}  # lest a failed try moves them
+                try:
+                    with self._alone:
+                        found = self._vmap(objective, "error")(self._parameters, buffers, batch, self._setting)
+                except RuntimeError:
+                    self._draws = True  # so it seems, and if it was another error, it comes again
+                else:
+                    self._buffers = buffers
+                    return found
+            with self._own_randomness(), self._alone:
+                return self._vmap(objective, "different")(self._parameters, self._buffers, batch, self._setting)
 
     def gradients(self, objective: Callable, batch: object) -> dict[str, Tensor]:
         """Gradient of every model's loss, without a step: {parameter: Tensor (n_models, ...)}.
@@ -234,12 +249,13 @@ class Stack:
             If something in an argument is no tensor with one row a model.
         """
         named = {f"argument {number}": argument for number, argument in enumerate(arguments, start=1)}
-        self._skeleton.eval()
-        try:
-            with self._rows_checked(named):
-                return self._vmap(function)(self._parameters, self._buffers, *arguments)
-        finally:
-            self._skeleton.train()
+        with self._alone:
+            self._skeleton.eval()
+            try:
+                with self._rows_checked(named):
+                    return self._vmap(function, "different")(self._parameters, self._buffers, *arguments)
+            finally:
+                self._skeleton.train()
 
     def by_setting(self, values: Tensor) -> Tensor:
         """View (n_models, ...) as (n_settings, n_seeds, ...)."""
@@ -321,14 +337,14 @@ class Stack:
         for g in gradients:
             g.mul_(factor.view(-1, *[1] * (g.ndim - 1)))
 
-    def _vmap(self, function: Callable) -> Callable:
+    def _vmap(self, function: Callable, randomness: str) -> Callable:
         def one(parameters, buffers, *arguments):
             # Looking for tied weights at every call takes a third of its time.
             return functional_call(
                 self._skeleton, (parameters, buffers), (function, *arguments), tie_weights=self._ties
             )
 
-        return torch.vmap(one, randomness="different")
+        return torch.vmap(one, randomness=randomness)
 
     @contextmanager
     def _rows_checked(self, arguments: Mapping[str, object]) -> Iterator[None]:

@@ -3,6 +3,8 @@
 import itertools
 import math
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -348,6 +350,26 @@ class TestValueOf:
             SessionPlanner(USERS, "home").even()
             assert during == [{1}]
             assert blas_threads() == {2}
+
+    def test_threads_solve_in_turn_and_leave_as_many_as_there_were(self, monkeypatch):
+        """The limit is the process's: of two who set it at once, the second would keep it."""
+        planners, solve, solving, most = [SessionPlanner(USERS, task) for task in SURFACES], np.linalg.solve, [], []
+
+        def watched(*arguments):
+            solving.append(True)
+            most.append(len(solving))
+            time.sleep(0.1)
+            solving.pop()
+            return solve(*arguments)
+
+        alone = [planner.even() for planner in planners]
+        monkeypatch.setattr(np.linalg, "solve", watched)
+        with threadpool_limits(2, "blas"):
+            with ThreadPoolExecutor(len(planners)) as pool:
+                found = list(pool.map(SessionPlanner.even, planners))
+            assert blas_threads() == {2}
+        assert most == [1] * len(planners)
+        assert all(map(torch.equal, found, alone))
 
     def test_no_gradient_is_carried(self):
         planner = SessionPlanner(USERS, "home")

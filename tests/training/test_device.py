@@ -12,7 +12,7 @@ import torch
 
 import recmtl_lessons
 from recmtl_lessons.training import ManyModels, default_device, device
-from recmtl_lessons.training.device import settle_threads
+from recmtl_lessons.training.device import settle_threads, usable_cores
 
 
 @pytest.fixture
@@ -83,9 +83,46 @@ def threads(monkeypatch):
 
 @pytest.mark.parametrize(("cores", "expected"), [(None, 1), (1, 1), (2, 1), (4, 3), (5, 4), (64, 4)])
 def test_one_core_is_left_to_everything_else(threads, cores, expected):
+    threads.delattr(os, "sched_getaffinity", raising=False)
     threads.setattr(os, "cpu_count", lambda: cores)
     assert settle_threads() == expected
     assert torch.get_num_threads() == expected
+
+
+@pytest.mark.parametrize(("allowed", "expected"), [({5}, 1), ({2, 4}, 1), ({0, 1, 2, 3}, 3)])
+def test_only_cores_that_the_process_may_use_are_counted(threads, allowed, expected):
+    threads.setattr(os, "cpu_count", lambda: 64)
+    threads.setattr(os, "sched_getaffinity", lambda _: allowed, raising=False)
+    assert settle_threads() == expected
+    assert usable_cores() == len(allowed)
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(None, 1), (1, 1), (2, 2), (64, 64)])
+def test_jobs_may_use_all_cores(threads, cores, expected):
+    threads.delattr(os, "sched_getaffinity", raising=False)
+    threads.setattr(os, "cpu_count", lambda: cores)
+    assert usable_cores() == expected
+    settle_threads()
+    assert usable_cores() == expected
+
+
+def test_jobs_get_as_many_cores_as_were_asked_for(threads):
+    threads.setenv("RECMTL_THREADS", "3")
+    assert usable_cores() == 3
+    torch.set_num_threads(5)
+    assert usable_cores() == 5
+    threads.setenv("RECMTL_THREADS", "many")
+    with pytest.raises(ValueError, match="RECMTL_THREADS: got 'many', expected a positive integer"):
+        usable_cores()
+
+
+def test_a_second_threads_own_number_is_nobodys_wish(threads):
+    threads.setattr(device, "_cores", lambda: 2)
+    found = []
+    worker = threading.Thread(target=lambda: found.extend([settle_threads(), usable_cores()]))
+    worker.start()
+    worker.join()
+    assert found == [1, 2]
 
 
 def test_the_number_of_threads_can_be_set(threads):

@@ -458,6 +458,27 @@ class TestRandomness:
         without = stack_of(lambda: nn.Linear(WIDTH, 1), settings, (0,), data=data, learning_rate=0.0)
         assert len(run(without, 5, every=1).history["loss"].unique()) == 1
 
+    def test_who_draws_only_later_draws_from_the_same(self):
+        def objective(model, batch, setting, progress):
+            noise = torch.randn(()) if progress >= 0.5 else torch.zeros(())
+            return model(batch["shop"]["x"]).square().mean(), {"noise": noise}
+
+        found = []
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            before = torch.get_rng_state()
+            found.append(run(stack_of(objective=objective), 10, every=1).history["noise"])
+            assert torch.equal(torch.get_rng_state(), before)
+        assert torch.equal(*found)
+        assert found[0][:, :5].abs().max() == 0
+        assert len(found[0][:, 5:].unique()) == 6 * 5
+
+    def test_buffers_move_once_a_step(self):
+        """Dropout is met only after the batch's statistics have moved."""
+        stack = stack_of(lambda: nn.Sequential(nn.BatchNorm1d(WIDTH), nn.Dropout(0.3), nn.Linear(WIDTH, 1)))
+        run(stack, 7)
+        assert [int(stack.model(index)[0].num_batches_tracked) for index in range(6)] == [7] * 6
+
     def test_other_seeds_draw_other_masks(self):
         class Dropping(nn.Module):
             def __init__(self):

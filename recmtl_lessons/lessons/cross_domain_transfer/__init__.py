@@ -20,6 +20,7 @@ from recmtl_lessons.lessons.cross_domain_transfer.linking import (
 from recmtl_lessons.lessons.cross_domain_transfer.matching import (
     match,
     match_by,
+    match_each,
     mmd_at_a_fixed_bandwidth,
     mmd_of,
     mmd_of_mixed_halves,

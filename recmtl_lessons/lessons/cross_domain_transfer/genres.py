@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from recmtl_lessons.datasets import Ratings, genre_domains, place_within
 from recmtl_lessons.lessons._seeds import SEEDS
 from recmtl_lessons.lessons.cross_domain_transfer.linking import build, stacked
 from recmtl_lessons.lessons.domain_adversarial.experiments import GENRE_PAIRS
-from recmtl_lessons.training import ManyModels, rmse
+from recmtl_lessons.training import ManyModels, concurrently, rmse
 
 FEW = 5  # ratings of the target that each user leaves to learn from
 LEAST = 10  # ratings that a user has in each of the two genres
@@ -66,7 +67,8 @@ def transfer_between_genres(
     Each arm of each pair stops after the number of steps at which its validation error, averaged over the splits, is
     least; its error is then read from other ratings. The rule's two settings are chosen the same way.
     """
-    found = [_one_pair(genre_splits(ratings, source, target, seeds)) for source, target in pairs]
+    splits = [genre_splits(ratings, source, target, seeds) for source, target in pairs]
+    found = concurrently(*(partial(_one_pair, one) for one in splits))
     arms = {name: torch.stack([errors[name][0] for errors in found]) for name in ARMS}
     steps = {name: tuple(errors[name][1] for errors in found) for name in ("alone", "linked", "pooled")}
     return GenreTransfer(tuple(pairs), **arms, steps=steps)

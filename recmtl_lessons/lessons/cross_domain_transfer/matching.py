@@ -5,6 +5,7 @@ The shops are those of lesson 01, and so is the network, so that the alignments 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ from recmtl_lessons.models import (
     task_loss,
 )
 from recmtl_lessons.teaching import Running
-from recmtl_lessons.training import ManyModels, proxy_a_distance
+from recmtl_lessons.training import ManyModels, concurrently, proxy_a_distance
 
 WEIGHTS = {
     "MMD": (0.0, 0.1, 1.0, 10.0),
@@ -150,6 +151,11 @@ def match(
 ) -> Matched:
     """Train with an alignment of `OBJECTIVES`, at its `WEIGHTS` or other settings, and measure."""
     return match_by(OBJECTIVES[name], settings or {"weight": WEIGHTS[name]}, label or name, shops)
+
+
+def match_each(*names: str) -> dict[str, Matched]:
+    """`match` with several alignments of `OBJECTIVES`."""
+    return dict(zip(names, concurrently(*(partial(match, name) for name in names)), strict=True))
 
 
 def match_by(

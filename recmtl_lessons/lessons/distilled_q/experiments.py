@@ -23,7 +23,7 @@ from recmtl_lessons.lessons.distilled_q.learning import (
 from recmtl_lessons.lessons.policy.experiments import ACTIONS, STATE_DIM, TASKS, by_seed
 from recmtl_lessons.lessons.policy.learning import DISCOUNT
 from recmtl_lessons.models.distilled_q import MultiTaskDistilledQNetwork
-from recmtl_lessons.training import Actors, Sessions, Stack, with_bar
+from recmtl_lessons.training import Actors, Sessions, Stack, concurrently, with_bar
 
 USERS, TEST_USERS = 400, 40  # to learn from and to be judged on, a seed
 VALIDATION, TEST = 1, 2  # groups of users: settings are chosen on the one, claims are judged by the other
@@ -318,9 +318,12 @@ def _compare(of: School, distilling: Distilling, rewards: QLearning) -> Comparis
         if step == rewards.updates:
             on_the_way["short"] = kept(students, of)[0]
 
-    students = from_teachers(student, of, [PLAIN], distilling, "distilled", look)
-    ablated = from_teachers(without_attention, of, [PLAIN], distilling, "without attention")
-    alone, _ = from_rewards(student, of.seeds, rewards, "from rewards", of.crowd)
+    gained(of)  # what all are divided by, once
+    students, ablated, (alone, _) = concurrently(
+        lambda: from_teachers(student, of, [PLAIN], distilling, "distilled", look),
+        lambda: from_teachers(without_attention, of, [PLAIN], distilling, "without attention"),
+        lambda: from_rewards(student, of.seeds, rewards, "from rewards", of.crowd),
+    )
     mine, without, earned = (kept(stack, of)[0] for stack in (students, ablated, alone))
     return Comparison(mine, without, on_the_way["short"], earned, share_of_best(of), students)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import fields as dataclass_fields
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from recmtl_lessons.datasets import (
 from recmtl_lessons.lessons._seeds import SEEDS
 from recmtl_lessons.models import DomainAdversarialNetwork, domain_loss, lambda_schedule, task_loss
 from recmtl_lessons.teaching import Running
-from recmtl_lessons.training import ManyModels, accuracy, auc, proxy_a_distance, rmse
+from recmtl_lessons.training import ManyModels, accuracy, auc, concurrently, proxy_a_distance, rmse
 
 SHOP = WorldSettings(
     domains=("home", "abroad"), interactions=4000, relatedness=1.0, nuisance=0.45, shift=1.5, offset=2.0
@@ -338,11 +338,15 @@ def transfer_between_genres(
     """
     shops = _side_by_side([film_shops(ratings, source, target) for source, target in pairs])
     seeds = tuple(range(len(pairs) * len(SEEDS)))
-    models = many_networks(shops.streams("click"), {"lam": (0.0, lam), "gamma": (10.0,)}, seeds)
-    unaligned, aligned = models.by_setting(click_auc(models.fit(steps, label="genres"), shops, "abroad"))
     swapped = Shops({d: shops.train[d] for d in ("abroad", "home")}, shops.test)
-    at_home_there = many_networks(swapped.streams("click"), {"lam": (0.0,), "gamma": (10.0,)}, seeds)
-    native = click_auc(at_home_there.fit(steps, label="trained on the target"), shops, "abroad")
+
+    def learn(known: Shops, lambdas: tuple[float, ...], label: str) -> Tensor:
+        models = many_networks(known.streams("click"), {"lam": lambdas, "gamma": (10.0,)}, seeds)
+        return models.by_setting(click_auc(models.fit(steps, label=label), shops, "abroad"))
+
+    (unaligned, aligned), (native,) = concurrently(
+        partial(learn, shops, (0.0, lam), "genres"), partial(learn, swapped, (0.0,), "trained on the target")
+    )
     shape = (len(pairs), len(SEEDS))
     return GenreTransfer(tuple(pairs), unaligned.view(shape), aligned.view(shape), native.view(shape))
 

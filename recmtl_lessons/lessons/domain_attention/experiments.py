@@ -13,7 +13,7 @@ from recmtl_lessons.datasets import World, WorldSettings, make_world, place_with
 from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
 from recmtl_lessons.models import MultiDomainAttentionNetwork
 from recmtl_lessons.teaching import Running
-from recmtl_lessons.training import ManyModels, auc
+from recmtl_lessons.training import ManyModels, auc, concurrently
 
 DOMAINS = ("books", "films", "games", "music", "news")
 ODD = "games"  # the shop whose relatedness is turned
@@ -388,14 +388,17 @@ def compare(town: Town = TOWN, seeds: tuple[int, ...] = SEEDS) -> Comparison:
     """Train every arm on the same rows for as many steps, each at its own best rate, and measure them."""
     shops = open_shops(town, seeds)
     test = shops.test
-    models = many_networks(shops, seeds, (ATTENTION, UNIFORM, CLOSEST)).fit(STEPS, label="three arms")
+    models, rival, (fixed, _) = concurrently(
+        lambda: many_networks(shops, seeds, (ATTENTION, UNIFORM, CLOSEST)).fit(STEPS, label="three arms"),
+        lambda: concatenations(shops, seeds, RATES["concatenation"]).fit(STEPS, label="all in one row"),
+        lambda: fixed_weights(town, seeds),
+    )
     (attention, uniform, closest), (weights, *_) = answers(models, test)
-    rival = concatenations(shops, seeds, RATES["concatenation"]).fit(STEPS, label="all in one row")
     scores = {
         "attention": auc(attention, test["click"]),
         "uniform": auc(uniform, test["click"]),
         "closest": auc(closest, test["click"]),
-        "fixed": fixed_weights(town, seeds)[0],
+        "fixed": fixed,
         "concatenation": auc(_answers_of_concatenation(rival, test), test["click"]),
         "truth": auc(_exactly(best_weights(shops), test), test["click"]),
         "exact": auc(_exactly(weights, test), test["click"]),

@@ -1,5 +1,6 @@
 """The six-state chain: two levels, the flat policy of lesson 07, and flat Q-learning with and without the history."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -20,7 +21,7 @@ from recmtl_lessons.lessons.hierarchical.learning import (
 )
 from recmtl_lessons.lessons.policy import learning as flat
 from recmtl_lessons.models import HierarchicalMultiTaskRL, MultiTaskPolicyNetwork
-from recmtl_lessons.training import Actors, Chooser, Rollout, Stack, stack_steps
+from recmtl_lessons.training import Actors, Chooser, Rollout, Stack, concurrently, stack_steps
 
 EVERY = 5  # updates between two points of a curve
 TRAINING = Training(
@@ -286,11 +287,13 @@ def compare_on_chain(
         raise ValueError(f"seeds: got {len(seeds)}, expected at least 4")
     if flat_how.environment_steps != how.environment_steps:
         raise ValueError(f"flat_how: got {flat_how.environment_steps:,} steps, expected {how.environment_steps:,}")
-    updates, (right, wrong) = train_two_levels(seeds, how, mistakes=True)
+    (updates, (right, wrong)), policies, tables = concurrently(
+        lambda: train_two_levels(seeds, how, mistakes=True),
+        lambda: train_flat_policies(list(FLAT_ARMS.values()), seeds, flat_how),
+        lambda: q_learning(TABLES, seeds, how.environment_steps, math.ceil(how.updates / EVERY)),
+    )
     quarter = len(seeds) // 4
     returns = {TWO_LEVELS: right, TWO_GOALS: wrong[:-quarter], NO_GRADIENT: wrong[-quarter:]}
-    policies = train_flat_policies(list(FLAT_ARMS.values()), seeds, flat_how)
-    tables = q_learning(TABLES, seeds, how.environment_steps, len(updates))
     returns |= dict(zip(FLAT_ARMS, policies, strict=True)) | dict(zip((FLAT_Q, FLAT_Q_HISTORY), tables, strict=True))
     steps = torch.tensor(updates) * how.sessions * how.steps
     return ChainComparison(steps, {name: values.float() for name, values in returns.items()})

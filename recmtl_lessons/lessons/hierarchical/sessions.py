@@ -21,7 +21,7 @@ from recmtl_lessons.lessons.policy import learning as flat
 from recmtl_lessons.lessons.policy.experiments import by_seed
 from recmtl_lessons.lessons.policy.learning import DISCOUNT
 from recmtl_lessons.models import HierarchicalMultiTaskRL, MultiTaskPolicyNetwork
-from recmtl_lessons.training import Acted, Actors, Chooser, Rollout, Sessions, Stack, returns_of
+from recmtl_lessons.training import Acted, Actors, Chooser, Rollout, Sessions, Stack, concurrently, returns_of
 
 TASK = "search"
 ACTIONS, CATEGORIES, STATE_DIM = 6, 3, 15
@@ -237,8 +237,9 @@ def compare_users(
     every: int = EVERY,
 ) -> Comparison:
     """As `compare`, for users that are handed in, one group a seed."""
-    settings, stacks, curves = settings_of(clicks_needed), {}, {}
-    for arm in arms:
+    settings = settings_of(clicks_needed)
+
+    def learn(arm: str) -> tuple[Stack, tuple[int, ...], Tensor]:
         few = slice(CONTROL_SEEDS if arm in CONTROLS else None)
         if arm in (TWO_LEVELS, RANDOM_GOALS):
             stack, walker = two_levels(learned[few], seeds[few], settings, how)
@@ -250,11 +251,12 @@ def compare_users(
             stack, sessions = flat_policies(learned[few], seeds[few], settings, flat_how, kind)
             training = flat.train(stack, sessions, flat_how, every=every)
             judge = partial(judge_flat, stack, judged[few], settings)
-        updates, curves[arm] = judged_on_the_way(
-            training, how.updates, f"{arm}, {_clicks(clicks_needed)}", judge, partial(judge, played=LOOK)
-        )
-        stacks[arm] = stack
-    steps = torch.tensor(updates) * how.sessions * how.steps
+        label = f"{arm}, {_clicks(clicks_needed)}"
+        return stack, *judged_on_the_way(training, how.updates, label, judge, partial(judge, played=LOOK))
+
+    stacks, updates, curves = zip(*concurrently(*(partial(learn, arm) for arm in arms)), strict=True)
+    steps = torch.tensor(updates[0]) * how.sessions * how.steps
+    curves, stacks = (dict(zip(arms, parts, strict=True)) for parts in (curves, stacks))
     return Comparison(clicks_needed, steps, curves, tuple(judged), stacks)
 
 

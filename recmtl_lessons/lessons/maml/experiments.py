@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from recmtl_lessons.lessons.maml.users import (
     user_errors,
 )
 from recmtl_lessons.models import MAMLRecommender
-from recmtl_lessons.training import ManyModels
+from recmtl_lessons.training import ManyModels, concurrently
 
 STEPS = 200  # updates of every arm
 USERS = 16  # users an update
@@ -256,15 +256,21 @@ def compare(shop: Shop = SHOP, seeds: tuple[int, ...] = SEEDS, steps: int = STEP
     """Train every arm for as many updates on as many ratings, and let each adapt with its own best rate."""
     users = shop_users(shop, seeds)
     test = users.test.shots(SHOTS)
-    before, after, models = {}, {"own mean": mean_error(own_mean(test), test)}, {}
-    for name, arm in SHOP_ARMS.items():
-        models[name] = train(arm, users.train, seeds, steps=steps, label=name)
-        scores = errors(models[name], test, IN_THREE_STEPS[name][SHOTS], (0, INNER_STEPS))
-        before[name], after[name] = scores[:, 0]
-    updates, meta_lr, rate = LONGER
-    longer = replace(SHOP_ARMS["joint"], meta_lr=meta_lr)
-    longer = train(longer, users.train, seeds, steps=updates * steps // STEPS, label="joint, six times as long")
-    after["joint, longer"] = errors(longer, test, rate, (INNER_STEPS,))[0, 0]
+
+    def learn(name: str, arm: Arm) -> tuple[ManyModels, Tensor]:
+        models = train(arm, users.train, seeds, steps=steps, label=name)
+        return models, errors(models, test, IN_THREE_STEPS[name][SHOTS], (0, INNER_STEPS))[:, 0]
+
+    def longer() -> Tensor:
+        updates, meta_lr, rate = LONGER
+        arm = replace(SHOP_ARMS["joint"], meta_lr=meta_lr)
+        models = train(arm, users.train, seeds, steps=updates * steps // STEPS, label="joint, six times as long")
+        return errors(models, test, rate, (INNER_STEPS,))[0, 0]
+
+    *found, longest = concurrently(*(partial(learn, *arm) for arm in SHOP_ARMS.items()), longer)
+    models, scores = (dict(zip(SHOP_ARMS, parts, strict=True)) for parts in zip(*found, strict=True))
+    before, after = ({name: both[when] for name, both in scores.items()} for when in (0, 1))
+    after |= {"own mean": mean_error(own_mean(test), test), "joint, longer": longest}
     after |= {part: errors_of_parts(models["joint"], test, rate, part)[0] for part, rate in PART_RATES.items()}
     return Comparison(users, before, after, models)
 
@@ -351,8 +357,14 @@ class OneTaste:
 def with_one_taste(seeds: tuple[int, ...] = SEEDS, steps: int = STEPS, shop: Shop = ONE_TASTE) -> OneTaste:
     """The negative control: the same trainings in a shop where there is nothing to adapt to."""
     users = shop_users(shop, seeds)
-    test, before, after = users.test.shots(SHOTS), {}, {}
-    for name, arm in ONE_TASTE_ARMS.items():
-        models = train(arm, users.train, seeds, steps=steps, label=f"one taste, {name}")
-        before[name], after[name] = errors(models, test, ONE_TASTE_RATE, (0, INNER_STEPS))[:, 0]
-    return OneTaste(before, after, errors(models, test, IN_THREE_STEPS["MAML"][SHOTS], (INNER_STEPS,))[0, 0])
+    test = users.test.shots(SHOTS)
+
+    def learn(name: str, arm: Arm) -> ManyModels:
+        return train(arm, users.train, seeds, steps=steps, label=f"one taste, {name}")
+
+    trained = concurrently(*(partial(learn, *arm) for arm in ONE_TASTE_ARMS.items()))
+    models = dict(zip(ONE_TASTE_ARMS, trained, strict=True))
+    scores = {name: errors(m, test, ONE_TASTE_RATE, (0, INNER_STEPS))[:, 0] for name, m in models.items()}
+    before, after = ({name: both[when] for name, both in scores.items()} for when in (0, 1))
+    faster = errors(models["MAML"], test, IN_THREE_STEPS["MAML"][SHOTS], (INNER_STEPS,))[0, 0]
+    return OneTaste(before, after, faster)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ from recmtl_lessons.lessons.maml.users import (
     own_mean,
 )
 from recmtl_lessons.models import MAMLRecommender
+from recmtl_lessons.training import ManyModels, concurrently
 
 # Chosen on validation users of the design seeds' splits, as in the shop: `score_films` and `score_bias` do it again.
 FILM_ARMS = {"joint": Arm(joint_objective, 0.002), "MAML": Arm(meta_objective, 0.002, 0.05)}
@@ -69,11 +71,14 @@ def compare_on_films(ratings: Ratings, seeds: tuple[int, ...] = SEEDS, steps: in
         "own mean": mean_error(own_mean(users.test), users.test),
         "film mean + offset": mean_error(film_mean_and_offset(users.test), users.test),
     }
-    by_step, models = {}, {}
-    for name, arm in FILM_ARMS.items():
-        models[name] = train(arm, users.train, seeds, FILM_HIDDEN, steps, f"films, {name}")
-        by_step[name] = errors(models[name], users.test, FILM_RATES[name], range(INNER_STEPS + 1))[:, 0]
-        after[name] = by_step[name][-1]
+
+    def learn(name: str, arm: Arm) -> tuple[ManyModels, Tensor]:
+        models = train(arm, users.train, seeds, FILM_HIDDEN, steps, f"films, {name}")
+        return models, errors(models, users.test, FILM_RATES[name], range(INNER_STEPS + 1))[:, 0]
+
+    found = concurrently(*(partial(learn, *arm) for arm in FILM_ARMS.items()))
+    models, by_step = (dict(zip(FILM_ARMS, parts, strict=True)) for parts in zip(*found, strict=True))
+    after |= {name: scores[-1] for name, scores in by_step.items()}
     after["bias alone"] = errors_of_parts(models["joint"], users.test, FILM_BIAS_RATE, "bias alone")[0]
     before = {name: scores[0] for name, scores in by_step.items()}
     return FilmComparison(users, before, after, by_step, models["MAML"].model(0))

@@ -8,13 +8,14 @@ import argparse
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
 from recmtl_lessons.models import MAMLRecommender
-from recmtl_lessons.training import ManyModels
+from recmtl_lessons.training import ManyModels, concurrently
 
 AT_STEPS = (0, 1, 5, 10)
 RATE = 0.01  # of the inner steps, as in the paper
@@ -92,11 +93,12 @@ def _joint(model, batch, setting, progress):
 
 def short_run(seeds: Sequence[int] = SEEDS, updates: int = SHORT_UPDATES) -> ShortRun:
     """Train MAML and a joint network on the same waves, eight seeds at once, and let both fit new waves."""
-    error, networks = {}, {}
-    for name, rate in SHORT_RATES.items():
-        networks[name] = _networks(name, seeds, updates)
-        scores = [_error_by_step(net, seed, rate) for net, seed in zip(networks[name], seeds, strict=True)]
-        error[name] = torch.stack(scores)
+    trained = concurrently(*(partial(_networks, name, seeds, updates) for name in SHORT_RATES))
+    networks = dict(zip(SHORT_RATES, trained, strict=True))
+    error = {
+        name: torch.stack([_error_by_step(net, seed, rate) for net, seed in zip(networks[name], seeds, strict=True)])
+        for name, rate in SHORT_RATES.items()
+    }
     return ShortRun(error, networks)
 
 

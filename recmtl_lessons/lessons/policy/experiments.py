@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from recmtl_lessons.envs import SURFACES, SessionPlanner, SessionSettings, Sessi
 from recmtl_lessons.lessons._seeds import SEEDS
 from recmtl_lessons.lessons.policy.learning import DISCOUNT, Training, choose_with, objective_of, prepared, train
 from recmtl_lessons.models import MultiTaskPolicyNetwork
-from recmtl_lessons.training import Actors, Chooser, Sessions, Stack, with_bar
+from recmtl_lessons.training import Actors, Chooser, Sessions, Stack, concurrently, with_bar
 
 TASKS = SURFACES
 ACTIONS = {"home": 3, "search": 6, "notify": 4}
@@ -236,19 +236,26 @@ def compare(seeds: tuple[int, ...] = SEEDS, how: Training = TRAINING) -> Compari
     shared = stack_of(shared_network, planning + [{"discount": 0.0}] * len(names), seeds, how)
     separate = stack_of(separate_networks, planning, seeds, how)
     worlds = [*WORLDS.values()] * 2
-    found, cosines = {}, []
+    cosines = []
     beside = sessions_for(shared, worlds, how)  # to look at gradients; nothing is learned from these
 
     def look() -> None:
         cosines.append(gradient_cosines(shared, beside, how))
 
-    for way, stack, lived in ((SHARED, shared, worlds), (SEPARATE, separate, worlds[: len(names)])):
-        fit(stack, sessions_for(stack, lived, how), how, way, pauses=None if way == SEPARATE else look)
-        got = exact_returns(stack, lived)
-        found[way] = [
-            bounds(world, seeds).share({task: got[task][k] for task in TASKS}) for k, world in enumerate(lived)
-        ]
-    limits = {name: bounds(WORLDS[name], seeds) for name in names}
+    def learn(way: str, stack: Stack, lived: Sequence[World], pauses: Callable[[], None] | None = None):
+        fit(stack, sessions_for(stack, lived, how), how, way, pauses)
+        return exact_returns(stack, lived)
+
+    got, got_apart, limits = concurrently(
+        partial(learn, SHARED, shared, worlds, look),
+        partial(learn, SEPARATE, separate, worlds[: len(names)]),
+        lambda: {name: bounds(WORLDS[name], seeds) for name in names},
+    )
+    ways = ((SHARED, worlds, got), (SEPARATE, worlds[: len(names)], got_apart))
+    found = {
+        way: [bounds(world, seeds).share({task: got[task][k] for task in TASKS}) for k, world in enumerate(lived)]
+        for way, lived, got in ways
+    }
     return Comparison(
         dict(zip(names, found[SHARED], strict=False)),
         dict(zip(names, found[SEPARATE], strict=True)),

@@ -22,7 +22,7 @@ from recmtl_lessons.lessons.prototypical.shelves import (
 )
 from recmtl_lessons.models import PrototypicalNetworkRecommender
 from recmtl_lessons.models.prototypical import squared_distances
-from recmtl_lessons.training import ManyModels
+from recmtl_lessons.training import ManyModels, concurrently
 
 STEPS = 200
 WAYS, SHOTS, QUERIES = 20, 5, 5  # of training episodes, unless said otherwise
@@ -206,10 +206,11 @@ class NewShelves:
 def compare(shop: Shop = SHOP, seeds: tuple[int, ...] = SEEDS, steps: int = STEPS) -> NewShelves:
     """Train on old shelves, and sort the items of new ones from few labelled items."""
     shops, pool = open_shops(shop, seeds), old_shelves(shop, seeds)
-    models = {
-        "prototypes": train_on_shelves(pool, seeds, RATE_OF_WAYS[WAYS], steps=steps, label="episodes, 20 ways"),
-        "classifier, head cut": train_classifier(pool, seeds, steps=steps, label="classifier"),
-    }
+    ours, classifier = concurrently(
+        lambda: train_on_shelves(pool, seeds, RATE_OF_WAYS[WAYS], steps=steps, label="episodes, 20 ways"),
+        lambda: train_classifier(pool, seeds, steps=steps, label="classifier"),
+    )
+    models = {"prototypes": ours, "classifier, head cut": classifier}
     test, signal = judged(shops.test, seeds), judged(shops.test_signal, seeds)
     rows: dict[str, list[Tensor]] = {}
     for shots in TO_TRY:
@@ -245,14 +246,16 @@ def by_ways(
     shop: Shop = SHOP,
 ) -> ByWays:
     """Train on episodes of fewer shelves, beside the two networks of a comparison, and judge all on many episodes."""
-    trained, found = result.models, {}
     test = draw_episodes(open_shops(shop, seeds).test, _MANY, TEST_WAYS, SHOTS, _JUDGED_QUERIES, seeds)
-    for n in ways:
+
+    def learn(n: int) -> ManyModels:
         pool = old_shelves(shop, seeds, n)
-        models = train_on_shelves(pool, seeds, RATE_OF_WAYS[n], steps=steps, label=f"episodes, {n} ways")
-        found[n] = accuracy(scores_of(models, test), test)
-    found[WAYS] = accuracy(scores_of(trained["prototypes"], test), test)
-    return ByWays(found, accuracy(scores_of(trained["classifier, head cut"], test), test))
+        return train_on_shelves(pool, seeds, RATE_OF_WAYS[n], steps=steps, label=f"episodes, {n} ways")
+
+    trained = dict(zip(ways, concurrently(*(partial(learn, n) for n in ways)), strict=True))
+    trained |= {WAYS: result.models["prototypes"]}
+    found = {n: accuracy(scores_of(models, test), test) for n, models in trained.items()}
+    return ByWays(found, accuracy(scores_of(result.models["classifier, head cut"], test), test))
 
 
 @dataclass(frozen=True)
@@ -312,11 +315,11 @@ def in_the_shop(result: NewShelves, seeds: tuple[int, ...] = SEEDS, shop: Shop =
 
 def three_controls(seeds: tuple[int, ...] = SEEDS, steps: int = STEPS) -> dict[str, Control]:
     """Nothing hidden; labels of old shelves shuffled; and old shelves told apart by what differs within new ones."""
-    return {
-        "nothing hidden": control(NOTHING_HIDDEN, "nothing hidden", seeds, steps),
-        "shuffled": control(SHOP, "shuffled", seeds, steps, shuffled=True),
-        "swapped": control(SWAPPED, "swapped", seeds, steps),
-    }
+    shops = {"nothing hidden": NOTHING_HIDDEN, "shuffled": SHOP, "swapped": SWAPPED}
+    found = concurrently(
+        *(partial(control, shop, name, seeds, steps, shuffled=name == "shuffled") for name, shop in shops.items())
+    )
+    return dict(zip(shops, found, strict=True))
 
 
 @dataclass(frozen=True)

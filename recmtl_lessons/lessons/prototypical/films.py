@@ -13,7 +13,7 @@ from recmtl_lessons.lessons.maml.users import FILM_MEAN, SHOTS, ColdStart, Tasks
 from recmtl_lessons.lessons.prototypical.experiments import EMBEDDING, STEPS, fit
 from recmtl_lessons.lessons.prototypical.rivals import nearest_mean
 from recmtl_lessons.models import PrototypicalNetworkRecommender
-from recmtl_lessons.training import ManyModels
+from recmtl_lessons.training import ManyModels, concurrently
 
 USERS = 16  # an update, as in lesson 04
 FILM_COUNT = 1  # the feature that holds the logarithm of the film's number of ratings
@@ -214,10 +214,11 @@ def rank_films(ratings: Ratings, seeds: tuple[int, ...] = SEEDS, steps: int = ST
     """Train on users as episodes, and rank the films of others."""
     users = film_users(ratings, seeds)
     test, (rate, weight) = users.test, FILM_PULLED
-    tastes = {
-        "prototypes": train_tastes(users.train, seeds, FILM_RATE, FILM_HIDDEN, 0.0, steps, "films, prototypes"),
-        "prototypes, pulled": train_tastes(users.train, seeds, rate, FILM_HIDDEN, weight, steps, "films, pulled"),
-    }
+    plain, pulled = concurrently(
+        lambda: train_tastes(users.train, seeds, FILM_RATE, FILM_HIDDEN, 0.0, steps, "films, prototypes"),
+        lambda: train_tastes(users.train, seeds, rate, FILM_HIDDEN, weight, steps, "films, pulled"),
+    )
+    tastes = {"prototypes": plain, "prototypes, pulled": pulled}
     scores = {
         "number of ratings": test.query_x[..., FILM_COUNT],
         "mean rating": test.query_x[..., FILM_MEAN],

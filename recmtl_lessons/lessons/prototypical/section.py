@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import ModuleType
 
 import torch
@@ -44,6 +44,7 @@ from recmtl_lessons.lessons.prototypical.films import (
 from recmtl_lessons.lessons.reptile import experiments as reptile
 from recmtl_lessons.lessons.reptile import films as reptile_films
 from recmtl_lessons.models import MAMLRecommender, PrototypicalNetworkRecommender, ReptileRecommender
+from recmtl_lessons.training import concurrently
 
 STEPS = 200  # updates of every arm, on 16 users with twenty ratings each
 INNER_STEPS = maml.INNER_STEPS  # for a new user, where an arm takes any
@@ -142,12 +143,13 @@ def _train_tastes(
     users: ColdStart, settings: Settings, seeds: Sequence[int], steps: int, label: str = ""
 ) -> dict[str, Tastes]:
     ways = {"prototypes": (settings.rate, 0.0), "prototypes, pulled": settings.pulled}
-    return {
-        name: train_tastes(
-            users.train, seeds, rate, settings.hidden, weight, steps, f"{label}, {name}" if label else ""
-        )
-        for name, (rate, weight) in ways.items()
-    }
+
+    def learn(name: str, rate: float, weight: float) -> Tastes:
+        title = f"{label}, {name}" if label else ""
+        return train_tastes(users.train, seeds, rate, settings.hidden, weight, steps, title)
+
+    trained = concurrently(*(partial(learn, name, *way) for name, way in ways.items()))
+    return dict(zip(ways, trained, strict=True))
 
 
 def _measures(for_error: Tensor, for_auc: Tensor, tasks: Tasks) -> tuple[Tensor, Tensor]:
@@ -189,11 +191,16 @@ def serve(
     """
     test, error, auc = users.test.shots(SHOTS), {}, {}
     error["own mean"], auc["own mean"] = _measures(own_mean(test), own_mean(test), test)
-    for name, how in settings.stepping.items():
+
+    def learn(name: str, how: Stepping) -> tuple[Tensor, Tensor]:
         models = how.lesson.train(how.arm, users.train, seeds, settings.hidden, steps, f"{label}, {name}")
         rates = (how.for_error, how.for_auc)
         answers = [how.lesson.adapt_and_answer(models, test, rate, (INNER_STEPS,))[0] for rate in rates]
-        error[name], auc[name] = _measures(*answers, test)
+        return _measures(*answers, test)
+
+    stepped = concurrently(*(partial(learn, *way) for way in settings.stepping.items()))
+    for name, measures in zip(settings.stepping, stepped, strict=True):
+        error[name], auc[name] = measures
     tastes = tastes or _train_tastes(users, settings, seeds, steps, label)
     for name, trained in tastes.items():
         odds = log_odds(trained, test)

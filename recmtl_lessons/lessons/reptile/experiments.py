@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from recmtl_lessons.lessons.maml.users import (
     shop_users,
 )
 from recmtl_lessons.models import ReptileRecommender
-from recmtl_lessons.training import ManyModels
+from recmtl_lessons.training import ManyModels, concurrently
 
 STEPS = maml.STEPS  # updates of every arm
 GRADIENTS = maml.USERS * (maml.INNER_STEPS + 1)  # an update: MAML's three inner ones and one on the query, for 16 users
@@ -202,16 +202,21 @@ def compare(
 ) -> Comparison:
     """Train Reptile with some numbers of inner steps, and lesson 04's arms, MAML on as many gradients an update."""
     users = shop_users(shop, seeds)
-    test, before, after, models = users.test.shots(SHOTS), {}, {}, {}
-    for name in RIVALS:
-        models[name] = maml.train(maml.SHOP_ARMS[name], users.train, seeds, steps=steps, label=name)
-        scores = maml.errors(models[name], test, maml.IN_THREE_STEPS[name][SHOTS], (0, TEST_STEPS))
-        before[name], after[name] = scores[:, 0]
-    for k in inner_steps:
-        arm = SHOP_ARMS[k]
-        models[k] = train(arm, users.train, seeds, steps=steps, label=f"Reptile, {k} inner step" + "s" * (k > 1))
-        before[k], after[k] = errors(models[k], test, arm.rate, (0, TEST_STEPS))[:, 0]
-    return Comparison(users, before, after, models)
+    test = users.test.shots(SHOTS)
+
+    def rival(name: str) -> tuple[ManyModels, Tensor]:
+        models = maml.train(maml.SHOP_ARMS[name], users.train, seeds, steps=steps, label=name)
+        return models, maml.errors(models, test, maml.IN_THREE_STEPS[name][SHOTS], (0, TEST_STEPS))[:, 0]
+
+    def reptile(k: int) -> tuple[ManyModels, Tensor]:
+        arm, label = SHOP_ARMS[k], f"Reptile, {k} inner step" + "s" * (k > 1)
+        models = train(arm, users.train, seeds, steps=steps, label=label)
+        return models, errors(models, test, arm.rate, (0, TEST_STEPS))[:, 0]
+
+    jobs = {name: partial(rival, name) for name in RIVALS} | {k: partial(reptile, k) for k in inner_steps}
+    found = dict(zip(jobs, concurrently(*jobs.values()), strict=True))
+    before, after = ({name: scores[when] for name, (_, scores) in found.items()} for when in (0, 1))
+    return Comparison(users, before, after, {name: models for name, (models, _) in found.items()})
 
 
 # Controls.

@@ -1,0 +1,312 @@
+"""Trainings at once: what they return, in which order they are heard, and what happens when one fails."""
+
+import functools
+import threading
+import time
+
+import pytest
+import torch
+
+from recmtl_lessons.training import ManyModels, Moment, concurrently, with_bar
+from recmtl_lessons.training import device as device_module
+from recmtl_lessons.training.jobs import Stopped
+
+
+@pytest.fixture
+def cores(monkeypatch):
+    """Set the number of cores; two unless a test says otherwise."""
+    monkeypatch.delenv("RECMTL_THREADS", raising=False)
+    monkeypatch.setattr(device_module, "_NOT_ASKED_FOR", {*device_module._NOT_ASKED_FOR, torch.get_num_threads()})
+
+    def set_to(number):
+        monkeypatch.setattr(device_module, "_cores", lambda: number)
+
+    set_to(2)
+    return set_to
+
+
+def wait_for(event):
+    assert event.wait(20), "the other job never came so far"
+
+
+def many(seed=0, dropout=0.0):
+    """A small stack on rows that depend on the seed."""
+    x = torch.randn(3, 50, 4, generator=torch.Generator().manual_seed(seed))
+
+    def build():
+        return torch.nn.Sequential(
+            torch.nn.Linear(4, 8), torch.nn.Dropout(dropout), torch.nn.Tanh(), torch.nn.Linear(8, 1)
+        )
+
+    def objective(model, batch, setting, progress):
+        return (model(batch["a"]["x"]).squeeze(1) - batch["a"]["x"].sum(1)).square().mean() * setting["w"], {}
+
+    return ManyModels(build, objective, {"a": {"x": x}}, {"w": (1.0, 0.5)}, range(3), 16, 1e-2)
+
+
+def trained(seed=0, dropout=0.0, steps=40, label=""):
+    return many(seed, dropout).fit(steps, label=label, every=1).history["loss"]
+
+
+class TestResults:
+    def test_they_come_in_order_however_long_each_takes(self, cores):
+        second = threading.Event()
+
+        def slow():
+            wait_for(second)
+            return "slow"
+
+        assert concurrently(slow, lambda: second.set() or "quick") == ["slow", "quick"]
+
+    def test_no_job_and_one_job(self, cores):
+        assert concurrently() == []
+        assert concurrently(lambda: 7) == [7]
+
+    def test_two_are_under_way_at_the_same_time(self, cores):
+        here, there = threading.Event(), threading.Event()
+
+        def one():
+            here.set()
+            wait_for(there)
+
+        def other():
+            there.set()
+            wait_for(here)
+
+        assert concurrently(one, other) == [None, None]
+
+    @pytest.mark.parametrize("number", [2, 3])
+    def test_never_more_than_there_are_cores(self, cores, number):
+        cores(number)
+        lock, running, most = threading.Lock(), [0], [0]
+
+        def job():
+            with lock:
+                running[0] += 1
+                most[0] = max(most[0], running[0])
+            time.sleep(0.05)
+            with lock:
+                running[0] -= 1
+
+        concurrently(*[job] * 7)
+        assert most[0] == number
+
+    @pytest.mark.parametrize("dropout", [0.0, 0.3])
+    def test_trainings_give_what_they_give_one_after_another(self, cores, monkeypatch, dropout):
+        jobs = [functools.partial(trained, seed, dropout) for seed in (0, 1, 2)]
+        at_once = concurrently(*jobs)
+        monkeypatch.setenv("RECMTL_THREADS", "1")
+        one_by_one = concurrently(*jobs)
+        assert all(map(torch.equal, at_once, one_by_one))
+        assert not torch.equal(at_once[0], at_once[1])
+        assert all(losses[:, -1].mean() < losses[:, 0].mean() / 2 for losses in at_once)
+
+    def test_torchs_generator_is_left_alone(self, cores):
+        before = torch.get_rng_state()
+        concurrently(functools.partial(trained, 0, 0.3), functools.partial(trained, 1))
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_each_computes_with_one_thread_and_the_callers_team_stays(self, cores):
+        before = torch.get_num_threads()
+        torch.set_num_threads(2)
+        device_module._NOT_ASKED_FOR.add(2)
+        try:
+            assert concurrently(torch.get_num_threads, torch.get_num_threads) == [1, 1]
+            assert torch.get_num_threads() == 2
+        finally:
+            torch.set_num_threads(before)
+
+    def test_a_stack_may_be_asked_by_several(self, cores):
+        models, x = many(dropout=0.5), torch.ones(3, 5, 4)
+        ask = functools.partial(models.each, lambda model, x: model(x), x)
+        alone = ask()
+
+        def again():
+            return [ask() for _ in range(50)]
+
+        def train():
+            models.fit(1, label="")  # in training mode, where there is dropout
+            return []
+
+        other = many(dropout=0.5)
+        found = concurrently(again, again, lambda: other.fit(30, label="") and [])
+        assert all(torch.equal(values, alone) for values in [*found[0], *found[1]])
+
+
+class TestOneAfterAnother:
+    def in_threads(self):
+        return concurrently(*[threading.current_thread] * 2)
+
+    def test_on_one_core(self, cores):
+        cores(1)
+        assert self.in_threads() == [threading.current_thread()] * 2
+
+    def test_when_asked_for(self, cores, monkeypatch):
+        monkeypatch.setenv("RECMTL_THREADS", "1")
+        assert self.in_threads() == [threading.current_thread()] * 2
+
+    def test_when_torch_was_told_to_take_one(self, cores):
+        before = torch.get_num_threads()
+        device_module._NOT_ASKED_FOR -= {1}
+        torch.set_num_threads(1)
+        try:
+            assert self.in_threads() == [threading.current_thread()] * 2
+        finally:
+            torch.set_num_threads(before)
+
+    def test_within_a_job(self, cores):
+        def outer():
+            return [threading.current_thread(), *self.in_threads()]
+
+        for found in concurrently(outer, outer):
+            assert len(set(found)) == 1
+            assert found[0] is not threading.current_thread()
+
+    def test_a_second_call_runs_at_once_again(self, cores):
+        for _ in range(2):
+            assert threading.current_thread() not in self.in_threads()
+
+
+def bars_in(out):
+    """What is left to be read of each line."""
+    return [line.split("\r")[-1] for line in out.rstrip("\n").split("\n")]
+
+
+class TestBars:
+    def test_they_stand_in_the_order_of_the_jobs(self, cores, capsys):
+        second = threading.Event()
+
+        def moments(last, before=None, after=None):
+            for step in range(1, last + 1):
+                if before:
+                    wait_for(before)
+                yield Moment(step, last)
+            if after:
+                after.set()
+
+        def job(label, last, **order):
+            return list(with_bar(moments(last, **order), label, last))[-1].step
+
+        slow = functools.partial(job, "slow", 3, before=second)
+        quick = functools.partial(job, "quick", 4, after=second)
+        assert concurrently(slow, quick) == [3, 4]
+        first, then = bars_in(capsys.readouterr().out)
+        assert first.startswith("slow: 100%|")
+        assert "| 3/3 [" in first
+        assert then.startswith("quick: 100%|")
+        assert "| 4/4 [" in then
+
+    def test_nothing_moves_the_cursor_up(self, cores, capsys):
+        concurrently(*[functools.partial(trained, seed, label=f"number {seed}") for seed in range(4)])
+        out = capsys.readouterr().out
+        assert "\x1b" not in out
+        assert [bar.split(",")[0] for bar in bars_in(out)] == [f"number {k}" for k in range(4)]
+
+    def test_the_first_is_seen_while_it_runs(self, cores, monkeypatch):
+        seen = threading.Event()
+
+        class Out:
+            def write(self, text):
+                if "1/2" in text:
+                    seen.set()
+
+            def flush(self):
+                pass
+
+        monkeypatch.setattr("sys.stdout", Out())
+
+        def moments():
+            time.sleep(0.2)  # tqdm draws ten times a second at most
+            yield Moment(1, 2)
+            wait_for(seen)
+            yield Moment(2, 2)
+
+        bar = functools.partial(with_bar, label="seen", total=2)
+        assert concurrently(lambda: len(list(bar(moments()))), lambda: 0) == [2, 0]
+
+
+class TestWhenOneFails:
+    def test_its_error_is_raised_and_the_others_stop(self, cores, capsys):
+        models, begun = many(), threading.Event()
+
+        def endless():
+            for _ in models.train(10**6, every=1):
+                begun.set()
+
+        def fails():
+            wait_for(begun)
+            raise KeyError("broken")
+
+        with pytest.raises(KeyError, match="broken"):
+            concurrently(endless, fails)
+        assert 1 <= models.history_steps[-1] < 10**6
+        assert not [t for t in threading.enumerate() if t.name.startswith("recmtl-job")]
+
+    def test_those_that_wait_do_not_start(self, cores):
+        started, begun = [], threading.Event()
+        models = many()
+
+        def endless():
+            for _ in models.train(10**6, every=1):
+                begun.set()
+
+        def fails():
+            wait_for(begun)
+            raise KeyError("broken")
+
+        with pytest.raises(KeyError):
+            concurrently(endless, fails, lambda: started.append(True), lambda: started.append(True))
+        assert started == []
+
+    def test_of_several_errors_the_first_in_order(self, cores):
+        second = threading.Event()
+
+        def first():
+            wait_for(second)
+            raise ValueError("first")
+
+        def then():
+            second.set()
+            raise KeyError("second")
+
+        with pytest.raises(ValueError, match="first"):
+            concurrently(first, then)
+
+    def test_an_interrupt_stops_all(self, cores, monkeypatch):
+        models, begun = [many(seed) for seed in (0, 1)], threading.Barrier(3, timeout=20)
+
+        def endless(stack):
+            for k, _ in enumerate(stack.train(10**6, every=1)):
+                if k == 0:
+                    begun.wait()
+
+        def interrupted(*_):
+            begun.wait()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("recmtl_lessons.training.jobs._show", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            concurrently(*[functools.partial(endless, stack) for stack in models])
+        assert not [t for t in threading.enumerate() if t.name.startswith("recmtl-job")]
+        assert all(stack.history_steps[-1] < 10**6 for stack in models)
+
+    def test_afterwards_all_is_well_again(self, cores):
+        def fails():
+            raise KeyError("broken")
+
+        stack = many()
+        with pytest.raises(KeyError):
+            concurrently(lambda: stack.fit(10**6, label=""), fails)
+        done = stack.history_steps[-1] if stack.history_steps else 0
+        stack.fit(3, label="", every=1)
+        assert stack.history_steps[-1] >= done + 3
+        assert concurrently(lambda: 1, lambda: 2) == [1, 2]
+
+    def test_stopped_is_no_error_of_its_own(self, cores):
+        """Whoever raises it first has no company to blame."""
+
+        def stops():
+            raise Stopped
+
+        with pytest.raises(Stopped):
+            concurrently(stops, lambda: 1)
