@@ -1,7 +1,7 @@
 """How models are trained and measured: many at once, metrics, device."""
 
 from recmtl_lessons.training.device import default_device
-from recmtl_lessons.training.jobs import concurrently
+from recmtl_lessons.training.jobs import concurrently, concurrently_for
 from recmtl_lessons.training.metrics import accuracy, auc, mae, ndcg_at_k, proxy_a_distance, rmse
 from recmtl_lessons.training.progress import Moment, with_bar
 from recmtl_lessons.training.replay import PrioritisedReplayBuffer, ReplayBuffer
@@ -22,6 +22,7 @@ __all__ = [
     "accuracy",
     "auc",
     "concurrently",
+    "concurrently_for",
     "default_device",
     "mae",
     "ndcg_at_k",

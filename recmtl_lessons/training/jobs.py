@@ -3,15 +3,16 @@
 import contextvars
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import TypeVar
 
 from recmtl_lessons.training.device import settle_threads, usable_cores
 
-T = TypeVar("T")
+K, T = TypeVar("K"), TypeVar("T")
 
 
 class Stopped(Exception):
@@ -80,6 +81,12 @@ def concurrently(*jobs: Callable[[], T]) -> list[T]:
     if failed:
         raise failed[0]
     return [job.result() for job in running]
+
+
+def concurrently_for(keys: Iterable[K], job: Callable[[K], T]) -> dict[K, T]:
+    """`concurrently`, with one job for each of some keys: ``{key: job(key)}``."""
+    keys = list(keys)
+    return dict(zip(keys, concurrently(*(partial(job, key) for key in keys)), strict=True))
 
 
 def _run(this: _Job, job: Callable[[], T]) -> T:

@@ -12,10 +12,11 @@ import statistics
 import torch
 
 from recmtl_lessons.training.device import settle_threads
-from tests.benchmarks import importing, maml, reptile, sessions, stacked, world
+from tests.benchmarks import importing, jobs, maml, reptile, sessions, stacked, world
 
 BENCHMARKS = {
     "stacked": stacked.measure,
+    "jobs": jobs.measure,
     "maml": maml.measure,
     "reptile": reptile.measure,
     "sessions": sessions.measure,

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from recmtl_lessons.training import ManyModels, Moment, concurrently, with_bar
+from recmtl_lessons.training import ManyModels, Moment, concurrently, concurrently_for, with_bar
 from recmtl_lessons.training import device as device_module
 from recmtl_lessons.training.jobs import Stopped
 
@@ -61,6 +61,16 @@ class TestResults:
     def test_no_job_and_one_job(self, cores):
         assert concurrently() == []
         assert concurrently(lambda: 7) == [7]
+
+    def test_by_key(self, cores):
+        second = threading.Event()
+
+        def job(key):
+            second.set() if key == "b" else wait_for(second)
+            return key.upper()
+
+        found = concurrently_for((key for key in "ab"), job)
+        assert list(found.items()) == [("a", "A"), ("b", "B")]
 
     def test_two_are_under_way_at_the_same_time(self, cores):
         here, there = threading.Event(), threading.Event()

@@ -5,7 +5,6 @@ The shops are those of lesson 01, and so is the network, so that the alignments 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,7 +30,7 @@ from recmtl_lessons.models import (
     task_loss,
 )
 from recmtl_lessons.teaching import Running
-from recmtl_lessons.training import ManyModels, concurrently, proxy_a_distance
+from recmtl_lessons.training import ManyModels, concurrently_for, proxy_a_distance
 
 WEIGHTS = {
     "MMD": (0.0, 0.1, 1.0, 10.0),
@@ -155,7 +154,7 @@ def match(
 
 def match_each(*names: str) -> dict[str, Matched]:
     """`match` with several alignments of `OBJECTIVES`."""
-    return dict(zip(names, concurrently(*(partial(match, name) for name in names)), strict=True))
+    return concurrently_for(names, match)
 
 
 def match_by(

@@ -21,7 +21,7 @@ from recmtl_lessons.lessons.policy import learning as flat
 from recmtl_lessons.lessons.policy.experiments import by_seed
 from recmtl_lessons.lessons.policy.learning import DISCOUNT
 from recmtl_lessons.models import HierarchicalMultiTaskRL, MultiTaskPolicyNetwork
-from recmtl_lessons.training import Acted, Actors, Chooser, Rollout, Sessions, Stack, concurrently, returns_of
+from recmtl_lessons.training import Acted, Actors, Chooser, Rollout, Sessions, Stack, concurrently_for, returns_of
 
 TASK = "search"
 ACTIONS, CATEGORIES, STATE_DIM = 6, 3, 15
@@ -254,10 +254,15 @@ def compare_users(
         label = f"{arm}, {_clicks(clicks_needed)}"
         return stack, *judged_on_the_way(training, how.updates, label, judge, partial(judge, played=LOOK))
 
-    stacks, updates, curves = zip(*concurrently(*(partial(learn, arm) for arm in arms)), strict=True)
-    steps = torch.tensor(updates[0]) * how.sessions * how.steps
-    curves, stacks = (dict(zip(arms, parts, strict=True)) for parts in (curves, stacks))
-    return Comparison(clicks_needed, steps, curves, tuple(judged), stacks)
+    learned_by = concurrently_for(arms, learn)
+    updates = learned_by[arms[0]][1]
+    return Comparison(
+        clicks_needed,
+        torch.tensor(updates) * how.sessions * how.steps,
+        {arm: curve for arm, (_, _, curve) in learned_by.items()},
+        tuple(judged),
+        {arm: stack for arm, (stack, _, _) in learned_by.items()},
+    )
 
 
 def _clicks(clicks_needed: int) -> str:

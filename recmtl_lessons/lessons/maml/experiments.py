@@ -22,7 +22,7 @@ from recmtl_lessons.lessons.maml.users import (
     user_errors,
 )
 from recmtl_lessons.models import MAMLRecommender
-from recmtl_lessons.training import ManyModels, concurrently
+from recmtl_lessons.training import ManyModels, concurrently, concurrently_for
 
 STEPS = 200  # updates of every arm
 USERS = 16  # users an update
@@ -257,8 +257,8 @@ def compare(shop: Shop = SHOP, seeds: tuple[int, ...] = SEEDS, steps: int = STEP
     users = shop_users(shop, seeds)
     test = users.test.shots(SHOTS)
 
-    def learn(name: str, arm: Arm) -> tuple[ManyModels, Tensor]:
-        models = train(arm, users.train, seeds, steps=steps, label=name)
+    def learn(name: str) -> tuple[ManyModels, Tensor]:
+        models = train(SHOP_ARMS[name], users.train, seeds, steps=steps, label=name)
         return models, errors(models, test, IN_THREE_STEPS[name][SHOTS], (0, INNER_STEPS))[:, 0]
 
     def longer() -> Tensor:
@@ -267,10 +267,11 @@ def compare(shop: Shop = SHOP, seeds: tuple[int, ...] = SEEDS, steps: int = STEP
         models = train(arm, users.train, seeds, steps=updates * steps // STEPS, label="joint, six times as long")
         return errors(models, test, rate, (INNER_STEPS,))[0, 0]
 
-    *found, longest = concurrently(*(partial(learn, *arm) for arm in SHOP_ARMS.items()), longer)
-    models, scores = (dict(zip(SHOP_ARMS, parts, strict=True)) for parts in zip(*found, strict=True))
-    before, after = ({name: both[when] for name, both in scores.items()} for when in (0, 1))
-    after |= {"own mean": mean_error(own_mean(test), test), "joint, longer": longest}
+    *found, longest = concurrently(*(partial(learn, name) for name in SHOP_ARMS), longer)
+    found = dict(zip(SHOP_ARMS, found, strict=True))
+    before, after = ({name: scores[when] for name, (_, scores) in found.items()} for when in (0, 1))
+    models = {name: models for name, (models, _) in found.items()}
+    after = {"own mean": mean_error(own_mean(test), test), **after, "joint, longer": longest}
     after |= {part: errors_of_parts(models["joint"], test, rate, part)[0] for part, rate in PART_RATES.items()}
     return Comparison(users, before, after, models)
 
@@ -359,11 +360,10 @@ def with_one_taste(seeds: tuple[int, ...] = SEEDS, steps: int = STEPS, shop: Sho
     users = shop_users(shop, seeds)
     test = users.test.shots(SHOTS)
 
-    def learn(name: str, arm: Arm) -> ManyModels:
-        return train(arm, users.train, seeds, steps=steps, label=f"one taste, {name}")
+    def learn(name: str) -> ManyModels:
+        return train(ONE_TASTE_ARMS[name], users.train, seeds, steps=steps, label=f"one taste, {name}")
 
-    trained = concurrently(*(partial(learn, *arm) for arm in ONE_TASTE_ARMS.items()))
-    models = dict(zip(ONE_TASTE_ARMS, trained, strict=True))
+    models = concurrently_for(ONE_TASTE_ARMS, learn)
     scores = {name: errors(m, test, ONE_TASTE_RATE, (0, INNER_STEPS))[:, 0] for name, m in models.items()}
     before, after = ({name: both[when] for name, both in scores.items()} for when in (0, 1))
     faster = errors(models["MAML"], test, IN_THREE_STEPS["MAML"][SHOTS], (INNER_STEPS,))[0, 0]

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -32,7 +31,7 @@ from recmtl_lessons.lessons.maml.users import (
     own_mean,
 )
 from recmtl_lessons.models import MAMLRecommender
-from recmtl_lessons.training import ManyModels, concurrently
+from recmtl_lessons.training import ManyModels, concurrently_for
 
 # Chosen on validation users of the design seeds' splits, as in the shop: `score_films` and `score_bias` do it again.
 FILM_ARMS = {"joint": Arm(joint_objective, 0.002), "MAML": Arm(meta_objective, 0.002, 0.05)}
@@ -72,16 +71,16 @@ def compare_on_films(ratings: Ratings, seeds: tuple[int, ...] = SEEDS, steps: in
         "film mean + offset": mean_error(film_mean_and_offset(users.test), users.test),
     }
 
-    def learn(name: str, arm: Arm) -> tuple[ManyModels, Tensor]:
-        models = train(arm, users.train, seeds, FILM_HIDDEN, steps, f"films, {name}")
+    def learn(name: str) -> tuple[ManyModels, Tensor]:
+        models = train(FILM_ARMS[name], users.train, seeds, FILM_HIDDEN, steps, f"films, {name}")
         return models, errors(models, users.test, FILM_RATES[name], range(INNER_STEPS + 1))[:, 0]
 
-    found = concurrently(*(partial(learn, *arm) for arm in FILM_ARMS.items()))
-    models, by_step = (dict(zip(FILM_ARMS, parts, strict=True)) for parts in zip(*found, strict=True))
+    found = concurrently_for(FILM_ARMS, learn)
+    by_step, joint, maml = {name: scores for name, (_, scores) in found.items()}, found["joint"][0], found["MAML"][0]
     after |= {name: scores[-1] for name, scores in by_step.items()}
-    after["bias alone"] = errors_of_parts(models["joint"], users.test, FILM_BIAS_RATE, "bias alone")[0]
+    after["bias alone"] = errors_of_parts(joint, users.test, FILM_BIAS_RATE, "bias alone")[0]
     before = {name: scores[0] for name, scores in by_step.items()}
-    return FilmComparison(users, before, after, by_step, models["MAML"].model(0))
+    return FilmComparison(users, before, after, by_step, maml.model(0))
 
 
 def score_films(

@@ -8,14 +8,13 @@ import argparse
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
 from recmtl_lessons.models import MAMLRecommender
-from recmtl_lessons.training import ManyModels, concurrently
+from recmtl_lessons.training import ManyModels, concurrently_for
 
 AT_STEPS = (0, 1, 5, 10)
 RATE = 0.01  # of the inner steps, as in the paper
@@ -93,8 +92,7 @@ def _joint(model, batch, setting, progress):
 
 def short_run(seeds: Sequence[int] = SEEDS, updates: int = SHORT_UPDATES) -> ShortRun:
     """Train MAML and a joint network on the same waves, eight seeds at once, and let both fit new waves."""
-    trained = concurrently(*(partial(_networks, name, seeds, updates) for name in SHORT_RATES))
-    networks = dict(zip(SHORT_RATES, trained, strict=True))
+    networks = concurrently_for(SHORT_RATES, lambda name: _networks(name, seeds, updates))
     error = {
         name: torch.stack([_error_by_step(net, seed, rate) for net, seed in zip(networks[name], seeds, strict=True)])
         for name, rate in SHORT_RATES.items()

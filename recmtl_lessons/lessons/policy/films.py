@@ -1,7 +1,6 @@
 """Real tastes: users of sessions made from the ratings of MovieLens."""
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,7 +14,6 @@ from recmtl_lessons.lessons.policy.experiments import (
     TASKS,
     TEST_USERS,
     TRAINING,
-    Build,
     bounds_under,
     fit,
     returns_under,
@@ -24,7 +22,7 @@ from recmtl_lessons.lessons.policy.experiments import (
     stack_of,
 )
 from recmtl_lessons.lessons.policy.learning import DISCOUNT, Training
-from recmtl_lessons.training import concurrently
+from recmtl_lessons.training import concurrently_for
 from recmtl_lessons.training.rollouts import Sessions
 
 KNOWING = "knows the tastes, myopic"
@@ -54,16 +52,15 @@ def compare_on_films(ratings: Ratings, seeds: tuple[int, ...] = SEEDS, how: Trai
     plans = {task: SessionPlanner(join_users(judged), task, SessionSettings(), DISCOUNT) for task in TASKS}
     limits = bounds_under(plans, len(seeds))
 
-    def learn(arm: str, build: Build) -> Tensor:
-        stack = stack_of(build, [{"discount": DISCOUNT}], seeds, how)
+    ways = {SHARED: shared_network, SEPARATE: separate_networks}
+
+    def learn(arm: str) -> Tensor:
+        stack = stack_of(ways[arm], [{"discount": DISCOUNT}], seeds, how)
         fit(stack, Sessions(learned, TASKS, how.sessions, SessionSettings(), stack.seeds), how, f"films, {arm}")
         found = returns_under(stack, {task: [plan] for task, plan in plans.items()})
         return limits.share({task: values[0] for task, values in found.items()})
 
-    ways = {SHARED: shared_network, SEPARATE: separate_networks}
-    shares = concurrently(*(partial(learn, arm, build) for arm, build in ways.items()))
-    share = dict(zip(ways, shares, strict=True))
-    share[KNOWING] = limits.share(limits.myopic)
+    share = concurrently_for(ways, learn) | {KNOWING: limits.share(limits.myopic)}
     return FilmComparison(share, _related(learned[0]))
 
 

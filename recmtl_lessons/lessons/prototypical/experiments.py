@@ -22,7 +22,7 @@ from recmtl_lessons.lessons.prototypical.shelves import (
 )
 from recmtl_lessons.models import PrototypicalNetworkRecommender
 from recmtl_lessons.models.prototypical import squared_distances
-from recmtl_lessons.training import ManyModels, concurrently
+from recmtl_lessons.training import ManyModels, concurrently, concurrently_for
 
 STEPS = 200
 WAYS, SHOTS, QUERIES = 20, 5, 5  # of training episodes, unless said otherwise
@@ -252,8 +252,7 @@ def by_ways(
         pool = old_shelves(shop, seeds, n)
         return train_on_shelves(pool, seeds, RATE_OF_WAYS[n], steps=steps, label=f"episodes, {n} ways")
 
-    trained = dict(zip(ways, concurrently(*(partial(learn, n) for n in ways)), strict=True))
-    trained |= {WAYS: result.models["prototypes"]}
+    trained = concurrently_for(ways, learn) | {WAYS: result.models["prototypes"]}
     found = {n: accuracy(scores_of(models, test), test) for n, models in trained.items()}
     return ByWays(found, accuracy(scores_of(result.models["classifier, head cut"], test), test))
 
@@ -316,10 +315,7 @@ def in_the_shop(result: NewShelves, seeds: tuple[int, ...] = SEEDS, shop: Shop =
 def three_controls(seeds: tuple[int, ...] = SEEDS, steps: int = STEPS) -> dict[str, Control]:
     """Nothing hidden; labels of old shelves shuffled; and old shelves told apart by what differs within new ones."""
     shops = {"nothing hidden": NOTHING_HIDDEN, "shuffled": SHOP, "swapped": SWAPPED}
-    found = concurrently(
-        *(partial(control, shop, name, seeds, steps, shuffled=name == "shuffled") for name, shop in shops.items())
-    )
-    return dict(zip(shops, found, strict=True))
+    return concurrently_for(shops, lambda name: control(shops[name], name, seeds, steps, shuffled=name == "shuffled"))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from types import ModuleType
 
 import torch
@@ -44,7 +44,7 @@ from recmtl_lessons.lessons.prototypical.films import (
 from recmtl_lessons.lessons.reptile import experiments as reptile
 from recmtl_lessons.lessons.reptile import films as reptile_films
 from recmtl_lessons.models import MAMLRecommender, PrototypicalNetworkRecommender, ReptileRecommender
-from recmtl_lessons.training import concurrently
+from recmtl_lessons.training import concurrently_for
 
 STEPS = 200  # updates of every arm, on 16 users with twenty ratings each
 INNER_STEPS = maml.INNER_STEPS  # for a new user, where an arm takes any
@@ -144,12 +144,12 @@ def _train_tastes(
 ) -> dict[str, Tastes]:
     ways = {"prototypes": (settings.rate, 0.0), "prototypes, pulled": settings.pulled}
 
-    def learn(name: str, rate: float, weight: float) -> Tastes:
+    def learn(name: str) -> Tastes:
+        rate, weight = ways[name]
         title = f"{label}, {name}" if label else ""
         return train_tastes(users.train, seeds, rate, settings.hidden, weight, steps, title)
 
-    trained = concurrently(*(partial(learn, name, *way) for name, way in ways.items()))
-    return dict(zip(ways, trained, strict=True))
+    return concurrently_for(ways, learn)
 
 
 def _measures(for_error: Tensor, for_auc: Tensor, tasks: Tasks) -> tuple[Tensor, Tensor]:
@@ -192,14 +192,14 @@ def serve(
     test, error, auc = users.test.shots(SHOTS), {}, {}
     error["own mean"], auc["own mean"] = _measures(own_mean(test), own_mean(test), test)
 
-    def learn(name: str, how: Stepping) -> tuple[Tensor, Tensor]:
+    def learn(name: str) -> tuple[Tensor, Tensor]:
+        how = settings.stepping[name]
         models = how.lesson.train(how.arm, users.train, seeds, settings.hidden, steps, f"{label}, {name}")
         rates = (how.for_error, how.for_auc)
         answers = [how.lesson.adapt_and_answer(models, test, rate, (INNER_STEPS,))[0] for rate in rates]
         return _measures(*answers, test)
 
-    stepped = concurrently(*(partial(learn, *way) for way in settings.stepping.items()))
-    for name, measures in zip(settings.stepping, stepped, strict=True):
+    for name, measures in concurrently_for(settings.stepping, learn).items():
         error[name], auc[name] = measures
     tastes = tastes or _train_tastes(users, settings, seeds, steps, label)
     for name, trained in tastes.items():

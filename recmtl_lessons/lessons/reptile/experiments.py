@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from recmtl_lessons.lessons.maml.users import (
     shop_users,
 )
 from recmtl_lessons.models import ReptileRecommender
-from recmtl_lessons.training import ManyModels, concurrently
+from recmtl_lessons.training import ManyModels, concurrently_for
 
 STEPS = maml.STEPS  # updates of every arm
 GRADIENTS = maml.USERS * (maml.INNER_STEPS + 1)  # an update: MAML's three inner ones and one on the query, for 16 users
@@ -213,8 +213,7 @@ def compare(
         models = train(arm, users.train, seeds, steps=steps, label=label)
         return models, errors(models, test, arm.rate, (0, TEST_STEPS))[:, 0]
 
-    jobs = {name: partial(rival, name) for name in RIVALS} | {k: partial(reptile, k) for k in inner_steps}
-    found = dict(zip(jobs, concurrently(*jobs.values()), strict=True))
+    found = concurrently_for((*RIVALS, *inner_steps), lambda arm: (rival if arm in RIVALS else reptile)(arm))
     before, after = ({name: scores[when] for name, (_, scores) in found.items()} for when in (0, 1))
     return Comparison(users, before, after, {name: models for name, (models, _) in found.items()})
 

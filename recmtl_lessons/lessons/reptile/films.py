@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from recmtl_lessons.lessons.maml.films import FILM_ARMS as MAML_ARMS
 from recmtl_lessons.lessons.maml.films import FILM_HIDDEN, FILM_RATES
 from recmtl_lessons.lessons.maml.users import film_mean_and_offset, film_users, mean_error, over_seeds
 from recmtl_lessons.lessons.reptile.experiments import RATES, TEST_STEPS, Arm, errors, train
-from recmtl_lessons.training import concurrently
+from recmtl_lessons.training import concurrently_for
 
 # Chosen on validation users of the design seeds: see `score_films`.
 FILM_ARMS = {1: Arm(1, 1.0, 0.1, 0.07), 4: Arm(4, 0.12, 0.2, 0.1)}
@@ -38,16 +37,14 @@ def compare_on_films(ratings: Ratings, seeds: tuple[int, ...] = SEEDS, steps: in
     """Train the arms on the same users, with as many gradients, and judge them on users of their own."""
     users, marks = film_users(ratings, seeds), range(TEST_STEPS + 1)
 
-    def rival() -> Tensor:
+    def learn(arm: str | int) -> Tensor:
+        if arm in FILM_ARMS:
+            models = train(FILM_ARMS[arm], users.train, seeds, FILM_HIDDEN, steps, f"films, Reptile, {arm} inner")
+            return errors(models, users.test, FILM_ARMS[arm].rate, marks)[:, 0]
         models = maml.train(MAML_ARMS["MAML"], users.train, seeds, FILM_HIDDEN, steps, "films, MAML")
         return maml.errors(models, users.test, FILM_RATES["MAML"], marks)[:, 0]
 
-    def reptile(k: int, arm: Arm) -> Tensor:
-        models = train(arm, users.train, seeds, FILM_HIDDEN, steps, f"films, Reptile, {k} inner")
-        return errors(models, users.test, arm.rate, marks)[:, 0]
-
-    jobs = {"MAML": rival} | {k: partial(reptile, k, arm) for k, arm in FILM_ARMS.items()}
-    by_step = dict(zip(jobs, concurrently(*jobs.values()), strict=True))
+    by_step = concurrently_for(("MAML", *FILM_ARMS), learn)
     after = {name: scores[-1] for name, scores in by_step.items()}
     after["film mean + offset"] = mean_error(film_mean_and_offset(users.test), users.test)
     return FilmComparison(after, by_step)
