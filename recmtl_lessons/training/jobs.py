@@ -41,9 +41,9 @@ _JOB: contextvars.ContextVar[_Job | None] = contextvars.ContextVar("job", defaul
 def concurrently(*jobs: Callable[[], T]) -> list[T]:
     """Run jobs at once, as many at a time as there are cores, and return what they return, in their order.
 
-    Torch computes outside Python's lock, so two trainings on two cores take little longer than one. Every `Stack` draws
-    from generators of its own, so what comes out is the same as one after another. Where there is one core, or
-    ``RECMTL_THREADS`` is 1, or within a job, they do run one after another.
+    Torch computes outside Python's lock, so two trainings on two cores take about two thirds of their time (measured by
+    ``python -m tests.benchmarks jobs``). Every `Stack` draws from generators of its own, so what comes out is the same
+    as one after another. And so they run where there is one core, or ``RECMTL_THREADS`` is 1, or within a job.
 
     Progress bars stand in the order of the jobs. When one fails, or the wait is interrupted, the others stop before
     their next update of a `Stack`, and those that wait do not start.
