@@ -235,35 +235,34 @@ class TestBars:
         assert concurrently(lambda: len(list(bar(moments()))), lambda: 0) == [2, 0]
 
 
+ENDLESS = 10**5  # updates: minutes
+
+
+def one_endless_and_one_that_fails():
+    """A stack, a job that trains it, and one that fails once the other is under way."""
+    models, begun = many(), threading.Event()
+
+    def endless():
+        for _ in models.train(ENDLESS, every=1):
+            begun.set()
+
+    def fails():
+        wait_for(begun)
+        raise KeyError("broken")
+
+    return models, endless, fails
+
+
 class TestWhenOneFails:
     def test_its_error_is_raised_and_the_others_stop(self, cores, capsys):
-        models, begun = many(), threading.Event()
-
-        def endless():
-            for _ in models.train(10**6, every=1):
-                begun.set()
-
-        def fails():
-            wait_for(begun)
-            raise KeyError("broken")
-
+        models, endless, fails = one_endless_and_one_that_fails()
         with pytest.raises(KeyError, match="broken"):
             concurrently(endless, fails)
-        assert 1 <= models.history_steps[-1] < 10**6
+        assert 1 <= models.history_steps[-1] < ENDLESS
         assert not [t for t in threading.enumerate() if t.name.startswith("recmtl-job")]
 
     def test_those_that_wait_do_not_start(self, cores):
-        started, begun = [], threading.Event()
-        models = many()
-
-        def endless():
-            for _ in models.train(10**6, every=1):
-                begun.set()
-
-        def fails():
-            wait_for(begun)
-            raise KeyError("broken")
-
+        started, (_, endless, fails) = [], one_endless_and_one_that_fails()
         with pytest.raises(KeyError):
             concurrently(endless, fails, lambda: started.append(True), lambda: started.append(True))
         assert started == []
@@ -286,7 +285,7 @@ class TestWhenOneFails:
         models, begun = [many(seed) for seed in (0, 1)], threading.Barrier(3, timeout=20)
 
         def endless(stack):
-            for k, _ in enumerate(stack.train(10**6, every=1)):
+            for k, _ in enumerate(stack.train(ENDLESS, every=1)):
                 if k == 0:
                     begun.wait()
 
@@ -298,7 +297,7 @@ class TestWhenOneFails:
         with pytest.raises(KeyboardInterrupt):
             concurrently(*[functools.partial(endless, stack) for stack in models])
         assert not [t for t in threading.enumerate() if t.name.startswith("recmtl-job")]
-        assert all(stack.history_steps[-1] < 10**6 for stack in models)
+        assert all(stack.history_steps[-1] < ENDLESS for stack in models)
 
     def test_afterwards_all_is_well_again(self, cores):
         def fails():
@@ -306,7 +305,7 @@ class TestWhenOneFails:
 
         stack = many()
         with pytest.raises(KeyError):
-            concurrently(lambda: stack.fit(10**6, label=""), fails)
+            concurrently(lambda: stack.fit(ENDLESS, label=""), fails)
         done = stack.history_steps[-1] if stack.history_steps else 0
         stack.fit(3, label="", every=1)
         assert stack.history_steps[-1] >= done + 3

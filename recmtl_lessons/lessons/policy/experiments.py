@@ -251,15 +251,15 @@ def compare(seeds: tuple[int, ...] = SEEDS, how: Training = TRAINING) -> Compari
         partial(learn, SEPARATE, separate, worlds[: len(names)]),
         lambda: {name: bounds(WORLDS[name], seeds) for name in names},
     )
-    ways = ((SHARED, worlds, got), (SEPARATE, worlds[: len(names)], got_apart))
-    found = {
-        way: [bounds(world, seeds).share({task: got[task][k] for task in TASKS}) for k, world in enumerate(lived)]
-        for way, lived, got in ways
-    }
+
+    def shares(returns: dict[str, Tensor], start: int = 0) -> dict[str, Tensor]:
+        rows = {name: {task: returns[task][start + k] for task in TASKS} for k, name in enumerate(names)}
+        return {name: limits[name].share(row) for name, row in rows.items()}
+
     return Comparison(
-        dict(zip(names, found[SHARED], strict=False)),
-        dict(zip(names, found[SEPARATE], strict=True)),
-        dict(zip(names, found[SHARED][len(names) :], strict=True)),
+        shares(got),
+        shares(got_apart),
+        shares(got, len(names)),
         {name: limits[name].share(limits[name].myopic) for name in names},
         dict(zip(names, torch.stack(cosines).mean(0), strict=False)),
         {SHARED: shared, SEPARATE: separate},

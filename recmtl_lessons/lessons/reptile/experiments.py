@@ -204,16 +204,15 @@ def compare(
     users = shop_users(shop, seeds)
     test = users.test.shots(SHOTS)
 
-    def rival(name: str) -> tuple[ManyModels, Tensor]:
-        models = maml.train(maml.SHOP_ARMS[name], users.train, seeds, steps=steps, label=name)
-        return models, maml.errors(models, test, maml.IN_THREE_STEPS[name][SHOTS], (0, TEST_STEPS))[:, 0]
-
-    def reptile(k: int) -> tuple[ManyModels, Tensor]:
-        arm, label = SHOP_ARMS[k], f"Reptile, {k} inner step" + "s" * (k > 1)
+    def learn(name: str | int) -> tuple[ManyModels, Tensor]:
+        if name in RIVALS:
+            models = maml.train(maml.SHOP_ARMS[name], users.train, seeds, steps=steps, label=name)
+            return models, maml.errors(models, test, maml.IN_THREE_STEPS[name][SHOTS], (0, TEST_STEPS))[:, 0]
+        arm, label = SHOP_ARMS[name], f"Reptile, {name} inner step" + "s" * (name > 1)
         models = train(arm, users.train, seeds, steps=steps, label=label)
         return models, errors(models, test, arm.rate, (0, TEST_STEPS))[:, 0]
 
-    found = concurrently_for((*RIVALS, *inner_steps), lambda arm: (rival if arm in RIVALS else reptile)(arm))
+    found = concurrently_for((*RIVALS, *inner_steps), learn)
     before, after = ({name: scores[when] for name, (_, scores) in found.items()} for when in (0, 1))
     return Comparison(users, before, after, {name: models for name, (models, _) in found.items()})
 
