@@ -27,6 +27,11 @@ class _Job:
     said: SimpleQueue  # (number, text); text is None when the job is over
     stop: threading.Event
 
+    @property
+    def encoding(self) -> str | None:
+        """Of the file that it ends in; a bar asks whether it may use more than ASCII."""
+        return getattr(sys.stdout, "encoding", None)
+
     def write(self, text: str) -> None:
         """As a file's."""
         self.said.put((self.number, text))

@@ -212,6 +212,16 @@ class TestBars:
         assert "\x1b" not in out
         assert [bar.split(",")[0] for bar in bars_in(out)] == [f"number {k}" for k in range(4)]
 
+    def test_they_look_as_they_do_alone(self, cores, capsys):
+        def bar():
+            return len(list(with_bar((Moment(step, 2) for step in (1, 2)), "alone", 2)))
+
+        concurrently(bar, bar)
+        at_once = bars_in(capsys.readouterr().out)
+        bar()
+        (alone,) = bars_in(capsys.readouterr().out)
+        assert [one.split("[")[0] for one in at_once] == [alone.split("[")[0]] * 2
+
     def test_the_first_is_seen_while_it_runs(self, cores, monkeypatch):
         seen = threading.Event()
 
