@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
 from recmtl_lessons.training._checks import check_count, check_fraction
+from recmtl_lessons.training._optimizers import Adam, GradientDescent
 from recmtl_lessons.training._rows import laid_out, pick_rows
 from recmtl_lessons.training.device import default_device, settle_threads
 from recmtl_lessons.training.jobs import stop_if_told
@@ -117,8 +118,7 @@ class Stack:
         self._parameters = {k: self._over_settings(v).requires_grad_() for k, v in parameters.items()}
         self._buffers = {k: self._over_settings(v) for k, v in buffers.items()}
         groups = _rate_groups(self._parameters, learning_rate)
-        adam = optimizer == "adam"
-        self._optimizer = torch.optim.Adam(groups, betas=betas, fused=True) if adam else torch.optim.SGD(groups)
+        self._optimizer = Adam(groups, betas) if optimizer == "adam" else GradientDescent(groups)
         self._clip = clip
         self._done = 0
         self._draws = False  # whether an objective has drawn, as dropout does: then torch's generator is needed
@@ -596,7 +596,10 @@ def _leaves(name: str, value: object) -> Iterator[tuple[str, object]]:
         yield name, value
 
 
-def _rate_groups(parameters: Mapping[str, Tensor], learning_rate: float | Mapping[str, float]) -> list[dict]:
+def _rate_groups(
+    parameters: Mapping[str, Tensor], learning_rate: float | Mapping[str, float]
+) -> list[tuple[list[Tensor], float]]:
+    """The parameters of each rate."""
     rates = learning_rate if isinstance(learning_rate, Mapping) else {"": learning_rate}
     groups: dict[str, list[Tensor]] = {prefix: [] for prefix in rates}
     for name, parameter in parameters.items():
@@ -606,9 +609,11 @@ def _rate_groups(parameters: Mapping[str, Tensor], learning_rate: float | Mappin
             raise ValueError(f"learning_rate: no rate for parameter {own!r}, expected one under the name ''")
         groups[prefix].append(parameter)
     for prefix, members in groups.items():
+        if not 0 <= rates[prefix] < math.inf:
+            raise ValueError(f"learning_rate: got {rates[prefix]!r}, expected a finite number of at least 0")
         if not members:
             raise ValueError(f"learning_rate: no parameter's name starts with {prefix!r}")
-    return [{"params": members, "lr": rates[prefix]} for prefix, members in groups.items()]
+    return [(members, rates[prefix]) for prefix, members in groups.items()]
 
 
 def _build_from(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
