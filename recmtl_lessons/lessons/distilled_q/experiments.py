@@ -318,13 +318,15 @@ def _compare(of: School, distilling: Distilling, rewards: QLearning) -> Comparis
         if step == rewards.updates:
             on_the_way["short"] = kept(students, of)[0]
 
+    def judged(stack: Stack) -> tuple[Stack, Tensor]:
+        return stack, kept(stack, of)[0]
+
     gained(of)  # what all are divided by, once
-    students, ablated, (alone, _) = concurrently(
-        lambda: from_teachers(student, of, [PLAIN], distilling, "distilled", look),
-        lambda: from_teachers(without_attention, of, [PLAIN], distilling, "without attention"),
-        lambda: from_rewards(student, of.seeds, rewards, "from rewards", of.crowd),
+    (students, mine), (_, without), (_, earned) = concurrently(
+        lambda: judged(from_teachers(student, of, [PLAIN], distilling, "distilled", look)),
+        lambda: judged(from_teachers(without_attention, of, [PLAIN], distilling, "without attention")),
+        lambda: judged(from_rewards(student, of.seeds, rewards, "from rewards", of.crowd)[0]),
     )
-    mine, without, earned = (kept(stack, of)[0] for stack in (students, ablated, alone))
     return Comparison(mine, without, on_the_way["short"], earned, share_of_best(of), students)
 
 

@@ -212,9 +212,10 @@ def compare(
         models = train(arm, users.train, seeds, steps=steps, label=label)
         return models, errors(models, test, arm.rate, (0, TEST_STEPS))[:, 0]
 
-    found = concurrently_for((*RIVALS, *inner_steps), learn)
-    before, after = ({name: scores[when] for name, (_, scores) in found.items()} for when in (0, 1))
-    return Comparison(users, before, after, {name: models for name, (models, _) in found.items()})
+    names = (*RIVALS, *inner_steps)
+    found = concurrently_for(reversed(names), learn)  # the long ones first, so that none is left to learn alone
+    before, after = ({name: found[name][1][when] for name in names} for when in (0, 1))
+    return Comparison(users, before, after, {name: found[name][0] for name in names})
 
 
 # Controls.
