@@ -63,6 +63,11 @@ class Adam(GradientDescent):
     betas : (float, float)
         Decay rates of the two running means.
 
+    Raises
+    ------
+    ValueError
+        If a decay rate is not in [0, 1).
+
     References
     ----------
     Kingma, Ba, "Adam: a method for stochastic optimization", ICLR 2015, algorithm 1.

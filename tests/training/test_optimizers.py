@@ -56,7 +56,10 @@ def test_rates_out_of_range_are_refused(kind, rate):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_training_does_not_wait_for_the_compiler(kind):
-    """A process of its own: here, other tests have long imported it."""
+    """In a process of its own: here, other tests have long imported it.
+
+    The last line is why `_optimizers` exists; where it fails one day, torch's classes will do.
+    """
     program = f"""
 import sys, torch
 from recmtl_lessons.training import Stack
@@ -64,7 +67,7 @@ stack = Stack(lambda: torch.nn.Linear(2, 1), [{{"a": 0.0}}], (0, 1), optimizer={
 stack.update(lambda model, x, setting: (model(x).square().mean(), {{}}), torch.ones(2, 5, 2))
 assert "torch._dynamo" not in sys.modules
 torch.optim.Adam(torch.nn.Linear(2, 1).parameters())
-print("torch._dynamo" in sys.modules)
+print("torch's classes import it:", "torch._dynamo" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "torch's classes import it: True\n", "")
