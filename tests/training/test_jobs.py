@@ -3,6 +3,7 @@
 import functools
 import threading
 import time
+from itertools import chain
 
 import pytest
 import torch
@@ -164,17 +165,114 @@ class TestOneAfterAnother:
         finally:
             torch.set_num_threads(before)
 
-    def test_within_a_job(self, cores):
-        def outer():
-            return [threading.current_thread(), *self.in_threads()]
-
-        for found in concurrently(outer, outer):
-            assert len(set(found)) == 1
-            assert found[0] is not threading.current_thread()
-
     def test_a_second_call_runs_at_once_again(self, cores):
         for _ in range(2):
             assert threading.current_thread() not in self.in_threads()
+
+
+class TestWithinAJob:
+    def test_they_are_at_once_with_what_has_begun_elsewhere(self, cores):
+        """A long job in one thread, two that wait for each other within the other: both threads are needed for them."""
+        here, there = threading.Event(), threading.Event()
+
+        def one():
+            here.set()
+            wait_for(there)
+            return "one"
+
+        def other():
+            there.set()
+            wait_for(here)
+            return "other"
+
+        assert concurrently(lambda: concurrently(one, other), lambda: "quick") == [["one", "other"], "quick"]
+
+    def test_they_come_before_those_that_wait_already(self, cores):
+        order, begun = [], threading.Event()
+
+        def outer():
+            wait_for(begun)
+            return concurrently(*[functools.partial(order.append, f"within {k}") for k in range(3)])
+
+        def long():
+            begun.set()
+            while len(order) < 3:
+                time.sleep(0.01)
+
+        concurrently(outer, long, lambda: order.append("after"))
+        assert order == ["within 0", "within 1", "within 2", "after"]
+
+    def test_a_thread_that_waits_for_its_own_takes_up_others(self, cores):
+        """The outer job's thread has nothing left of its own, and the other thread is held by one of its jobs."""
+        after = threading.Event()
+        first = functools.partial(wait_for, after)
+        assert concurrently(lambda: concurrently(first, lambda: 2, lambda: 3), after.set, after.set)[0] == [None, 2, 3]
+
+    @pytest.mark.parametrize("number", [2, 3])
+    def test_never_more_than_there_are_cores(self, cores, number):
+        cores(number)
+        lock, running, most = threading.Lock(), [0], [0]
+
+        def leaf():
+            with lock:
+                running[0] += 1
+                most[0] = max(most[0], running[0])
+            time.sleep(0.03)
+            with lock:
+                running[0] -= 1
+
+        def tree(depth):
+            return concurrently(*[functools.partial(tree, depth - 1)] * 2) if depth else leaf()
+
+        tree(4)
+        assert most[0] == number
+        assert not [t for t in threading.enumerate() if t.name.startswith("recmtl-job")]
+
+    def test_trainings_give_what_they_give_alone(self, cores, monkeypatch):
+        def outer(seeds):
+            return concurrently(*[functools.partial(trained, seed, 0.3) for seed in seeds])
+
+        def both():
+            return [*chain.from_iterable(concurrently(lambda: outer((0, 1)), lambda: outer((2, 3))))]
+
+        at_once = both()
+        monkeypatch.setenv("RECMTL_THREADS", "1")
+        assert all(map(torch.equal, at_once, both()))
+
+    def test_bars_stand_in_their_outer_jobs_place(self, cores, capsys):
+        last = threading.Event()
+
+        def job(label, before=None, after=None):
+            if before:
+                wait_for(before)
+            list(with_bar((Moment(step, 2) for step in (1, 2)), label, 2))
+            if after:
+                after.set()
+
+        def outer():
+            job("before")
+            concurrently(functools.partial(job, "first", last), functools.partial(job, "second"))
+            job("after")
+
+        concurrently(outer, functools.partial(job, "outside", None, last))
+        labels = [bar.split(":")[0] for bar in bars_in(capsys.readouterr().out)]
+        assert labels == ["before", "first", "second", "after", "outside"]
+
+    def test_an_error_ends_all_and_is_raised(self, cores):
+        models, endless, fails = one_endless_and_one_that_fails()
+        started = []
+        with pytest.raises(KeyError, match="broken"):
+            concurrently(endless, lambda: concurrently(fails, lambda: started.append(True)), started.clear)
+        assert 1 <= models.history_steps[-1] < ENDLESS
+        assert not [t for t in threading.enumerate() if t.name.startswith("recmtl-job")]
+
+    def test_one_after_another_where_there_is_one_core(self, cores):
+        cores(1)
+
+        def outer():
+            return [threading.current_thread(), *concurrently(*[threading.current_thread] * 2)]
+
+        assert set(chain.from_iterable(concurrently(outer, outer))) == {threading.current_thread()}
 
 
 def bars_in(out):
