@@ -76,8 +76,10 @@ def transfer_between_genres(
 
 def _one_pair(splits: GenreSplits) -> dict[str, tuple[Tensor, int]]:
     """For each arm its errors, (S,), and when or with what setting they were least on validation ratings."""
-    alone, linked = _errors(splits, objective, {"source": (0.0, 1.0)}, "alone and linked").unbind(0)
-    (pooled,) = _errors(pooled_ids(splits), pooled_objective, {"source": (1.0,)}, "pooled")
+    (alone, linked), (pooled,) = concurrently(
+        lambda: _errors(splits, objective, {"source": (0.0, 1.0)}, "alone and linked"),
+        lambda: _errors(pooled_ids(splits), pooled_objective, {"source": (1.0,)}, "pooled"),
+    )
     found = {}
     for name, errors in (("alone", alone), ("linked", linked), ("pooled", pooled), ("rule", _rules(splits))):
         valid, test = errors.unbind(-1)  # (S, choices) each
