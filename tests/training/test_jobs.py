@@ -49,6 +49,22 @@ def trained(seed=0, dropout=0.0, steps=40, label=""):
     return many(seed, dropout).fit(steps, label=label, every=1).history["loss"]
 
 
+class AtOnce:
+    """A job that sees how many of its kind run at once."""
+
+    def __init__(self):
+        self.most = self._running = 0
+        self._lock = threading.Lock()
+
+    def __call__(self):
+        with self._lock:
+            self._running += 1
+            self.most = max(self.most, self._running)
+        time.sleep(0.05)
+        with self._lock:
+            self._running -= 1
+
+
 class TestResults:
     def test_they_come_in_order_however_long_each_takes(self, cores):
         second = threading.Event()
@@ -89,18 +105,9 @@ class TestResults:
     @pytest.mark.parametrize("number", [2, 3])
     def test_never_more_than_there_are_cores(self, cores, number):
         cores(number)
-        lock, running, most = threading.Lock(), [0], [0]
-
-        def job():
-            with lock:
-                running[0] += 1
-                most[0] = max(most[0], running[0])
-            time.sleep(0.05)
-            with lock:
-                running[0] -= 1
-
-        concurrently(*[job] * 7)
-        assert most[0] == number
+        work = AtOnce()
+        concurrently(*[work] * 7)
+        assert work.most == number
 
     @pytest.mark.parametrize("dropout", [0.0, 0.3])
     def test_trainings_give_what_they_give_one_after_another(self, cores, monkeypatch, dropout):
@@ -211,21 +218,13 @@ class TestWithinAJob:
     @pytest.mark.parametrize("number", [2, 3])
     def test_never_more_than_there_are_cores(self, cores, number):
         cores(number)
-        lock, running, most = threading.Lock(), [0], [0]
-
-        def leaf():
-            with lock:
-                running[0] += 1
-                most[0] = max(most[0], running[0])
-            time.sleep(0.03)
-            with lock:
-                running[0] -= 1
+        leaf = AtOnce()
 
         def tree(depth):
             return concurrently(*[functools.partial(tree, depth - 1)] * 2) if depth else leaf()
 
         tree(4)
-        assert most[0] == number
+        assert leaf.most == number
         assert not [t for t in threading.enumerate() if t.name.startswith("recmtl-job")]
 
     def test_trainings_give_what_they_give_alone(self, cores, monkeypatch):
