@@ -213,8 +213,7 @@ def compare(
         return models, errors(models, test, arm.rate, (0, TEST_STEPS))[:, 0]
 
     names = (*RIVALS, *inner_steps)
-    by_time = {"joint": 0, "MAML": 4}  # which takes about as long as four inner steps
-    slowest_first = sorted(names, key=lambda name: -by_time.get(name, name))  # so that none is left to learn alone
+    slowest_first = ("MAML", *reversed(inner_steps), "joint")  # so that none is left to learn alone
     found = concurrently_for(slowest_first, learn)
     before, after = ({name: found[name][1][when] for name in names} for when in (0, 1))
     return Comparison(users, before, after, {name: found[name][0] for name in names})
