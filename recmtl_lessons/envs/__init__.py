@@ -1,6 +1,14 @@
 """Where sessions come from: recommender environments under the Gymnasium API, one by one and as tensors."""
 
-from recmtl_lessons.envs.chain import ChainEnv, Chains, ChainState, chain_matrices, chain_value, solve_chain
+from recmtl_lessons.envs.chain import (
+    ChainEnv,
+    Chains,
+    ChainState,
+    chain_matrices,
+    chain_value,
+    chain_values_by_place,
+    solve_chain,
+)
 from recmtl_lessons.envs.planning import Plan, SessionPlanner
 from recmtl_lessons.envs.real_users import users_from_ratings
 from recmtl_lessons.envs.session import (
@@ -34,6 +42,7 @@ __all__ = [
     "Surface",
     "chain_matrices",
     "chain_value",
+    "chain_values_by_place",
     "join_users",
     "layout_of",
     "make_surface",

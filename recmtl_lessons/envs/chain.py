@@ -285,6 +285,51 @@ def chain_value(policy: Tensor, discount: float = 1.0) -> Tensor:
     return torch.linalg.solve(equations, expected)[..., 2 * START]
 
 
+def chain_values_by_place(policy: Tensor) -> Tensor:
+    """What Q-learning that sees the place alone tends to, while a policy acts: (6, 2), undiscounted.
+
+    To such a learner an action's reward and what follows it are means over the times with s6 visited and without, as
+    often as the policy is there in each. What it tends to is the best that a Markov decision process with those means
+    would allow (Singh, Jaakkola and Jordan, 1994).
+
+    On the chain that is one number: left from s2 pays r, the mean prize of an end, and whatever else one does leads to
+    s2 again, sooner or later, and so to r. It is what the policy itself earns. Nothing tells left from right.
+
+    Parameters
+    ----------
+    policy : Tensor, (6, 2)
+        Probability of each action by position; every place is reached by it.
+
+    Returns
+    -------
+    Tensor, (position, action)
+        In double precision. The row of s1 is 0.
+
+    Raises
+    ------
+    ValueError
+        If the shape does not fit, rows do not sum to 1, or a place is never reached.
+    """
+    check_policy(policy, (LENGTH, 2))
+    reward, moves = chain_matrices()
+    acting = policy.double().repeat_interleave(2, 0)  # (S, A)
+    among = torch.einsum("sa,ast->st", acting, moves)
+    start = torch.zeros(2 * LENGTH, dtype=torch.float64)
+    start[2 * START] = 1
+    visits = torch.linalg.solve(torch.eye(2 * LENGTH, dtype=torch.float64) - among.T, start).view(LENGTH, 2)
+    never = int((visits[1:].sum(1) <= 0).sum())
+    if never:
+        raise ValueError(f"policy: got one that never comes to {never} of the places, expected one that comes to all")
+    share = visits / visits.sum(1, keepdim=True).clamp(min=1e-300)  # with s6 visited or not, of the times in a place
+    mean_reward = torch.einsum("pv,apv->ap", share, reward.view(2, LENGTH, 2))
+    mean_moves = torch.einsum("pv,apvqw->apq", share, moves.view(2, LENGTH, 2, LENGTH, 2))
+    value, moved = torch.zeros(LENGTH, dtype=torch.float64), 1.0
+    while moved > 1e-14:
+        q = mean_reward + mean_moves @ value  # (A, positions)
+        moved, value = float((q.amax(0) - value).abs().max()), q.amax(0)
+    return q.T.contiguous()
+
+
 def chain_matrices() -> tuple[Tensor, Tensor]:
     """The chain as a table.
 

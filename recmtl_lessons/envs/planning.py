@@ -24,7 +24,7 @@ from recmtl_lessons.envs.users import SessionUsers
 
 _MOST_STATES = 50_000
 _AT_ONCE = 2**24  # coefficients of the equations that are solved together
-_TOLERANCE = 1e-4  # of the largest value: how far from the fixed point value iteration may end
+_TOLERANCE = 1e-4  # of 1 and the largest value together: how far from the fixed point value iteration may end
 _EXACTLY = 1e-6  # the same where a policy is judged
 _SOLVING = threading.Lock()
 
@@ -74,7 +74,7 @@ class SessionPlanner:
         self._clicked, self._ignored = self._what_follows(True), self._what_follows(False)
 
     def best(self) -> Plan:
-        """The optimal policy, by value iteration to within a ten-thousandth of the largest value."""
+        """The optimal policy, by value iteration to within a ten-thousandth of 1 and the largest value together."""
         value = self._iterate(lambda value: self._q(value).amax(1))
         return Plan(value, self._q(value).argmax(1))
 
@@ -119,7 +119,7 @@ class SessionPlanner:
         return torch.cat([self._solved(probability.transpose(1, 2), chance) for probability, chance in chunks])
 
     def value_of_actions(self, action: Tensor) -> Tensor:
-        """Value of a policy without chance, (U,): that of `value_of`, to within a millionth of the largest value.
+        """Value of a policy without chance, (U,): that of `value_of`, to within a millionth of 1 and the largest value.
 
         By iteration: with one action a state there are only two ways to go on, which takes less time than equations.
 
@@ -256,7 +256,7 @@ class SessionPlanner:
 
     def _iterate(self, step: Callable[[Tensor], Tensor], tolerance: float = _TOLERANCE) -> Tensor:
         """Iterate until the fixed point is near: it is at most discount / (1 - discount) times the last move away."""
-        short = (1 - self.discount) * tolerance  # the last move, of the largest value
+        short = (1 - self.discount) * tolerance  # the last move, of 1 and the largest value
         dtype = torch.float32 if short > 20 * torch.finfo(torch.float32).eps else torch.float64
         value = torch.zeros(len(self.rules.users), len(self.states.user), dtype=dtype)
         while True:

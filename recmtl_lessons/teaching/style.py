@@ -230,9 +230,14 @@ def band(
 
 
 def points_with_interval(
-    axis: "Axes", labels: Sequence[str], values: ArrayLike, colours: Sequence[str] = ("blue",), gaps: bool = False
+    axis: "Axes",
+    labels: Sequence[str],
+    values: ArrayLike,
+    colours: Sequence[str] = ("blue",),
+    gaps: bool = False,
+    joined: bool = True,
 ) -> None:
-    """Draw a paired comparison: each seed faint, joined across the groups; mean and 95 % t interval strong.
+    """Draw a comparison: each seed faint, joined across the groups if they are paired; mean and 95 % t interval strong.
 
     Parameters
     ----------
@@ -246,6 +251,8 @@ def points_with_interval(
         Names in `PALETTE`, repeated as needed.
     gaps : bool
         Whether NaN stands for a seed that a group does not have.
+    joined : bool
+        Whether lines join a seed's points. Across many groups they hide more than they show.
 
     Raises
     ------
@@ -261,7 +268,8 @@ def points_with_interval(
     groups = [column[~np.isnan(column)] if gaps else column for column in data.T]
     mean, low, high = zip(*(t_interval(group) for group in groups), strict=True)
     places = np.arange(len(labels))
-    axis.plot(places, data.T, color="#888888", alpha=0.35, linewidth=1, linestyle="-", zorder=1)
+    if joined:
+        axis.plot(places, data.T, color="#888888", alpha=0.35, linewidth=1, linestyle="-", zorder=1)
     for k in places:
         shade = shades[k % len(shades)]
         axis.plot(np.full(len(data), k), data[:, k], linestyle="", marker="o", color=shade, alpha=0.3, zorder=2)

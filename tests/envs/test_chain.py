@@ -26,6 +26,7 @@ from recmtl_lessons.envs.chain import (
     ChainState,
     begin_chain,
     chain_value,
+    chain_values_by_place,
     observe_chain,
     solve_chain,
     step_chain,
@@ -209,6 +210,41 @@ class TestGymnasium:
             env.step(LEFT)
         env.reset()
         env.step(RIGHT)
+
+
+class TestValuesByPlace:
+    @examples(max_examples=25, deadline=None)
+    @given(st.lists(st.floats(0.05, 1.0), min_size=LENGTH, max_size=LENGTH))
+    def test_all_are_what_the_policy_itself_earns(self, right):
+        policy = policy_of(torch.tensor(right))
+        earned = float(chain_value(policy.unsqueeze(1).expand(LENGTH, 2, 2)))
+        found = chain_values_by_place(policy)
+        assert found[0].tolist() == [0.0, 0.0]
+        np.testing.assert_allclose(found[1:], earned, atol=1e-9)
+
+    def test_a_table_arrives_there(self):
+        """Q-learning step by step, with a rate that falls, while a policy goes right seven times in ten."""
+        draws, q, count = np.random.default_rng(0), np.zeros((LENGTH, 2)), np.zeros((LENGTH, 2))
+        place, visited = START, False
+        for chance in draws.random((300_000, 2)):
+            action = int(chance[0] < 0.7)
+            goal = min(place + 1, LAST) if action == RIGHT and chance[1] < 0.5 else place - 1
+            visited |= goal == LAST
+            target = (1.0 if visited else 0.01) if goal == 0 else q[goal].max()
+            count[place, action] += 1
+            q[place, action] += (target - q[place, action]) / count[place, action]
+            place, visited = (START, False) if goal == 0 else (goal, visited)
+        expected = chain_values_by_place(policy_of(torch.full((LENGTH,), 0.7)))
+        assert 0.04 < float(expected[START, LEFT]) < 0.06
+        np.testing.assert_allclose(q[1:], expected[1:], atol=0.006)
+
+    def test_bad_policies_are_named(self):
+        with pytest.raises(ValueError, match="policy: got one that never comes to 4 of the places"):
+            chain_values_by_place(policy_of(torch.zeros(LENGTH)))
+        with pytest.raises(ValueError, match="policy: got shape"):
+            chain_values_by_place(torch.full((LENGTH, 2, 2), 0.5))
+        with pytest.raises(ValueError, match="expected each to sum to 1"):
+            chain_values_by_place(torch.full((LENGTH, 2), 0.6))
 
 
 @pytest.mark.parametrize("history", [None, (False, False), (True, False), (True, True)])

@@ -22,6 +22,7 @@ from recmtl_lessons.lessons.hierarchical import (
     watching,
 )
 from recmtl_lessons.lessons.policy import learning as flat
+from recmtl_lessons.teaching.claim import t_interval
 from recmtl_lessons.teaching.style import new_figure
 from recmtl_lessons.training import Acted, Actors, Chooser, Sessions
 
@@ -177,11 +178,12 @@ def test_a_flat_policy_has_the_value_of_its_table():
     assert float(found[0] - found[1]) != pytest.approx(0, abs=1e-3)
 
 
-def test_a_table_with_the_history_reaches_the_optimum_and_one_without_does_not():
-    arms = [chain.QLearning(history=True, epsilon=0.3), chain.QLearning()]
-    history, without = chain.q_learning(arms, (20, 21, 22), 25_600, 10)
-    assert history.shape == without.shape == (3, 10)
-    torch.testing.assert_close(history[:, -1], torch.full((3,), 0.208, dtype=torch.float64))
+def test_a_table_without_the_history_stays_behind_while_it_explores():
+    arms = [chain.QLearning(history=True, epsilon=0.3), chain.QLearning(), chain.TABLES[chain.FLAT_Q_STOPS]]
+    history, without, stops = chain.q_learning(arms, (20, 21, 22), 25_600, 10)
+    assert history.shape == without.shape == stops.shape == (3, 10)
+    for returns in (history, stops):
+        torch.testing.assert_close(returns[:, -1], torch.full((3,), 0.208, dtype=torch.float64))
     assert float(chain.second_half(without).mean()) < 0.15
 
 
@@ -208,11 +210,13 @@ def test_learners_on_the_chain_can_be_told_apart(on_chain):
     returns = on_chain.returns
     assert {learner: len(values) for learner, values in returns.items()} == {
         chain.TWO_LEVELS: 4, chain.TWO_GOALS: 3, chain.NO_GRADIENT: 1, chain.BOOTSTRAPS: 4, chain.WAITS: 4,
-        chain.SEES_HISTORY: 4, chain.FLAT_Q: 4, chain.FLAT_Q_HISTORY: 4,
+        chain.SEES_HISTORY: 4, chain.FLAT_Q: 4, chain.FLAT_Q_HISTORY: 4, chain.FLAT_Q_STOPS: 4,
     }  # fmt: skip
     assert on_chain.steps.tolist() == [3_840, 7_680, 11_520, 15_360]
-    for seeds in (slice(0, 3), slice(3, 4)):  # where the first mistake is, and where the second is
-        assert apart([values[seeds] for values in returns.values() if len(values) == 4]) > 1e-3
+    arms = {learner: values for learner, values in returns.items() if len(values) == 4}
+    assert apart([values[:3] for values in arms.values()]) > 1e-3  # where the first mistake is
+    arms.pop(chain.FLAT_Q_STOPS)  # tables earn one of a few numbers: on a single seed two may agree
+    assert apart([values[3:] for values in arms.values()]) > 1e-3  # where the second is
     for learner in set(returns) - {chain.TWO_GOALS, chain.NO_GRADIENT}:
         assert apart([returns[learner][:3], returns[chain.TWO_GOALS]]) > 1e-3
         assert apart([returns[learner][3:], returns[chain.NO_GRADIENT]]) > 1e-3
@@ -255,22 +259,59 @@ def test_two_levels_on_the_chain_come_to_what_they_do_when_trained_alone(on_chai
         torch.testing.assert_close(on_chain.returns[learner], found, rtol=0, atol=1e-4)
 
 
-def test_flat_policies_on_the_chain_come_to_what_they_do_in_another_order(on_chain):
-    arms = {
-        chain.SEES_HISTORY: {"history": 1.0, "gae_lambda": 0.5, "discount": 0.9},
-        chain.WAITS: {"history": 0.0, "gae_lambda": 1.0, "discount": 0.99},
-        chain.BOOTSTRAPS: {"history": 0.0, "gae_lambda": 0.5, "discount": 0.99},
-    }
-    stack, running = chain.flat_policies(list(arms.values()), FOUR, FLAT_ON_CHAIN)
-    found = [chain.flat_policy_value(stack).float() for _ in flat.train(stack, running, FLAT_ON_CHAIN, every=5)]
+@pytest.mark.parametrize(
+    ("rate", "arms"),
+    [
+        (5e-3, {chain.SEES_HISTORY: (1.0, 0.5, 0.9, 0.0), chain.WAITS: (0.0, 1.0, 0.99, 0.0)}),
+        (1e-2, {chain.BOOTSTRAPS: (0.0, 0.5, 0.99, 0.05)}),
+    ],
+    ids=["slow", "fast"],
+)
+def test_flat_policies_on_the_chain_come_to_what_they_do_in_another_order(on_chain, rate, arms):
+    names, how = ("history", "gae_lambda", "discount", "entropy"), replace(FLAT_ON_CHAIN, learning_rate=rate)
+    stack, running = chain.flat_policies([dict(zip(names, arm, strict=True)) for arm in arms.values()], FOUR, how)
+    found = [chain.flat_policy_value(stack).float() for _ in flat.train(stack, running, how, every=5)]
     for learner, returns in zip(arms, stack.by_setting(torch.stack(found, dim=1)), strict=True):
         torch.testing.assert_close(on_chain.returns[learner], returns, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize(("learner", "history"), [(chain.FLAT_Q, False), (chain.FLAT_Q_HISTORY, True)])
-def test_tables_on_the_chain_come_to_what_they_do_alone(on_chain, learner, history):
-    (found,) = chain.q_learning([chain.QLearning(history)], FOUR, 15_360, 4)
+@pytest.mark.parametrize(
+    ("learner", "settings"),
+    [
+        (chain.FLAT_Q, {}), (chain.FLAT_Q_HISTORY, {"history": True}),
+        (chain.FLAT_Q_STOPS, {"epsilon": 0.0, "exploration_fraction": 0.5}),
+    ],
+)  # fmt: skip
+def test_tables_on_the_chain_come_to_what_they_do_alone(on_chain, learner, settings):
+    (found,) = chain.q_learning([chain.QLearning(**settings)], FOUR, 15_360, 4)
     torch.testing.assert_close(on_chain.returns[learner], found.float(), rtol=0, atol=1e-6)
+
+
+def test_exploration_falls_as_it_is_told(monkeypatch):
+    """From 1 to the last epsilon, over the part of the rounds that is named, of each table by itself."""
+    seen, rule = [], Chooser.epsilon_greedy
+    monkeypatch.setattr(Chooser, "epsilon_greedy", lambda c, v, epsilon: seen.append(epsilon) or rule(c, v, epsilon))
+    arms = [chain.QLearning(epsilon=0.2), chain.QLearning(epsilon=0.0, exploration_fraction=0.5)]
+    chain.q_learning(arms, SMALL, 80, 1)
+    whole, half = torch.stack(seen).squeeze(2)[:, :: len(SMALL)].T.tolist()  # (20 rounds, 2 tables)
+    assert whole == pytest.approx([1 - 0.8 * k / 20 for k in range(1, 21)])
+    assert half == pytest.approx([max(0.0, 1 - k / 10) for k in range(1, 21)])
+
+
+def test_a_history_that_no_model_sees_has_its_place_all_the_same():
+    chances = Chooser(1, 0)
+    blind, mixed = (chain.ChainSessions(history, 3, chances) for history in ((False,), (False, True)))
+
+    def right(seen):
+        return {"chain": Acted(torch.ones(seen["chain"].shape[:2], dtype=torch.long))}
+
+    for running, models in ((blind, 1), (mixed, 2)):
+        rollout = running.collect(right, 60)["chain"]
+        for seen in (rollout.observations, rollout.next_observations):
+            assert seen.shape == (60, models, 3, 7)
+            assert bool((seen[:, 0, :, 6] == 0).all())
+            assert bool((seen[..., :6].sum(-1) == 1).all())
+    assert bool((rollout.next_observations[:, 1, :, 6] == 1).any())
 
 
 # How both levels learn.
@@ -991,24 +1032,29 @@ def test_scores_of_flat_policies_are_those_of_their_settings(monkeypatch):
 
 
 def test_scores_of_tables_are_those_of_their_settings(monkeypatch):
-    """Once learned anew, and once with returns from which the table can be told."""
+    """Once learned anew in another order, and once with returns from which the table can be told."""
     monkeypatch.setattr(choosing, "FLAT_TRAINING", replace(TINY, sessions=64))
-    found, learn = choosing.score_tables((0.9, 1.0), (0.0, 0.3), SMALL), chain.q_learning
-    keys = list(itertools.product((True, False), (1.0, 0.9), (0.3, 0.0)))
-    tables = [chain.QLearning(history, epsilon, discount) for history, discount, epsilon in keys]
-    assert set(found) == set(keys)
-    for key, points in zip(keys, learn(tables, SMALL, 20 * 64 * 8, 4), strict=True):
-        torch.testing.assert_close(found[key], late_by_hand(points))
+    tried, learn = ((0.9, 1.0), (0.0, 0.3), (0.5, 1.0)), chain.q_learning
+    found = choosing.score_tables(*tried, SMALL)
+    tables = [
+        chain.QLearning(history=history, discount=discount, epsilon=epsilon, exploration_fraction=fraction)
+        for history, discount, epsilon, fraction in itertools.product((True, False), *(each[::-1] for each in tried))
+    ]
+    assert set(found) == set(tables)
+    for table, points in zip(tables, learn(tables, SMALL, 20 * 64 * 8, 4), strict=True):
+        torch.testing.assert_close(found[table], late_by_hand(points))
+
+    def number_of(arm):
+        return 100.0 * arm.history + 10 * arm.discount + arm.epsilon + 1000 * arm.exploration_fraction
 
     def told_apart(arms, seeds, steps, points):
         assert (steps, points) == (20 * 64 * 8, 4)
-        number = torch.tensor([[100.0 * arm.history + 10 * arm.discount + arm.epsilon] for arm in arms])
+        number = torch.tensor([[number_of(arm)] for arm in arms])
         return (number + torch.tensor([[0.2, 0.4]]))[..., None] + torch.tensor([9.0, 7.0, 0.0, 1.0])
 
     monkeypatch.setattr(choosing, "q_learning", told_apart)
-    for (history, discount, epsilon), returns in choosing.score_tables((0.9, 1.0), (0.0, 0.3), SMALL).items():
-        number = 100.0 * history + 10 * discount + epsilon + 0.5
-        assert returns.tolist() == pytest.approx([number + 0.2, number + 0.4])
+    for arm, returns in choosing.score_tables(*tried, SMALL).items():
+        assert returns.tolist() == pytest.approx([number_of(arm) + 0.7, number_of(arm) + 0.9])
 
 
 def test_scores_of_rates_are_what_arms_earn_with_users_of_group_1(monkeypatch):
@@ -1043,30 +1089,29 @@ def flat_scores():
 
 
 @SLOW
-@pytest.mark.parametrize("learner", [chain.WAITS, chain.SEES_HISTORY])
-def test_flat_policies_have_settings_near_the_best_of_those_tried(flat_scores, learner):
-    """Among those with as much of the history."""
-    arm, how = chain.FLAT_ARMS[learner], chain.FLAT_TRAINING
-    mine = (arm["history"] > 0, arm["discount"], arm["gae_lambda"], how.entropy, how.learning_rate)
-    means = {key: float(returns.mean()) for key, returns in flat_scores.items() if key[0] == mine[0]}
-    assert len(means) == 16
-    assert means[mine] > max(means.values()) - 0.03, means
-
-
-@SLOW
-def test_whoever_bootstraps_without_the_history_stays_behind_at_any_setting_tried(flat_scores):
-    best = max(float(returns.mean()) for key, returns in flat_scores.items() if not key[0] and key[2] == 0.5)
-    assert 0.1 < best < 0.15
+@pytest.mark.parametrize(("learner", "tried"), [(chain.BOOTSTRAPS, 8), (chain.WAITS, 8), (chain.SEES_HISTORY, 16)])
+def test_flat_policies_have_settings_near_the_best_of_those_tried(flat_scores, learner, tried):
+    """Among those with as much of the history, and without it the same lambda."""
+    arm = chain.FLAT_ARMS[learner]
+    history = arm["history"] > 0
+    mine = (history, arm["discount"], arm["gae_lambda"], arm["entropy"], arm["learning_rate"])
+    alike = {k: float(v.mean()) for k, v in flat_scores.items() if k[0] == history and (history or k[2] == mine[2])}
+    assert len(alike) == tried
+    assert alike[mine] > max(alike.values()) - 0.03, alike
 
 
 @SLOW
 def test_tables_have_settings_near_the_best_of_those_tried():
-    scores = choosing.score_tables()
-    for table in chain.TABLES:
-        assert (table.discount, table.epsilon) == (1.0, 0.05)
-        means = {key: float(returns.mean()) for key, returns in scores.items() if key[0] == table.history}
-        assert len(means) == 8
-        assert means[table.history, table.discount, table.epsilon] > max(means.values()) - 0.02, means
+    """Of those that see the place alone it is the one that stops exploring; the plain one is far from it."""
+    scores = {table: float(returns.mean()) for table, returns in choosing.score_tables().items()}
+    assert len(scores) == 64
+    for learner in (chain.FLAT_Q_STOPS, chain.FLAT_Q_HISTORY):
+        mine = chain.TABLES[learner]
+        assert scores[mine] > max(v for table, v in scores.items() if table.history == mine.history) - 0.02, scores
+    assert scores[chain.TABLES[chain.FLAT_Q]] < scores[chain.TABLES[chain.FLAT_Q_STOPS]] - 0.05
+    plain, history = chain.TABLES[chain.FLAT_Q], chain.TABLES[chain.FLAT_Q_HISTORY]
+    assert history == replace(plain, history=True)  # they differ in what they see
+    assert scores[replace(history, exploration_fraction=0.5)] < 0.1  # which has to explore for long
 
 
 @SLOW
@@ -1078,6 +1123,14 @@ def test_arms_of_sessions_have_a_rate_near_the_best_of_those_tried(clicks):
         assert len(means) == 5
         how = sessions.TRAINING if arm == sessions.TWO_LEVELS else sessions.FLAT_TRAINING
         assert means[how.learning_rate] > max(means.values()) - 0.06, (arm, means)
+
+
+@SLOW
+def test_on_seeds_that_were_looked_at_once_two_levels_lead_by_what_the_notebook_says():
+    found = sessions.compare(arms=(sessions.TWO_LEVELS, sessions.FLAT), seeds=tuple(range(300, 324)), every=100)
+    mean, low, _ = t_interval(found.lead(sessions.TWO_LEVELS, sessions.FLAT))
+    assert mean == pytest.approx(0.18, abs=0.05)
+    assert low > 0
 
 
 @SLOW

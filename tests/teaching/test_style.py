@@ -153,6 +153,16 @@ def test_points_show_every_seed_and_the_interval():
     assert [text.get_text() for text in axis.get_xticklabels()] == ["without", "with"]
 
 
+def test_without_lines_between_them_the_points_are_the_same():
+    pairs, (joined, apart) = VALUES[:, :2], (style.new_figure().subplots() for _ in range(2))
+    style.points_with_interval(joined, ["without", "with"], pairs)
+    style.points_with_interval(apart, ["without", "with"], pairs, joined=False)
+    kept = [line.get_xydata().tolist() for line in apart.lines]
+    assert [line.get_xydata().tolist() for line in joined.lines[len(pairs) :]] == kept
+    assert {x for line in kept for x, _ in line} == {0.0, 1.0}
+    assert all(len({x for x, _ in line}) == 1 for line in kept)  # no line goes from one group to the other
+
+
 def test_a_group_may_lack_seeds_if_that_is_said():
     axis, pairs = style.new_figure().subplots(), VALUES[:, :2].copy()
     pairs[5:, 1] = np.nan

@@ -6,6 +6,7 @@ from recmtl_lessons.lessons.hierarchical.chain import (
     BOOTSTRAPS,
     FLAT_Q,
     FLAT_Q_HISTORY,
+    FLAT_Q_STOPS,
     NO_GRADIENT,
     SEES_HISTORY,
     TWO_GOALS,

@@ -21,7 +21,7 @@ from recmtl_lessons.lessons.hierarchical.learning import (
 )
 from recmtl_lessons.lessons.policy import learning as flat
 from recmtl_lessons.models import HierarchicalMultiTaskRL, MultiTaskPolicyNetwork
-from recmtl_lessons.training import Actors, Chooser, Rollout, Stack, concurrently, stack_steps
+from recmtl_lessons.training import Actors, Chooser, Rollout, Stack, concurrently, concurrently_for, stack_steps
 
 EVERY = 5  # updates between two points of a curve
 TRAINING = Training(
@@ -29,17 +29,16 @@ TRAINING = Training(
     gae_lambda=0.5,
 )  # fmt: skip
 
-# What suits best whoever does not bootstrap, see `score_flat_policies`.
-FLAT_TRAINING = replace(
-    TRAINING, sessions=32, steps=16, learning_rate=5e-3, entropy=0.0
-)  # fmt: skip
+FLAT_TRAINING = replace(TRAINING, sessions=32, steps=16)
 BOOTSTRAPS, WAITS, SEES_HISTORY = "flat policy, λ = 0.5", "flat policy, λ = 1", "flat policy that sees the history"
+# Each with what suits it about best of all that `score_flat_policies` tries.
 FLAT_ARMS = {
-    BOOTSTRAPS: {"discount": 0.99, "gae_lambda": 0.5, "history": 0.0},
-    WAITS: {"discount": 0.99, "gae_lambda": 1.0, "history": 0.0},
-    SEES_HISTORY: {"discount": 0.9, "gae_lambda": 0.5, "history": 1.0},
+    BOOTSTRAPS: {"history": 0.0, "discount": 0.99, "gae_lambda": 0.5, "entropy": 0.05, "learning_rate": 1e-2},
+    WAITS: {"history": 0.0, "discount": 0.99, "gae_lambda": 1.0, "entropy": 0.0, "learning_rate": 5e-3},
+    SEES_HISTORY: {"history": 1.0, "discount": 0.9, "gae_lambda": 0.5, "entropy": 0.0, "learning_rate": 5e-3},
 }
 FLAT_Q, FLAT_Q_HISTORY = "flat Q-learning", "flat Q-learning that sees the history"
+FLAT_Q_STOPS = "flat Q-learning that stops exploring half way"
 TWO_GOALS, NO_GRADIENT = "one goal followed, another recorded", "controllers without gradient"
 
 
@@ -117,7 +116,7 @@ class ChainSessions:
     Parameters
     ----------
     history : sequence of bool
-        One a model: whether it sees that s6 was visited. At least one does; the others see a 0 in its place.
+        One a model: whether it sees that s6 was visited. The others see a 0 in its place.
     per_model : int
     chances : Chooser
     """
@@ -132,11 +131,18 @@ class ChainSessions:
         return {"chain": stack_steps([self._step(choose) for _ in range(steps)])}
 
     def _step(self, choose: Callable) -> Rollout:
-        seen = self.chains.observations
+        seen = self._with_history(self.chains.observations)
         acted = choose({"chain": seen})["chain"]
         led_to, reward, terminated, _ = self.chains.step(acted.action, self.chances.uniform(acted.action.float()))
         never = torch.zeros_like(terminated)
-        return Rollout(seen, acted.action, reward, led_to, terminated, never, never, acted.kept)
+        return Rollout(
+            seen, acted.action, reward, self._with_history(led_to), terminated, never, never, acted.kept
+        )  # fmt: skip
+
+    @staticmethod
+    def _with_history(seen: Tensor) -> Tensor:
+        """A place for the history, where no model of the chains sees it: (M, B, 6 or 7) -> (M, B, 7)."""
+        return torch.nn.functional.pad(seen, (0, LENGTH + 1 - seen.shape[-1]))
 
 
 def flat_policy_on_chain() -> MultiTaskPolicyNetwork:
@@ -145,7 +151,7 @@ def flat_policy_on_chain() -> MultiTaskPolicyNetwork:
 
 
 def flat_policies(arms: Sequence[dict], seeds: Sequence[int], how: Training) -> tuple[Stack, ChainSessions]:
-    """Untrained policies on the chain, for arms like `FLAT_ARMS`; at least one sees the history."""
+    """Untrained policies on the chain, for arms like `FLAT_ARMS`; the learning rate is that of ``how``."""
     stack = Actors(flat_policy_on_chain, arms, seeds, how.learning_rate, clip=0.5)
     return stack, ChainSessions(stack.setting("history") > 0, how.sessions, Chooser(len(seeds), seeds[0]))
 
@@ -170,15 +176,23 @@ class QLearning:
         Whether its table has rows of their own for the time after s6 was visited.
     epsilon : float
         Exploration falls evenly from 1 to this.
+    exploration_fraction : float
+        Part of the training over which it falls.
     discount : float
     """
 
     history: bool = False
     epsilon: float = 0.05
+    exploration_fraction: float = 1.0
     discount: float = 1.0
 
 
-TABLES = (QLearning(), QLearning(history=True))  # without the history, and with it
+# The plain table, the same one with the history, for which this is best, and what is best without: see `score_tables`.
+TABLES = {
+    FLAT_Q: QLearning(),
+    FLAT_Q_HISTORY: QLearning(history=True),
+    FLAT_Q_STOPS: QLearning(epsilon=0.0, exploration_fraction=0.5),
+}
 RATE, EPISODES = 0.1, 4  # how far an entry moves towards its target; episodes that a table runs side by side
 
 
@@ -204,9 +218,10 @@ def q_learning(arms: Sequence[QLearning], seeds: Sequence[int], steps: int, poin
     models, chances, rounds = len(arms) * len(seeds), Chooser(len(seeds), seeds[0]), steps // EPISODES
     if not 1 <= points <= rounds:
         raise ValueError(f"points: got {points}, expected 1 to {rounds}, the number of rounds")
-    history, last, discount = (
+    fields = ((arm.history, arm.epsilon, arm.exploration_fraction, arm.discount) for arm in arms)
+    history, last, fraction, discount = (
         torch.tensor(values).repeat_interleave(len(seeds))[:, None]  # (M, 1)
-        for values in zip(*((arm.history, arm.epsilon, arm.discount) for arm in arms), strict=True)
+        for values in zip(*fields, strict=True)
     )
     chains, table = Chains(models, EPISODES), torch.zeros(models, 2 * LENGTH, 2)
     found = []
@@ -215,7 +230,8 @@ def q_learning(arms: Sequence[QLearning], seeds: Sequence[int], steps: int, poin
         row = 2 * chains.state.position + (visited & history).long()  # (M, B)
         values = table.gather(1, row[..., None].expand(-1, -1, 2))  # (M, B, 2)
         ties = 1e-6 * chances.uniform(values)
-        action = chances.epsilon_greedy(values + ties, 1 - (1 - last) * k / rounds)
+        explored = (k / (rounds * fraction)).clamp(max=1)  # (M, 1), of the way from 1 to the last epsilon
+        action = chances.epsilon_greedy(values + ties, 1 - (1 - last) * explored)
         _, reward, terminated, position = chains.step(action, chances.uniform(action.float()))
         after = 2 * position + ((visited | (position == LENGTH - 1)) & history).long()
         ahead = table.gather(1, after[..., None].expand(-1, -1, 2)).amax(-1)
@@ -274,7 +290,7 @@ def second_half(returns: Tensor) -> Tensor:
 def compare_on_chain(
     seeds: tuple[int, ...] = MORE_SEEDS, how: Training = TRAINING, flat_how: Training = FLAT_TRAINING
 ) -> ChainComparison:
-    """Train two levels, flat policies and tables on as many steps, the flat ones with and without the history.
+    """Train two levels, flat policies and tables on as many steps, flat ones with and without the history.
 
     And two levels with two mistakes, the first on three quarters of the seeds, the second on the last quarter.
 
@@ -289,12 +305,12 @@ def compare_on_chain(
         raise ValueError(f"flat_how: got {flat_how.environment_steps:,} steps, expected {how.environment_steps:,}")
     (updates, (right, wrong)), policies, tables = concurrently(
         lambda: train_two_levels(seeds, how, mistakes=True),
-        lambda: train_flat_policies(list(FLAT_ARMS.values()), seeds, flat_how),
-        lambda: q_learning(TABLES, seeds, how.environment_steps, math.ceil(how.updates / EVERY)),
+        lambda: train_flat_arms(seeds, flat_how),
+        lambda: q_learning(list(TABLES.values()), seeds, how.environment_steps, math.ceil(how.updates / EVERY)),
     )
     quarter = len(seeds) // 4
     returns = {TWO_LEVELS: right, TWO_GOALS: wrong[:-quarter], NO_GRADIENT: wrong[-quarter:]}
-    returns |= dict(zip(FLAT_ARMS, policies, strict=True)) | dict(zip((FLAT_Q, FLAT_Q_HISTORY), tables, strict=True))
+    returns |= policies | dict(zip(TABLES, tables, strict=True))
     steps = torch.tensor(updates) * how.sessions * how.steps
     return ChainComparison(steps, {name: values.float() for name, values in returns.items()})
 
@@ -317,6 +333,18 @@ def train_two_levels(seeds: tuple[int, ...], how: Training, mistakes: bool = Fal
         partial(two_levels_value, stack),
     )  # fmt: skip
     return updates, stack.by_setting(found)
+
+
+def train_flat_arms(seeds: Sequence[int], how: Training) -> dict[str, Tensor]:
+    """The policies of `FLAT_ARMS`, those of one learning rate together: {learner: Tensor (S, points)}."""
+
+    def learn(rate: float) -> dict[str, Tensor]:
+        arms = {name: arm for name, arm in FLAT_ARMS.items() if arm["learning_rate"] == rate}
+        found = train_flat_policies(list(arms.values()), seeds, replace(how, learning_rate=rate))
+        return dict(zip(arms, found, strict=True))
+
+    by_rate = concurrently_for(sorted({arm["learning_rate"] for arm in FLAT_ARMS.values()}), learn)
+    return {name: by_rate[arm["learning_rate"]][name] for name, arm in FLAT_ARMS.items()}
 
 
 def train_flat_policies(arms: Sequence[dict], seeds: Sequence[int], how: Training) -> Tensor:

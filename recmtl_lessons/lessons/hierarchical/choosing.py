@@ -10,7 +10,7 @@ from recmtl_lessons.lessons._seeds import DESIGN_SEEDS
 from recmtl_lessons.lessons.hierarchical.chain import (
     EVERY,
     FLAT_TRAINING,
-    TABLES,
+    QLearning,
     q_learning,
     second_half,
     train_flat_policies,
@@ -49,13 +49,16 @@ def score_flat_policies(
 def score_tables(
     discounts: Sequence[float] = (0.99, 1.0),
     epsilons: Sequence[float] = (0.0, 0.02, 0.05, 0.1),
+    fractions: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
     seeds: Sequence[int] = DESIGN_SEEDS,
-) -> dict[tuple[bool, float, float], Tensor]:
-    """The same for tables, {(history, discount, epsilon): Tensor (S,)}."""
-    arms = [replace(table, discount=d, epsilon=e) for table, d, e in product(TABLES, discounts, epsilons)]
+) -> dict[QLearning, Tensor]:
+    """The same for tables, with the history and without, {settings: Tensor (S,)}."""
+    arms = [
+        QLearning(history, epsilon, fraction, discount)
+        for history, epsilon, fraction, discount in product((False, True), epsilons, fractions, discounts)
+    ]
     found = q_learning(arms, seeds, FLAT_TRAINING.environment_steps, FLAT_TRAINING.updates // EVERY)
-    kinds = [(arm.history, arm.discount, arm.epsilon) for arm in arms]
-    return dict(zip(kinds, second_half(found), strict=True))
+    return dict(zip(arms, second_half(found), strict=True))
 
 
 def score_rates(

@@ -202,7 +202,9 @@ def train(
 def prepared(stack: Stack, walked: Walked, gae_lambda: float) -> dict[str, Tensor]:
     """What both losses need of a rollout, with time and episodes in one dimension: (M, T * B, ...).
 
-    A goal counts in the row in which it ends: there all that it was paid is known, in earlier rollouts too.
+    A goal counts in the row in which it ends: there all that it was paid is known, in earlier rollouts too. The price:
+    its log-probability may be some rollouts old, so that PPO's ratio is not 1 to begin with; the first rollouts hold
+    only goals that ended early, failures mostly; and goals that still run at the end of a training teach nothing.
     """
     scale = 1 - DISCOUNT
     value, after = (_values(stack, s) for s in (walked.chosen_in, walked.led_to))

@@ -9,6 +9,7 @@ from recmtl_lessons.lessons.hierarchical.chain import (
     BOOTSTRAPS,
     FLAT_Q,
     FLAT_Q_HISTORY,
+    FLAT_Q_STOPS,
     NO_GRADIENT,
     SEES_HISTORY,
     TWO_GOALS,
@@ -84,30 +85,31 @@ def draw_chain_itself(figure) -> None:
 # The chain.
 
 _ON_CHAIN = {
-    TWO_LEVELS: ("two\nlevels", "green", "o", "-"),
-    FLAT_Q: ("flat Q", "vermillion", "s", "--"),
-    BOOTSTRAPS: ("policy,\nλ = 0.5", "orange", "^", "-."),
-    WAITS: ("policy,\nλ = 1", "black", "D", (0, (3, 1, 1, 1))),
-    SEES_HISTORY: ("policy,\nhistory", "purple", "v", (0, (5, 1))),
-    FLAT_Q_HISTORY: ("Q,\nhistory", "blue", "P", ":"),
+    TWO_LEVELS: ("two\nlevels", "green"),
+    FLAT_Q: ("flat Q", "vermillion"),
+    FLAT_Q_STOPS: ("flat Q,\nstops", "sky"),
+    FLAT_Q_HISTORY: ("flat Q,\nhistory", "blue"),
+    BOOTSTRAPS: ("policy,\nλ = 0.5", "orange"),
+    WAITS: ("policy,\nλ = 1", "black"),
+    SEES_HISTORY: ("policy,\nhistory", "purple"),
 }
 
 
 def draw_chain(result: ChainComparison, figure) -> None:
-    """Draw what all learners earn on the chain, against the exact optimum."""
-    curves, late = style.panels(figure, 2, (1.0, 1.15))
-    for learner, (_, *look) in _ON_CHAIN.items():
-        _mean(curves, result.steps / 1000, result.returns[learner], learner, *look)
+    """Left: two levels and flat Q-learning on the way. Right: what all learners earn in the second half of it."""
+    curves, late = style.panels(figure, 2, (1.0, 1.25))
+    for learner, look in ((TWO_LEVELS, ("o", "-")), (FLAT_Q, ("s", "--"))):
+        style.band(curves, result.steps / 1000, result.returns[learner], learner, _ON_CHAIN[learner][1], *look)
     _optimum(curves)
-    curves.set(xlabel="thousand steps", ylabel="exact return", title="Mean of the seeds", ylim=(-0.005, 0.245))
+    curves.set(xlabel="thousand steps", ylabel="exact return", title="Seeing the place alone", ylim=(-0.005, 0.245))
     curves.set(xlim=(0, 1.03 * float(result.steps[-1]) / 1000))
-    names, colours, *_ = zip(*_ON_CHAIN.values(), strict=True)
+    names, colours = zip(*_ON_CHAIN.values(), strict=True)
     values = torch.stack([result.late(learner) for learner in _ON_CHAIN], dim=1)
-    style.points_with_interval(late, names, values, colours)
+    style.points_with_interval(late, names, values, colours, joined=False)
     _optimum(late)
-    late.set(ylim=(-0.005, 0.245), title="Second half, seed by seed")
+    late.set(ylim=(-0.005, 0.245), title="All seven: mean of the second half")
     late.tick_params(axis="x", labelsize=12)
-    _legend_below(figure, curves, 3)
+    _legend_below(figure, curves, 2)
 
 
 def draw_mistakes(result: ChainComparison, figure) -> None:

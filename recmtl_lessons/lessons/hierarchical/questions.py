@@ -16,14 +16,16 @@ prediction = Predict(
     LESSON,
     "predict",
     "Q-learning keeps a table with one value for each state and action, here 6 times 2 numbers. It sees where it is "
-    "now, and takes 25,600 steps. The best possible return is 0.208. What do its tables earn in the second half of it?",
+    "now, and takes 25,600 steps; at first all actions are drawn by chance, in the end one in twenty. Twelve such "
+    "tables are judged every now and then. What do they earn, on average over the second half of the training? (The "
+    "best is 0.208.)",
     {
         "0.208: with twelve numbers and so many steps, every table is right": "If what it sees were all that matters, "
         "yes. But the end pays 1 or 0.01 by where one has been, and that is not in the table.",
         "About 0.2, a little less because it explores now and then": "The tables are judged without exploring. What "
         "keeps them low is not chance, but that their numbers stand for two different things.",
-        "About 0.1: they flip to and fro, and are wrong about as often as right": "Going left from s2 is worth 1 "
-        "after a visit to s6, 0.01 before. The table holds one number for both, and which one depends on what it does.",
+        "About 0.1: they flip to and fro until the end is near": "Going left from s2 is worth 1 after a visit to s6, "
+        "0.01 before. The table holds one number for both, and which one depends on what it does.",
         "0: the steps to the right never work often enough to arrive": "Whoever always goes right arrives in one "
         "episode of five. And going left pays 0.01 at least.",
     },
@@ -51,10 +53,13 @@ def _check_target(answer: Callable) -> Outcome:
     got, got_over, k = float(got), float(got_over), len(rewards)
     paid = float((discount ** torch.arange(k) * rewards).sum())
     mistakes = (
-        (rewards.sum() + discount**k * value, "You add up the rewards undiscounted, as Kulkarni et al. do. Here each "
-         "step counts a factor of γ less, so that long goals do not look better than they are."),
+        (rewards.sum() + discount**k * value, "You add up the rewards undiscounted. Here each step counts a "
+         "factor of γ less, so that long goals do not look better than they are."),
         (paid + discount * value, "A goal of four steps brought you to that value four steps later, not one: γ to the "
          "power of k."),
+        (rewards.sum() + discount * value, "You add up the rewards undiscounted and discount the value once: the "
+         "target of Kulkarni et al. Here each step counts a factor of γ less, so that long goals do not look better "
+         "than they are."),
         (paid + value, "The value behind the goal lies in the future: discount it, by γ to the power of k."),
         (paid + discount ** (k - 1) * value, "One power too few: the last reward counts γ to the power of k − 1, and "
          "what follows it k."),
@@ -98,7 +103,8 @@ exercise_target = Exercise(
            "power of k, and at an end not at all."],
     solution=_goal_return,
     wrong_answers={
-        "undiscounted": (lambda r, v, t, g: r.sum() + g ** len(r) * v * ~t, "undiscounted"),
+        "undiscounted": (lambda r, v, t, g: r.sum() + g ** len(r) * v * ~t, "undiscounted. Here"),
+        "as in the paper": (lambda r, v, t, g: r.sum() + g * v * ~t, "target of Kulkarni"),
         "one power": (lambda r, v, t, g: _goal_return(r, 0 * v, t, g) + g * v * ~t, "four steps later"),
         "no power": (lambda r, v, t, g: _goal_return(r, 0 * v, t, g) + v * ~t, "discount it"),
         "a power too few": (lambda r, v, t, g: _goal_return(r, 0 * v, t, g) + g ** (len(r) - 1) * v * ~t, "too few"),
@@ -222,8 +228,8 @@ exercise_progress = Exercise(
     task="A reward of n is paid for the n-th click in one category, and the count goes back to 0; a click elsewhere "
     "makes it begin anew as well. "
     "`before` and `after` (rows, categories) are the clicks counted before and after a step, `paid` (rows,) the reward "
-    "that the step brought for the goal, `goal` (rows,) its category. Return the intrinsic reward (rows,): progress "
-    "towards the goal.",
+    "that the step brought for the goal, `goal` (rows,) its category. Return the intrinsic reward (rows,), the "
+    "progress: 1 for a click in the goal's category, less the clicks there that a click elsewhere undid.",
     check=_check_progress,
     hints=["After minus before, in the goal's category alone.", "When a reward is paid the count goes back to 0, and "
            "yet nothing is lost."],
@@ -258,11 +264,12 @@ step by step, and behind them the discounted value of the state that the goal le
 semi-Markov decision. It learns from the steps in which a goal was chosen, and from no other, and it must learn from the
 goal that was really followed.
 
-When does it help? On the six-state chain, what the end pays depends on where one has been. A flat table has one number
-for two different situations, flips to and fro, and earned about four tenths of the possible 0.208 in the second
-half of its training. Two levels, seeing no
-more, came near it: a goal is also a memory, since while one still walks to s6 one has not been there. So did a table
-that saw the history, and a flat policy that did not bootstrap. In sessions where eight clicks in one category bring
+When does it help? On the six-state chain, what the end pays depends on where one has been. A flat table that sees the
+place alone has one number for two different situations; all its numbers tend to the same, so that it flips to and fro
+as long as it explores, and it earned about four tenths of the possible 0.208 in the second half of its training. Two
+levels, seeing no more, came near it: a goal is also a memory, since while one still walks to s6 one has not been there.
+So did a table that saw the history, one that stopped exploring half way, and a flat policy that bootstrapped less. In
+sessions where eight clicks in one category bring
 one reward, two levels earned more than a flat policy from equally few steps, and more than with goals drawn by chance;
 where every click pays, they were behind.
 
@@ -290,12 +297,12 @@ def study_question(evidence_from: Explorer) -> StudyQuestion:
                 {
                     "From all five: in each of them its goal was followed": "In four of them it decided nothing. "
                     "Counting them would make long goals weigh more than short ones.",
-                    "From the first: there it chose, and the five rewards are its return": "One decision, one row: "
+                    "From the first: there it chose, and what followed is its return": "One decision, one row: "
                     "the rewards of all five steps, and the value behind them, belong to it.",
                     "From the last: only there is it known how the goal went": "What is learned is the choice, in the "
                     "state in which it was made. How it went is the return.",
                 },
-                "From the first: there it chose, and the five rewards are its return",
+                "From the first: there it chose, and what followed is its return",
             ),
             Quiz(
                 LESSON,

@@ -207,7 +207,10 @@ class Comparison:
 
     @cached_property
     def best(self) -> Tensor:
-        """What is possible for whoever knows the tastes, (S,), with the first ten users of each seed."""
+        """What is possible for whoever knows the tastes, (S,): for the first ten users of each seed, without an end.
+
+        Arms are judged with all users, and over `HORIZON` steps: this is where the ceiling lies, not an exact bound.
+        """
         return best_returns([users[:10] for users in self.judged], settings_of(self.clicks_needed))
 
 
