@@ -1,6 +1,7 @@
 """The seeds of all lessons."""
 
-#: What claims rest on. No lesson was made, and no setting chosen, on these.
+#: What claims rest on. Lessons are made, and settings chosen, on others; where a lesson was changed after these had
+#: spoken, it says so.
 SEEDS = tuple(range(100, 108))
 #: The same and four more, where runs differ widely.
 MORE_SEEDS = tuple(range(100, 112))

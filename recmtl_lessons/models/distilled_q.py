@@ -395,7 +395,7 @@ def distillation_loss(
 
     Summed over actions, the mean over the batch. The gradient of the divergence falls as :math:`1/T^2`, so that the
     factor keeps it of one size (Hinton et al. 2015, section 2); as T grows, L becomes half the mean square, over states
-    and actions, of the difference in Q/s, each with its state's mean taken out. As T falls below 1 only the teacher's
+    and actions, of the difference in Q/s, each with its state's mean taken out. As T goes to 0 only the teacher's
     best action counts (Rusu et al. 2016, section 3). Q-values are no logits, and have the reward's unit: s takes it
     out. It is the same for both, so that a student with its teacher's Q-values has no loss.
 

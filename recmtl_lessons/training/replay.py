@@ -204,7 +204,7 @@ class PrioritisedReplayBuffer(ReplayBuffer):
         self._priorities: Tensor | None = None  # (stacks, capacity); 0 where nothing stands yet
 
     def add(self, **fields: Tensor) -> None:
-        """Keep n steps of every model, each with its model's highest priority so far; as `ReplayBuffer.add`."""
+        """Keep n steps of every model, as `ReplayBuffer.add`; each gets the highest priority of its model's steps."""
         places = self._write(fields)
         if self._priorities is None:
             self._priorities = torch.zeros(self.stacks, self.capacity, device=self._device)

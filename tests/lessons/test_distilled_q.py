@@ -31,6 +31,7 @@ from recmtl_lessons.models.distilled_q import (
     q_loss,
     q_value_scale,
 )
+from recmtl_lessons.teaching.claim import t_interval
 from recmtl_lessons.teaching.style import new_figure
 from recmtl_lessons.training import Actors
 from recmtl_lessons.training.rollouts import Acted, returns_of
@@ -768,6 +769,13 @@ def test_silent_units_are_counted(taught):
     found = choosing.silent_units(network, taught, 1)
     assert found.tolist() == pytest.approx(expected)
     assert 10 / 40 <= float(found[1]) < 1
+
+
+@SLOW
+def test_on_seeds_that_were_looked_at_once_the_student_keeps_what_the_notebook_says():
+    mean, low, _ = t_interval(experiments.compare(experiments.school(range(300, 308))).student)
+    assert mean == pytest.approx(1.09, abs=0.05)
+    assert low > 0.95
 
 
 @SLOW

@@ -59,7 +59,7 @@ SHOP = Crowd(_shop_users)
 
 
 class Teachers(nn.Module):
-    """A Q-network for each task, a plain one that knows nothing of the others."""
+    """A Q-network for each task, a plain one that knows nothing of the others, but for the clipping of gradients."""
 
     def __init__(self, hidden: Sequence[int] = TEACHERS_HIDDEN):
         super().__init__()

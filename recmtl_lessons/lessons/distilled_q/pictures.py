@@ -86,7 +86,7 @@ def draw_temperatures(result: ByTemperature, figure) -> None:
 def draw_attention(weights: Tensor, kept: dict[str, Tensor], figure) -> None:
     """Left: mean attention of the first seed's student. Right: what students keep when their weights are replaced."""
     left, right = style.panels(figure, 2, (1.0, 1.5))
-    _matrix(left, weights[0].mean(0), "Who looks at whom")
+    _matrix(left, weights[0].mean(0), "Who looks at whom", reach=2 / 3)  # nothing here is far from a third
     labels = [name.replace(" ", "\n").replace("a\n", "a ") for name in kept]
     style.points_with_interval(
         right, labels, 100 * torch.stack(list(kept.values()), dim=1), ("green", "sky", "vermillion")
@@ -200,12 +200,13 @@ def draw_looking(result: Looking, figure) -> None:
     """Left: what is seen. Middle: attention in this state. Right: how far that is from its mean over many states."""
     left, middle, right = style.panels(figure, 3, (0.9, 1.0, 1.0))
     layout = layout_of(len(result.state), len(_SHOWN))
-    lately, gone = result.state[layout.satiation].tolist(), float(result.state[layout.ignored])
-    left.bar([*_SHOWN, "patience\ngone"], [*lately, gone], color=style.PALETTE["blue"], width=0.6)
-    left.set(ylim=(0, 1), title=_where(result), ylabel="shown lately")
+    satiation, gone = result.state[layout.satiation].tolist(), float(result.state[layout.ignored])
+    shades = [style.PALETTE[name] for name in ("blue", "blue", "blue", "vermillion")]
+    left.bar([*_SHOWN, "patience\ngone"], [*satiation, gone], color=shades, width=0.6)
+    left.set(ylim=(0, 1), title=_where(result), ylabel="satiation, 1 is the most")
     left.grid(axis="x", visible=False)
     _matrix(middle, result.weights, "In this state")
-    _matrix(right, result.weights - result.usual, "Less the usual", even=0.0, reach=0.04, form="+.3f")
+    _matrix(right, result.weights - result.usual, "Minus their mean", even=0.0, reach=0.04, form="+.3f")
 
 
 def describe_looking(result: Looking) -> str:

@@ -139,8 +139,8 @@ exercise_loss = Exercise(
     level="intermediate",
     minutes=10,
     task="`student` and `teacher` (batch, actions) are Q-values. Return the distillation loss at `temperature`: T² "
-    "times the KL divergence of the student's softened policy from the teacher's. Divide Q-values by `scale` first. "
-    "The teacher is not to learn: no gradient may reach it.",
+    "times KL(teacher ‖ student) of their softened policies, summed over actions, the mean over states. Divide "
+    "Q-values by `scale` first. The teacher is not to learn: no gradient may reach it.",
     check=_check_loss,
     hints=[
         "KL(p ‖ q) is the sum over actions of p (log p − log q). Which of the two is the teacher's?",

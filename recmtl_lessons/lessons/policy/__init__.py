@@ -3,8 +3,6 @@
 from recmtl_lessons.lessons.policy.activities import LESSON
 from recmtl_lessons.lessons.policy.breaking import with_dropout, with_short_sessions
 from recmtl_lessons.lessons.policy.choosing import (
-    HALF_OF_THEM,
-    ON_HALF_OF_THEM,
     ON_OTHER_SEEDS,
     compare_again,
     score_rates,

@@ -30,7 +30,10 @@ WORLD = WORLDS["tastes and rules"]
 
 
 class WithDropout(nn.Module):
-    """The mistake: a policy whose state is dropped out on the way in, so that it is another policy at every look."""
+    """The mistake: a policy whose state is dropped out on the way in, in training: another policy at every look.
+
+    Actions are drawn in evaluation, by the whole state; what is learned from is looked up with dropout.
+    """
 
     def __init__(self, rate: float = DROPOUT):
         super().__init__()

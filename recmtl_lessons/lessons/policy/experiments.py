@@ -48,7 +48,11 @@ WORLDS = {"tastes and rules": World(1.0, 1.0), "rules alone": World(0.0, 1.0), "
 
 
 class OnePerTask(nn.Module):
-    """A network for each task that knows nothing of the others."""
+    """A network for each task that knows nothing of the others.
+
+    Only the length of a step is in common: an optimizer clips the norm of all its gradients together, in both ways to
+    build it.
+    """
 
     def __init__(self, state_dim: int, action_dims: dict[str, int], shared_dims, task_dims):
         super().__init__()

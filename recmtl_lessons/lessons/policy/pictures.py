@@ -22,13 +22,13 @@ def draw_loop(figure) -> None:
     """Draw what goes round in a session: state, policy, action, user, reward."""
     (axis,) = style.panels(figure, 1)
     blue, red, green = (style.PALETTE[name] for name in ("blue", "vermillion", "green"))
-    style.box(axis, 0.0, 2.6, 4.6, "what the system sees:\nprofile, shown lately,\nignored in a row", blue, 1.5)
+    style.box(axis, 0.0, 2.6, 4.6, "what the system sees:\nprofile, satiation,\nignored in a row", blue, 1.5)
     style.box(axis, 6.0, 2.6, 2.5, "shared\ntrunk", green, 1.5)
     for k, name in enumerate(("home: 3 actions", "search: 6 actions", "notify: 4 actions")):
         style.box(axis, 10.0, 4.6 - 1.7 * k, 3.8, name, green, 1.1)
         style.arrow(axis, (8.7, 3.35), (9.8, 5.15 - 1.7 * k), _GREY)
         style.arrow(axis, (14.0, 5.15 - 1.7 * k), (15.5, 3.35), _GREY)
-    style.box(axis, 15.7, 2.6, 4.3, "the user: tastes\n(hidden), satiation,\npatience", red, 1.5)
+    style.box(axis, 15.7, 2.6, 4.3, "the user: hidden\ntastes, satiation,\npatience", red, 1.5)
     style.arrow(axis, (4.8, 3.35), (5.8, 3.35), _GREY)
     axis.text(16.2, 4.9, "an action", ha="center", fontsize=14, color=_GREY)
     for start, end in (((17.8, 2.4), (17.8, 0.35)), ((2.3, 0.35), (2.3, 2.4))):
@@ -75,7 +75,7 @@ def _draw_seen(axis, watched: Watched, k: int) -> None:
     seen, width = watched.seen[k], len(watched.categories)
     layout = layout_of(len(seen), width)
     features = len(seen[layout.profile])
-    labels = [f"trait {j + 1}" for j in range(features)] + [f"{name}, lately" for name in watched.categories]
+    labels = [f"trait {j + 1}" for j in range(features)] + [f"satiation, {name}" for name in watched.categories]
     values = torch.cat([seen[layout.profile], seen[layout.satiation], seen[layout.ignored]])
     places = range(len(values))
     shades = [_GREY] * features + [style.PALETTE[c] for c in _CATEGORY[:width]] + [style.PALETTE["vermillion"]]
@@ -191,7 +191,8 @@ def draw_live(live: Live, figure) -> None:
         style.band(curves, live.steps / 1000, live.share[task], task, colour, marker, line)
     curves.axhline(1, color="black", lw=1.6, ls="--")
     curves.text(0.99, 1.01, "best", transform=curves.get_yaxis_transform(), ha="right", va="bottom", fontsize=12)
-    curves.axhline(0, color=_GREY, lw=1.2, ls=":")
+    curves.axhline(0, color=_GREY, lw=1.2)
+    curves.text(0.99, 0.01, "chance", transform=curves.get_yaxis_transform(), ha="right", va="bottom", fontsize=12)
     curves.set(
         xlim=(0, None), ylim=(-0.15, 1.12), xlabel="thousand steps on each task", ylabel="way from chance to best",
         title=f"Training, {len(next(iter(live.share.values())))} seeds",

@@ -159,7 +159,8 @@ exercise_returns = Exercise(
     title="An end, or only a limit",
     level="intermediate",
     minutes=15,
-    task="All arguments but the last two are tensors (T,), one row a step; several sessions stand one after another. "
+    task="All arguments but the last two are tensors (T,), one row a step, the flags of dtype bool; several sessions "
+    "stand one after another. "
     "`next_values[t]` is the value of the state that step t really reached. Return the advantages (T,): "
     "δ = reward + discount · next value − value, added up backwards with the factor discount · gae_lambda. Mind what "
     "`terminated` and `truncated` each change.",
@@ -239,7 +240,7 @@ exercise_mask = Exercise(
     level="beginner",
     minutes=5,
     task="`logits` (B, A) are a policy's, `mask` (B, A) is True where an action is allowed (what is sold out "
-    "is not). Return the log-probabilities (B, A) of the policy that never draws what is not allowed.",
+    "is not). Return the log-probabilities (B, A) of the policy that never draws what is not allowed: −inf there.",
     check=_check_mask,
     hints=["Which number's exponential is 0?", "`masked_fill` first, `log_softmax` second."],
     solution=_masked_log_probs,
@@ -315,7 +316,8 @@ exercise_ratio = Exercise(
     minutes=10,
     task="`log_prob` and `old_log_prob` (B,) are the log-probabilities of the actions taken, now and when they "
     "were taken; `advantage` (B,). Return the policy's part of PPO's loss: minus the mean of the smaller of ratio · "
-    "advantage and clipped ratio · advantage, as a tensor with its gradient.",
+    "advantage and clipped ratio · advantage, as a tensor with its gradient. The ratio is clipped to "
+    "[1 − clip, 1 + clip].",
     check=_check_ratio,
     hints=["ratio = exp(log_prob - old_log_prob).", "`ratio.clamp(1 - clip, 1 + clip)`, then `torch.minimum`."],
     solution=_clipped_loss,
