@@ -530,6 +530,6 @@ def test_comparing_again_is_the_comparison_on_other_seeds(monkeypatch):
     ids=["one for all", "one for each", "bandit"],
 )
 def test_the_learning_rate_is_near_the_best_of_those_tried(way, discount):
-    """For each arm, on users of group 1 and the seeds on which the lesson was made."""
+    """For each arm, on users of group 1 and 32 seeds, none of which a claim rests on."""
     found = {rate: float(shares.mean()) for rate, shares in choosing.score_rates(way, discount).items()}
-    assert found[experiments.TRAINING.learning_rate] > max(found.values()) - 0.04, found
+    assert found[experiments.TRAINING.learning_rate] > max(found.values()) - 0.03, found

@@ -6,7 +6,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from recmtl_lessons.lessons._seeds import DESIGN_SEEDS
 from recmtl_lessons.lessons.policy.experiments import (
     TRAINING,
     WORLDS,
@@ -50,9 +49,12 @@ def _leads(found: Comparison) -> dict[str, Tensor]:
 
 
 def score_rates(
-    build: Build, discount: float, rates: Sequence[float] = RATES, seeds: tuple[int, ...] = DESIGN_SEEDS
+    build: Build, discount: float, rates: Sequence[float] = RATES, seeds: tuple[int, ...] = tuple(range(32))
 ) -> dict[float, Tensor]:
-    """How far one way to build it comes by learning rate, with users of group 1: {rate: Tensor (S,)}."""
+    """How far one way to build it comes by learning rate, with users of group 1: {rate: Tensor (S,)}.
+
+    On 32 seeds: the means of eight differ by 0.03 from luck alone.
+    """
     world, found = WORLDS["tastes and rules"], {}
     for rate in rates:
         how = replace(TRAINING, learning_rate=rate)
