@@ -23,9 +23,9 @@ prediction = Predict(
         "0.208: with twelve numbers and so many steps, every table is right": "If what it sees were all that matters, "
         "yes. But the end pays 1 or 0.01 by where one has been, and that is not in the table.",
         "About 0.2, a little less because it explores now and then": "The tables are judged without exploring. What "
-        "keeps them low is not chance, but that their numbers stand for two different things.",
+        "keeps them low is no step by chance, but that their numbers stand for two different things.",
         "About 0.1: they flip to and fro until the end is near": "Going left from s2 is worth 1 after a visit to s6, "
-        "0.01 before. The table holds one number for both, and which one depends on what it does.",
+        "0.01 before. The table holds one number for both, their mean, and going right comes to the same.",
         "0: the steps to the right never work often enough to arrive": "Whoever always goes right arrives in one "
         "episode of five. And going left pays 0.01 at least.",
     },
@@ -266,10 +266,10 @@ goal that was really followed.
 
 When does it help? On the six-state chain, what the end pays depends on where one has been. A flat table that sees the
 place alone has one number for two different situations; all its numbers tend to the same, so that it flips to and fro
-as long as it explores, and it earned about four tenths of the possible 0.208 in the second half of its training. Two
-levels, seeing no more, came near it: a goal is also a memory, since while one still walks to s6 one has not been there.
-So did a table that saw the history, one that stopped exploring half way, and a flat policy that bootstrapped less. In
-sessions where eight clicks in one category bring
+as long as it explores much, and it earned about four tenths of the possible 0.208 in the second half of its training.
+Two levels, seeing no more, came near it: a goal is also a memory, since while one still walks to s6 one has not been
+there. So did a table that saw the history, one that stopped exploring half way, and a flat policy that bootstrapped
+less. In sessions where eight clicks in one category bring
 one reward, two levels earned more than a flat policy from equally few steps, and more than with goals drawn by chance;
 where every click pays, they were behind.
 
