@@ -290,7 +290,7 @@ def chain_values_by_place(policy: Tensor) -> Tensor:
 
     To such a learner an action's reward and what follows it are means over the times with s6 visited and without, as
     often as the policy is there in each. What it tends to is the best that a Markov decision process with those means
-    would allow (Singh, Jaakkola and Jordan, 1994).
+    would allow.
 
     On the chain that is one number: left from s2 pays r, the mean prize of an end, and whatever else one does leads to
     s2 again, sooner or later, and so to r. It is what the policy itself earns. Nothing tells left from right.
@@ -309,6 +309,11 @@ def chain_values_by_place(policy: Tensor) -> Tensor:
     ------
     ValueError
         If the shape does not fit, rows do not sum to 1, or a place is never reached.
+
+    References
+    ----------
+    Singh, Jaakkola and Jordan, "Learning without state-estimation in partially observable Markovian decision
+    processes", ICML 1994: what Q-learning converges to when it does not see the state.
     """
     check_policy(policy, (LENGTH, 2))
     reward, moves = chain_matrices()
