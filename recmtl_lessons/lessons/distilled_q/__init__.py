@@ -14,7 +14,13 @@ from recmtl_lessons.lessons.distilled_q.breaking import (
     look_at_one,
     train_without_square,
 )
-from recmtl_lessons.lessons.distilled_q.choosing import LONGER, score_longer, score_rewards, score_widths
+from recmtl_lessons.lessons.distilled_q.choosing import (
+    LONGER,
+    ON_FRESH_SEEDS,
+    score_longer,
+    score_rewards,
+    score_widths,
+)
 from recmtl_lessons.lessons.distilled_q.experiments import (
     Teachers,
     by_temperature,

@@ -69,6 +69,9 @@ LONGER: dict[str, tuple[float, float, float]] = {
     "distilled at T = 0.03, 600 steps": (0.96, 0.89, 1.02),
 }
 
+#: What students keep on eight seeds that were looked at once: ``compare(school(range(300, 308))).student``.
+ON_FRESH_SEEDS = (1.085, 1.043, 1.127)
+
 
 def score_longer() -> dict[str, Tensor]:
     """What longer trainings keep, as in `LONGER`, seed by seed: {what: Tensor (S,)}."""

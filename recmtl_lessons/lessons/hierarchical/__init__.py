@@ -15,6 +15,7 @@ from recmtl_lessons.lessons.hierarchical.chain import (
     two_levels_on_chain,
 )
 from recmtl_lessons.lessons.hierarchical.choosing import (
+    ON_FRESH_SEEDS,
     score_flat_policies,
     score_rates,
     score_tables,
