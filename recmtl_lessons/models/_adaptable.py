@@ -44,7 +44,7 @@ class AdaptableNetwork(nn.Module):
         check_count("output_dim", output_dim)
         check_positive("meta_lr", meta_lr)
         check_positive("inner_lr", inner_lr)
-        check_number("dropout_rate", dropout_rate, 0.0, 1.0 - 1e-9)
+        check_number("dropout_rate", dropout_rate, 0.0, 1.0, below=True)
         super().__init__()
         self.input_dim, self.output_dim = input_dim, output_dim
         self.meta_lr, self.inner_lr, self.dropout_rate = float(meta_lr), float(inner_lr), float(dropout_rate)

@@ -6,17 +6,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+_LARGEST = torch.finfo(torch.float64).max
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def check_features(name: str, value: Tensor, width: int) -> None:
-    """Refuse anything but finite floats of shape (batch, width) with batch >= 1."""
+def check_features(name: str, value: Tensor, width: int, dtype: torch.dtype | None = None) -> None:
+    """Refuse anything but finite floats of shape (batch, width) with batch >= 1, of this ``dtype`` if it is given."""
     if not isinstance(value, Tensor):
         raise ValueError(f"{name}: got {type(value).__name__}, expected a float tensor (batch, {width})")
     if value.ndim != 2 or value.shape[1] != width or value.shape[0] == 0:
         raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected (batch, {width}) with at least one row")
     if not value.is_floating_point():
         raise ValueError(f"{name}: got dtype {value.dtype}, expected a floating point dtype")
+    if dtype not in (None, value.dtype):
+        raise ValueError(f"{name}: got dtype {value.dtype}, expected {dtype} as the network's")
     check_dense(name, value)
     check_finite(name, value)
 
@@ -80,50 +83,54 @@ def check_choice(name: str, value: object, known: tuple) -> None:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, known))}")
 
 
-def check_count(name: str, value: object, least: int = 1) -> None:
-    """Refuse anything but an integer of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}: got {value!r}, expected an integer of at least {least}")
+def check_count(name: str, value: object, least: int = 1, most: int | None = None) -> None:
+    """Refuse anything but an integer from ``least`` to ``most``."""
+    plain = isinstance(value, int) and not isinstance(value, bool)
+    if not plain or value < least or (most is not None and value > most):
+        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name}: got {value!r}, expected an integer {limits}")
 
 
-def check_number(name: str, value: object, low: float, high: float = float("inf")) -> None:
-    """Refuse a number outside [low, high] or infinite, and a tensor with one such value."""
+def check_number(
+    name: str,
+    value: object,
+    low: float = -math.inf,
+    high: float = math.inf,
+    above: bool = False,
+    below: bool = False,
+) -> None:
+    """Refuse anything but one finite real number in [low, high], plain or as a tensor of shape ().
+
+    ``above`` leaves ``low`` itself out, ``below`` leaves ``high`` out.
+    """
+    came = repr(value)
     if isinstance(value, Tensor):
-        if value.is_complex() or value.layout != torch.strided:
-            raise ValueError(f"{name}: got {value.dtype}, {value.layout}, expected {_range(low, high)}")
-        if _values_are_at_hand(value) and not ((value >= low) & (value <= high) & torch.isfinite(value)).all():
-            raise ValueError(
-                f"{name}: got values from {value.min():g} to {value.max():g}, expected {_range(low, high)}"
-            )
-        return
-    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not plain or not math.isfinite(value) or not low <= value <= high:
-        raise ValueError(f"{name}: got {value!r}, expected {_range(low, high)}")
-
-
-def check_factor(name: str, value: object, high: float = math.inf) -> None:
-    """Refuse anything but one finite number in [0, high], plain or as a tensor of shape ()."""
-    if isinstance(value, Tensor) and value.ndim:
-        raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected one number")
-    check_number(name, value, 0.0, high)
+        real = not value.is_complex() and value.dtype != torch.bool
+        fits = real and value.ndim == 0 and value.layout == torch.strided
+        came = f"a tensor of shape {tuple(value.shape)}, {value.dtype}, {value.layout}"
+        if fits and not _values_are_at_hand(value):
+            return
+        if fits:
+            value = value.item()
+            came = f"a tensor of {value}"
+    else:
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+    fits = fits and low <= value <= high and abs(value) <= _LARGEST
+    if not fits or (above and value == low) or (below and value == high):
+        raise ValueError(f"{name}: got {came}, expected {_range(low, high, above, below)}")
 
 
 def check_positive(name: str, value: object) -> None:
     """Refuse anything but one positive finite number, plain or as a tensor of shape ()."""
-    if isinstance(value, Tensor) and value.ndim == 0:
-        real = not value.is_complex() and value.layout == torch.strided
-        fits = real and (not _values_are_at_hand(value) or 0 < float(value.detach()) < float("inf"))
-    else:
-        plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-        fits = plain and 0 < value < float("inf")
-    if not fits:
-        odd = isinstance(value, Tensor) and (value.ndim or value.layout != torch.strided)
-        came = f"shape {tuple(value.shape)}, {value.layout}" if odd else repr(value)
-        raise ValueError(f"{name}: got {came}, expected a positive number")
+    check_number(name, value, 0.0, above=True)
 
 
-def _range(low: float, high: float) -> str:
-    return f"a number in [{low}, {high}]" if high != float("inf") else f"a number of at least {low}"
+def _range(low: float, high: float, above: bool, below: bool) -> str:
+    if high < math.inf:
+        return f"a number in {'(' if above else '['}{low}, {high}{')' if below else ']'}"
+    if low > -math.inf:
+        return "a positive number" if above and low == 0 else f"a number of at least {low}"
+    return "a finite number"
 
 
 def _in_range(value: Tensor, size: int) -> Tensor:

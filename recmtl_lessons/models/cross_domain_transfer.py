@@ -76,7 +76,7 @@ class CrossDomainTransferNetwork(nn.Module):
         check_count("embedding_dim", embedding_dim)
         check_widths("hidden_dims", hidden_dims)
         check_widths("shared_dims", shared_dims)
-        check_number("dropout_rate", dropout_rate, 0.0, 1.0 - 1e-9)
+        check_number("dropout_rate", dropout_rate, 0.0, 1.0, below=True)
         persons = _persons(vocab_sizes, {} if shared_users is None else shared_users)
         super().__init__()
         self.source_domains, self.target_domains = tuple(source_vocab_sizes), tuple(target_vocab_sizes)

@@ -24,7 +24,6 @@ from recmtl_lessons.models._checks import (
     check_choice,
     check_count,
     check_dense,
-    check_factor,
     check_features,
     check_finite,
     check_labels,
@@ -93,7 +92,7 @@ class MultiTaskDistilledQNetwork(nn.Module):
         attention: bool = True,
     ):
         _check_arguments(state_dim, action_dims, shared_dims, task_dims, num_heads, attention)
-        check_factor("distillation_weight", distillation_weight, 1.0)
+        check_number("distillation_weight", distillation_weight, 0.0, 1.0)
         super().__init__()
         self.state_dim, self.action_dims = state_dim, dict(action_dims)
         self.tasks = tuple(action_dims)
@@ -272,7 +271,7 @@ class MultiTaskDistilledQNetwork(nn.Module):
             If the task is unknown, or a shape or a value does not fit.
         """
         share = self.distillation_weight if distillation_weight is None else distillation_weight
-        check_factor("distillation_weight", share, 1.0)
+        check_number("distillation_weight", share, 0.0, 1.0)
         check_choice("task_name", task_name, self.tasks)
         q_values = self(state, task_name)  # (batch, n_actions)
         td = q_loss(q_values, actions, targets, weights)
@@ -297,7 +296,7 @@ class MultiTaskDistilledQNetwork(nn.Module):
             As `forward`, and if ``epsilon`` is not in [0, 1].
         """
         check_choice("task_name", task_name, self.tasks)
-        check_factor("epsilon", epsilon, 1.0)
+        check_number("epsilon", epsilon, 0.0, 1.0)
         return epsilon_greedy(self(state, task_name), epsilon, generator)
 
     @torch.no_grad()
@@ -477,7 +476,7 @@ def double_q_target(
     rows = (len(next_q_online),)
     check_values("rewards", rewards, rows)
     check_values("terminated", terminated, rows, binary=True)
-    check_factor("discount", discount, 1.0)
+    check_number("discount", discount, 0.0, 1.0)
     best = next_q_online.argmax(dim=-1, keepdim=True)  # (batch, 1)
     value = next_q_target.gather(-1, best).squeeze(-1)  # (batch,)
     value = value.masked_fill(terminated.bool(), 0.0)
@@ -568,7 +567,7 @@ def epsilon_greedy(q_values: Tensor, epsilon: float | Tensor, generator: torch.G
         raise ValueError(f"q_values: got {_kind(q_values)}, expected a float tensor (..., n_actions), no 0")
     check_dense("q_values", q_values)
     check_finite("q_values", q_values)
-    check_factor("epsilon", epsilon, 1.0)
+    check_number("epsilon", epsilon, 0.0, 1.0)
     *shape, n_actions = q_values.shape
     where = q_values.device if generator is None else generator.device
     chance = torch.rand(shape, generator=generator, device=where).to(q_values.device)  # (...,)

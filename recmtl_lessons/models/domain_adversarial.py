@@ -305,4 +305,4 @@ def _check_arguments(feature_dim, hidden_dims, n_domains, task_configs, lambda_d
         check_choice(f"task_configs[{name!r}]['task_type']", config["task_type"], TASK_TYPES)
         check_count(f"task_configs[{name!r}]['output_dim']", config["output_dim"])
     check_number("lambda_domain", lambda_domain, 0.0)
-    check_number("dropout_rate", dropout_rate, 0.0, 1.0 - 1e-9)
+    check_number("dropout_rate", dropout_rate, 0.0, 1.0, below=True)

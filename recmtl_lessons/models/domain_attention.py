@@ -358,7 +358,7 @@ def _check_arguments(domain_features, embedding_dim, attention_dim, hidden_dims,
         raise ValueError(f"hidden_dims: got {hidden_dims!r}, expected a sequence of at least one width")
     for width in hidden_dims:
         check_count("hidden_dims", width)
-    check_number("dropout_rate", dropout_rate, 0.0, 1.0 - 1e-9)
+    check_number("dropout_rate", dropout_rate, 0.0, 1.0, below=True)
     check_count("item_dim", item_dim, least=0)
 
 

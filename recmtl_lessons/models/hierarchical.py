@@ -38,9 +38,9 @@ from recmtl_lessons.models._checks import (
     _values_are_at_hand,
     check_choice,
     check_count,
-    check_factor,
     check_features,
     check_labels,
+    check_number,
     check_values,
     check_widths,
 )
@@ -460,7 +460,7 @@ def semi_markov_returns(
     check_rollout(
         {"rewards": rewards, "next_values": next_values}, {"goal_ended": goal_ended, "terminated": terminated}
     )
-    check_factor("discount", discount, 1.0)
+    check_number("discount", discount, 0.0, 1.0)
     with torch.no_grad():
         after = next_values.masked_fill(terminated, 0.0)  # (T, ...)
         stops = goal_ended | terminated
@@ -506,7 +506,7 @@ def semi_markov_target(
         raise ValueError(f"steps: got {came}, expected integers of shape {tuple(paid.shape)}")
     if _values_are_at_hand(steps) and int(steps.min()) < 1:
         raise ValueError(f"steps: got {int(steps.min())}, expected at least 1")
-    check_factor("discount", discount, 1.0)
+    check_number("discount", discount, 0.0, 1.0)
     with torch.no_grad():
         return paid + discount ** steps.to(paid) * next_values.masked_fill(terminated, 0.0)
 

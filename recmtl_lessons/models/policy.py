@@ -38,9 +38,9 @@ from recmtl_lessons.models._checks import (
     _values_are_at_hand,
     check_choice,
     check_count,
-    check_factor,
     check_features,
     check_labels,
+    check_number,
     check_positive,
     check_widths,
 )
@@ -327,8 +327,8 @@ def gae(
         {"rewards": rewards, "values": values, "next_values": next_values},
         {"terminated": terminated, "truncated": truncated},
     )
-    check_factor("discount", discount, 1.0)
-    check_factor("gae_lambda", gae_lambda, 1.0)
+    check_number("discount", discount, 0.0, 1.0)
+    check_number("gae_lambda", gae_lambda, 0.0, 1.0)
     with torch.no_grad():
         delta = rewards + discount * next_values.masked_fill(terminated, 0.0) - values  # (T, ...)
         ended = terminated | truncated
@@ -377,7 +377,7 @@ def n_step_returns(
     al. (2018), section 4, for truncation.
     """
     check_rollout({"rewards": rewards, "next_values": next_values}, {"terminated": terminated, "truncated": truncated})
-    check_factor("discount", discount, 1.0)
+    check_number("discount", discount, 0.0, 1.0)
     check_count("n", n)
     with torch.no_grad():
         one_step = rewards + discount * next_values.masked_fill(terminated, 0.0)  # (T, ...)
@@ -519,8 +519,8 @@ def _mean(values: Tensor, counted: Tensor | None) -> Tensor:
 def _total(
     policy_loss, entropy, value, returns, value_weight, entropy_weight, counted=None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    check_factor("value_weight", value_weight)
-    check_factor("entropy_weight", entropy_weight)
+    check_number("value_weight", value_weight, 0.0)
+    check_number("entropy_weight", entropy_weight, 0.0)
     value_loss, entropy = _mean((returns.detach() - value).square(), counted), _mean(entropy, counted)
     loss = policy_loss + value_weight * value_loss - entropy_weight * entropy
     parts = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}

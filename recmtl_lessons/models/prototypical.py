@@ -85,7 +85,7 @@ class PrototypicalNetworkRecommender(nn.Module):
         check_count("input_dim", input_dim)
         check_count("embedding_dim", embedding_dim)
         check_widths("hidden_dims", hidden_dims, empty=True)
-        check_number("dropout_rate", dropout_rate, 0.0, 1.0 - 1e-9)
+        check_number("dropout_rate", dropout_rate, 0.0, 1.0, below=True)
         check_choice("distance", distance, tuple(_TEMPERATURES))
         temperature = _TEMPERATURES[distance] if temperature is None else temperature
         check_positive("temperature", temperature)

@@ -93,7 +93,7 @@ class ReptileRecommender(AdaptableNetwork):
         if not isinstance(inner_betas, (tuple, list)) or len(inner_betas) != 2:
             raise ValueError(f"inner_betas: got {inner_betas!r}, expected two decay rates")
         for beta in inner_betas:
-            check_number("inner_betas", beta, 0.0, 1.0 - 1e-9)
+            check_number("inner_betas", beta, 0.0, 1.0, below=True)
         self.inner_steps, self.inner_batch_size = inner_steps, inner_batch_size
         self.inner_optimizer, self.inner_betas = inner_optimizer, tuple(inner_betas)
         self.meta_optimizer = meta_optimizer
