@@ -71,15 +71,15 @@ def check_ids(name: str, value: Tensor, vocabulary: int, rows: int | None = None
 
 def check_widths(name: str, value: object, empty: bool = False) -> None:
     """Refuse anything but a sequence of positive widths: at least one, unless it may be ``empty``."""
-    if not isinstance(value, Sequence) or isinstance(value, str) or not (value or empty):
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or not (value or empty):
         raise ValueError(f"{name}: got {value!r}, expected a sequence of at least one width")
     for width in value:
         check_count(name, width)
 
 
 def check_choice(name: str, value: object, known: tuple) -> None:
-    """Refuse a name that is not among the known ones."""
-    if value not in known:
+    """Refuse what is not among the known names, or truth values."""
+    if not isinstance(value, tuple({type(one) for one in known})) or value not in known:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, known))}")
 
 

@@ -1,0 +1,3 @@
+"""Rows of the table of refusals."""
+
+CALLS = []
