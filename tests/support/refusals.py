@@ -5,7 +5,7 @@ for it, whatever the right value is, so that a new argument needs one entry in a
 
 - `refusals(CALLS)` and `refused`: each argument made wrong in each way of its kind. A ``ValueError`` names it.
 - `junk_for(call)` and `ask`: arguments by chance, wrong ones, odd ones and right ones changed. A finite answer comes,
-  or a ``ValueError`` that names an argument. A thousand examples a call with ``RECMTL_SLOW_TESTS``, the same few without.
+  or a ``ValueError`` that names an argument. A thousand examples a call with ``RECMTL_SLOW_TESTS``, else the same few.
 - `missing(room, CALLS)`: public calls of a room, and arguments of theirs, that no row has.
 
 Whichever call fails has changed nothing: not what it is bound to, nor its arguments, nor torch's generator. In a room:
