@@ -4,9 +4,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _LARGEST = torch.finfo(torch.float64).max
+_MOST = 2**31 - 1  # beyond it no tensor of such a size comes about, and what torch says of it names no argument
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -83,11 +84,12 @@ def check_choice(name: str, value: object, known: tuple) -> None:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, known))}")
 
 
-def check_count(name: str, value: object, least: int = 1, most: int | None = None) -> None:
+def check_count(name: str, value: object, least: int = 1, most: int = _MOST) -> None:
     """Refuse anything but an integer from ``least`` to ``most``."""
     plain = isinstance(value, int) and not isinstance(value, bool)
-    if not plain or value < least or (most is not None and value > most):
-        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+    if not plain or not least <= value <= most:
+        ends = most < _MOST or (plain and value > most)
+        limits = f"from {least} to {most}" if ends else f"of at least {least}"
         raise ValueError(f"{name}: got {value!r}, expected an integer {limits}")
 
 
@@ -142,6 +144,23 @@ def check_finite(name: str, value: Tensor, hint: str = "finite numbers") -> None
     """Refuse NaN and infinite values, where values can be looked at."""
     if _values_are_at_hand(value) and not torch.isfinite(value).all():
         raise ValueError(f"{name}: got NaN or infinite values, expected {hint}")
+
+
+def check_answer(
+    answer: Tensor, network: nn.Module | None = None, small: tuple[str, ...] = (), **came: Tensor | float
+) -> None:
+    """Refuse an answer that is not finite, where it can be looked at: by the network's weights, if they are not either.
+
+    Else by the name of what is largest of all that the answer was made of; or smallest, of what it was divided by.
+    """
+    if not _values_are_at_hand(answer) or torch.isfinite(answer).all():
+        return
+    for name, weight in network.named_parameters() if network is not None else ():
+        check_finite("weights", weight, f"finite numbers in {name}: no answer of this network means anything")
+    sizes = {name: float(abs(value).max() if isinstance(value, Tensor) else abs(value)) for name, value in came.items()}
+    name = max(sizes, key=lambda name: max(sizes[name], 1 / sizes[name] if name in small else 0.0))
+    expected = f"moderate ones: the answer is not finite in {answer.dtype}"
+    raise ValueError(f"{name}: got numbers of up to {sizes[name]:g}, expected {expected}")
 
 
 def _values_are_at_hand(value: Tensor) -> bool:
