@@ -1,7 +1,7 @@
 """What every model asks of its input, in one voice: the argument, what came, what was expected."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,15 @@ def check_widths(name: str, value: object, empty: bool = False) -> None:
         raise ValueError(f"{name}: got {value!r}, expected a sequence of at least one width")
     for width in value:
         check_count(name, width)
+
+
+def check_names(name: str, value: object, expected: str) -> None:
+    """Refuse anything but a mapping from names, non-empty strings, of which there is at least one."""
+    if not isinstance(value, Mapping) or not value:
+        raise ValueError(f"{name}: got {value!r}, expected {expected}, at least one")
+    for one in value:
+        if not isinstance(one, str) or not one:
+            raise ValueError(f"{name}: got the name {one!r}, expected a non-empty string")
 
 
 def check_choice(name: str, value: object, known: tuple) -> None:

@@ -20,13 +20,14 @@ from torch import Tensor, nn
 
 from recmtl_lessons.models._checks import check_choice, check_count, check_ids, check_number, check_widths
 from recmtl_lessons.models._modes import evaluating
+from recmtl_lessons.models._names import NamedParts
 from recmtl_lessons.models.alignment import check_samples, coral_loss, squared_mmd
 from recmtl_lessons.models.domain_adversarial import GradientReversalLayer
 
 ALIGNMENTS = ("mmd", "coral")
 
 
-class CrossDomainTransferNetwork(nn.Module):
+class CrossDomainTransferNetwork(NamedParts):
     r"""Predict a target's ratings with what the sources taught about users in common and about the shared layers.
 
     With u and v the embeddings of user and item, and a and c their biases, a row of domain d has the representation
@@ -61,6 +62,10 @@ class CrossDomainTransferNetwork(nn.Module):
         If an argument is out of its range, a name is both source and target, or ``shared_users`` makes one person of
         two users of a domain.
     """
+
+    _named = "domains"
+    _parts = ("person_", "item_embeddings.", "towers.")
+    _rows = ("intercepts", "domain_classifier.2.")
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ from recmtl_lessons.models._checks import (
     check_values,
 )
 from recmtl_lessons.models._modes import evaluating
+from recmtl_lessons.models._names import NamedParts
 
 TASK_TYPES = ("classification", "regression")
 
@@ -70,7 +71,7 @@ class GradientReversalLayer(torch.autograd.Function):
         return -alpha * gradient, None
 
 
-class DomainAdversarialNetwork(nn.Module):
+class DomainAdversarialNetwork(NamedParts):
     r"""A shared encoder, one head a task, and a domain classifier behind a gradient reversal.
 
     The encoder f, the task heads g_t and the domain classifier h play
@@ -102,6 +103,8 @@ class DomainAdversarialNetwork(nn.Module):
         If an argument is out of its range; the message names it, what came and what was expected.
     """
 
+    _parts = ("task_heads.",)
+
     def __init__(
         self,
         feature_dim: int,
@@ -116,6 +119,7 @@ class DomainAdversarialNetwork(nn.Module):
         self.feature_dim = feature_dim
         self.n_domains = n_domains
         self.task_configs = {name: dict(config) for name, config in task_configs.items()}
+        self.tasks = tuple(task_configs)
         self.lambda_domain = float(lambda_domain)
 
         layers: list[nn.Module] = []
@@ -137,8 +141,8 @@ class DomainAdversarialNetwork(nn.Module):
 
     def read(self, shared: Tensor, task_name: str) -> Tensor:
         """Output of one task's head for shared features: (batch, hidden_dims[-1]) -> (batch, output_dim)."""
-        check_choice("task_name", task_name, tuple(self.task_configs))
-        return self.task_heads[list(self.task_configs).index(task_name)](shared)
+        check_choice("task_name", task_name, self.tasks)
+        return self.task_heads[self.tasks.index(task_name)](shared)
 
     def forward(self, x: Tensor, task_name: str, alpha: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
         """Answer one task, and guess the domain of each row.
@@ -164,7 +168,7 @@ class DomainAdversarialNetwork(nn.Module):
         ValueError
             If ``x`` has the wrong shape, no rows, or values that are not finite, or if the task is unknown.
         """
-        check_choice("task_name", task_name, tuple(self.task_configs))
+        check_choice("task_name", task_name, self.tasks)
         check_number("alpha", alpha, 0.0)
         shared = self.encode(x)  # (batch, hidden)
         task_output = self.read(shared, task_name)  # (batch, output_dim)

@@ -23,6 +23,7 @@ from recmtl_lessons.models._checks import (
     check_number,
 )
 from recmtl_lessons.models._modes import evaluating
+from recmtl_lessons.models._names import NamedParts
 
 
 def masked_attention(
@@ -68,7 +69,7 @@ def masked_attention(
     return (weights.unsqueeze(-1) * values).sum(-2), weights
 
 
-class MultiDomainAttentionNetwork(nn.Module):
+class MultiDomainAttentionNetwork(NamedParts):
     r"""Predict in one domain from a user's history in all of them, weighed by attention.
 
     For a user with features :math:`x_d` in domain d, a token :math:`t_d` learned for each domain, and the domain asked
@@ -106,6 +107,9 @@ class MultiDomainAttentionNetwork(nn.Module):
         If an argument is out of its range; the message names it, what came and what was expected.
     """
 
+    _named = "domains"
+    _rows = ("tokens",)
+
     def __init__(
         self,
         domain_features: Mapping[str, int],
@@ -124,6 +128,7 @@ class MultiDomainAttentionNetwork(nn.Module):
         self.item_dim = item_dim
 
         widths = list(self.domain_features.values())
+        self._parts = () if shared_encoder else ("encoders.",)
         # A list, not a ModuleDict: domain names are the user's words, and may hold dots or spaces.
         self.encoders = nn.ModuleList(
             nn.Linear(width, embedding_dim) for width in (widths[:1] if shared_encoder else widths)
