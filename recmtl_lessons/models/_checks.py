@@ -164,12 +164,18 @@ def check_answer(
     """
     if not _values_are_at_hand(answer) or torch.isfinite(answer).all():
         return
-    for name, weight in network.named_parameters() if network is not None else ():
-        check_finite("weights", weight, f"finite numbers in {name}: no answer of this network means anything")
+    if network is not None:
+        check_weights(network)
     sizes = {name: float(abs(value).max() if isinstance(value, Tensor) else abs(value)) for name, value in came.items()}
     name = max(sizes, key=lambda name: max(sizes[name], 1 / sizes[name] if name in small else 0.0))
     expected = f"moderate ones: the answer is not finite in {answer.dtype}"
     raise ValueError(f"{name}: got numbers of up to {sizes[name]:g}, expected {expected}")
+
+
+def check_weights(network: nn.Module) -> None:
+    """Refuse a network with a weight that is not finite."""
+    for name, weight in network.named_parameters():
+        check_finite("weights", weight, f"finite numbers in {name}: no answer of this network means anything")
 
 
 def _values_are_at_hand(value: Tensor) -> bool:
