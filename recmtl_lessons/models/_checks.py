@@ -109,10 +109,11 @@ def check_number(
     high: float = math.inf,
     above: bool = False,
     below: bool = False,
+    infinite: bool = False,
 ) -> None:
     """Refuse anything but one finite real number in [low, high], plain or as a tensor of shape ().
 
-    ``above`` leaves ``low`` itself out, ``below`` leaves ``high`` out.
+    ``above`` leaves ``low`` itself out, ``below`` leaves ``high`` out; ``infinite`` takes infinity as well.
     """
     came = repr(value)
     if isinstance(value, Tensor):
@@ -126,9 +127,10 @@ def check_number(
             came = f"a tensor of {value}"
     else:
         fits = isinstance(value, (int, float)) and not isinstance(value, bool)
-    fits = fits and low <= value <= high and abs(value) <= _LARGEST
+    fits = fits and low <= value <= high and (abs(value) <= _LARGEST or (infinite and value == math.inf))
     if not fits or (above and value == low) or (below and value == high):
-        raise ValueError(f"{name}: got {came}, expected {_range(low, high, above, below)}")
+        expected = _range(low, high, above, below) + (" or infinity" if infinite else "")
+        raise ValueError(f"{name}: got {came}, expected {expected}")
 
 
 def check_positive(name: str, value: object) -> None:
@@ -160,16 +162,22 @@ def check_answer(
 ) -> None:
     """Refuse an answer that is not finite, where it can be looked at: by the network's weights, if they are not either.
 
-    Else by the name of what is largest of all that the answer was made of; or smallest, of what it was divided by.
+    Else by the name of what is largest of all that the answer was made of, the weights among it; or smallest, of what
+    it was divided by.
     """
     if not _values_are_at_hand(answer) or torch.isfinite(answer).all():
         return
+    sizes = {name: _largest(value) for name, value in came.items()}
     if network is not None:
         check_weights(network)
-    sizes = {name: float(abs(value).max() if isinstance(value, Tensor) else abs(value)) for name, value in came.items()}
+        sizes["weights"] = max(map(_largest, network.parameters()))
     name = max(sizes, key=lambda name: max(sizes[name], 1 / sizes[name] if name in small else 0.0))
     expected = f"moderate ones: the answer is not finite in {answer.dtype}"
     raise ValueError(f"{name}: got numbers of up to {sizes[name]:g}, expected {expected}")
+
+
+def _largest(value: Tensor | float) -> float:
+    return float(torch.as_tensor(value, dtype=torch.float64).detach().abs().max())
 
 
 def check_weights(network: nn.Module) -> None:

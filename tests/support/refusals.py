@@ -103,15 +103,18 @@ class Count(Kind):
 
 
 class Number(Kind):
-    """A finite real number in [low, high], less an end that is ``above`` or ``below``; a tensor of shape () too."""
+    """A finite real number in [low, high], less an end that is ``above`` or ``below``; a tensor of shape () too.
 
-    def __init__(self, low=-math.inf, high=math.inf, above=False, below=False, optional=False):
+    ``infinite`` says that infinity is right as well.
+    """
+
+    def __init__(self, low=-math.inf, high=math.inf, above=False, below=False, infinite=False, optional=False):
         super().__init__(optional)
-        self.low, self.high, self.above, self.below = low, high, above, below
+        self.low, self.high, self.above, self.below, self.infinite = low, high, above, below, infinite
 
     def wrong(self, right):
         yield from super().wrong(right)
-        outside = [math.nan, math.inf, -math.inf]
+        outside = [math.nan, -math.inf, *(() if self.infinite else (math.inf,))]
         if self.low > -math.inf:
             outside.append(self.low if self.above else self.low - 0.5)
         if self.high < math.inf:
@@ -354,7 +357,9 @@ def public_calls(room: types.ModuleType) -> Iterator[tuple[str, Callable]]:
     """Functions, classes and public methods written in a room's package, by the name they are called by."""
     for name in room.__all__:
         thing = getattr(room, name)
-        if inspect.isclass(thing):
+        if inspect.isclass(thing) and issubclass(thing, torch.autograd.Function):
+            yield f"{name}.apply", thing.forward
+        elif inspect.isclass(thing):
             yield name, thing.__init__
             for key in dir(thing):
                 method = inspect.getattr_static(thing, key)
