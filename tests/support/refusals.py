@@ -439,7 +439,8 @@ def fingerprint(thing: object, seen: frozenset = frozenset()) -> object:
     if isinstance(thing, Tensor):
         if thing.layout != torch.strided:
             return "sparse", fingerprint(thing.to_dense())
-        return str(thing.dtype), tuple(thing.shape), thing.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()
+        numbers = thing.detach().cpu().flatten().contiguous()
+        return str(numbers.dtype), tuple(thing.shape), numbers.view(torch.uint8).numpy().tobytes()
     if isinstance(thing, torch.Generator):
         return thing.get_state().numpy().tobytes()
     if isinstance(thing, np.ndarray):
