@@ -332,8 +332,7 @@ def junk_for(draw, call: Call):
     for argument in draw(st.lists(st.sampled_from(sorted(call.kinds)), min_size=1, max_size=2, unique=True)):
         right = arguments.get(argument)
         ways = [value for _, value in call.kinds[argument].wrong(_right(call, argument))]
-        changed = _changed(right) if isinstance(right, Tensor) else _JUNK
-        choices = [_JUNK, changed, *([st.sampled_from(ways)] if ways else [])]
+        choices = [_JUNK, _changed(right), *([st.sampled_from(ways)] if ways else [])]
         if not isinstance(call.kinds[argument], Free):
             arguments[argument] = draw(st.one_of(choices))
     return function, arguments
@@ -388,8 +387,15 @@ def _tensors(draw):
 
 
 @st.composite
-def _changed(draw, right: Tensor):
-    """The right tensor in another scale, with a value put in, other rows or another dtype."""
+def _changed(draw, right: object):
+    """A right tensor in another scale, with a value put in, other rows or another dtype; of a container, one part."""
+    if type(right) in (dict, list, tuple) and right:
+        changed = dict(right) if isinstance(right, dict) else dict(enumerate(right))
+        key = draw(st.sampled_from(list(changed)))
+        changed[key] = draw(_changed(changed[key]))
+        return changed if isinstance(right, dict) else type(right)(changed.values())
+    if not isinstance(right, Tensor):
+        return draw(_JUNK)
     way = draw(st.sampled_from(("scale", "put", "rows", "dtype", "shape", "array")))
     right = right.detach().clone()
     if way == "scale" and right.is_floating_point():
