@@ -126,7 +126,8 @@ def check_number(
             value = value.item()
             came = f"a tensor of {value}"
     else:
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+        whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63  # else torch overflows
+        fits = whole or isinstance(value, float)
     fits = fits and low <= value <= high and (abs(value) <= _LARGEST or (infinite and value == math.inf))
     if not fits or (above and value == low) or (below and value == high):
         expected = _range(low, high, above, below) + (" or infinity" if infinite else "")

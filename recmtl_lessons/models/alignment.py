@@ -1,7 +1,7 @@
 """How far apart two samples lie, as numbers that a network can be trained to make small.
 
 Maximum mean discrepancy (MMD) in its quadratic-time and linear-time forms, the two-sample test built on it, and CORAL,
-which compares covariances alone.
+which compares covariances alone. All of them compute in single precision or better and answer in the samples' dtype.
 
 Sources: Gretton, Borgwardt, Rasch, Schölkopf, Smola, "A kernel two-sample test", JMLR 13 (2012), for MMD and the test;
 Sun and Saenko, "Deep CORAL: correlation alignment for deep domain adaptation", ECCV 2016 workshops, for CORAL.
@@ -13,7 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recmtl_lessons.models._checks import check_count, check_features, check_positive
+from recmtl_lessons.models._checks import (
+    check_answer,
+    check_choice,
+    check_count,
+    check_features,
+    check_positive,
+)
 
 SCALES = (0.5, 1.0, 2.0)
 
@@ -60,14 +66,18 @@ def squared_mmd(
     Gretton et al. (2012), equation 3 (unbiased) and 5 (biased; there its root). Departure: the mean over scales, which
     is a kernel too, and still tells samples apart when one scale is badly chosen.
     """
+    check_choice("unbiased", unbiased, (True, False))
     check_samples(x, y, least=2 if unbiased else 1)
-    sigmas = _sigmas(median_bandwidth(x, y) if bandwidth is None else bandwidth, scales, x)
+    _check_kernel(bandwidth, scales)
+    dtype, (x, y, unit) = x.dtype, _in_one_unit(x, y)
+    sigma = _pooled_median(x, y) if bandwidth is None else bandwidth / unit
     within = _mean_off_diagonal if unbiased else torch.mean
-    return (
-        within(_gaussian(_squared_distances(x, x), sigmas))
-        + within(_gaussian(_squared_distances(y, y), sigmas))
-        - 2 * _gaussian(_squared_distances(x, y), sigmas).mean()
+    squared = (
+        within(_gaussian(_squared_distances(x, x), sigma, scales))
+        + within(_gaussian(_squared_distances(y, y), sigma, scales))
+        - 2 * _gaussian(_squared_distances(x, y), sigma, scales).mean()
     )
+    return squared.to(dtype)
 
 
 def linear_time_mmd(
@@ -103,15 +113,16 @@ def linear_time_mmd(
     Gretton et al. (2012), section 6, lemma 14.
     """
     check_samples(x, y, least=2)
+    _check_kernel(bandwidth, scales)
+    dtype, (x, y, unit) = x.dtype, _in_one_unit(x, y)
     pairs = min(len(x), len(y)) // 2
     x = x[: 2 * pairs].unflatten(0, (pairs, 2))  # (pairs, 2, d)
     y = y[: 2 * pairs].unflatten(0, (pairs, 2))
     both = ((x[:, 0], x[:, 1]), (y[:, 0], y[:, 1]), (x[:, 0], y[:, 1]), (x[:, 1], y[:, 0]))
     distances = torch.stack([(a - b).square().sum(1) for a, b in both])  # (4, pairs)
-    if bandwidth is None:
-        bandwidth = _root_of_median(distances.detach().flatten())
-    in_x, in_y, across, back = _gaussian(distances, _sigmas(bandwidth, scales, x))  # (pairs,) each
-    return (in_x + in_y - across - back).mean()
+    sigma = _root_of_median(distances.detach().flatten()) if bandwidth is None else bandwidth / unit
+    in_x, in_y, across, back = _gaussian(distances, sigma, scales)  # (pairs,) each
+    return (in_x + in_y - across - back).mean().to(dtype)
 
 
 def median_bandwidth(x: Tensor, y: Tensor) -> Tensor:
@@ -133,15 +144,17 @@ def median_bandwidth(x: Tensor, y: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        If the samples are no finite matrices of one width, or hold fewer than two rows together.
+        If the samples are no finite matrices of one width, or a row lies too far from another for their dtype.
 
     References
     ----------
     Gretton et al. (2012), section 8: "the median distance between points in the aggregate sample".
     """
     check_samples(x, y, least=1)
-    pooled = torch.cat([x, y]).detach()  # (m + n, d)
-    return _median_off_diagonal(_squared_distances(pooled, pooled))
+    in_x, in_y, unit = _in_one_unit(x, y)
+    median = (_pooled_median(in_x, in_y) * unit).to(x.dtype)
+    check_answer(median, x=x, y=y)
+    return median
 
 
 def coral_loss(x: Tensor, y: Tensor) -> Tensor:
@@ -161,14 +174,16 @@ def coral_loss(x: Tensor, y: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        If the samples are no finite matrices of one width, or too small.
+        If the samples are no finite matrices of one width, or too small, or so large that the loss is not finite.
 
     References
     ----------
     Sun and Saenko (2016), equations 1 to 3.
     """
     check_samples(x, y, least=2)
-    return (_covariance(x) - _covariance(y)).square().sum() / (4 * x.shape[1] ** 2)
+    loss = ((_covariance(x) - _covariance(y)).square().sum() / (4 * x.shape[1] ** 2)).to(x.dtype)
+    check_answer(loss, x=x, y=y)
+    return loss
 
 
 @dataclass(frozen=True)
@@ -234,14 +249,15 @@ def mmd_permutation_test(
     with the one in both places is that of Phipson and Smyth (2010), "Permutation p-values should never be zero".
     """
     check_samples(x, y, least=2)
+    _check_kernel(bandwidth, scales)
     check_count("n_permutations", n_permutations, least=19)
     if not isinstance(generator, torch.Generator) or generator.device.type != "cpu":
         raise ValueError(f"generator: got {generator!r}, expected a torch.Generator on the CPU")
-    x, y, dtype = x.detach().double(), y.detach().double(), x.dtype
+    dtype, (x, y, unit) = x.dtype, _in_one_unit(x.detach().double(), y.detach().double())
     m, pooled = len(x), torch.cat([x, y])  # ..., (m + n, d)
     distances = _squared_distances(pooled, pooled)  # (m + n, m + n), squared
-    sigmas = _sigmas(_median_off_diagonal(distances) if bandwidth is None else bandwidth, scales, x)
-    kernel = _gaussian(distances, sigmas).fill_diagonal_(0.0)
+    sigma = _median_off_diagonal(distances) if bandwidth is None else bandwidth / unit
+    kernel = _gaussian(distances, sigma, scales).fill_diagonal_(0.0)
     orders = torch.stack([torch.randperm(len(pooled), generator=generator) for _ in range(n_permutations)])
     orders = torch.cat([torch.arange(len(pooled))[None], orders])  # (1 + B, m + n), first as they came
     first = (orders < m).to(kernel)  # (1 + B, m + n), which rows play x
@@ -284,9 +300,14 @@ def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
     return (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T).clamp(min=0.0)
 
 
-def _gaussian(squared_distances: Tensor, sigmas: Tensor) -> Tensor:
-    """Mean over the bandwidths of exp(-distance² / (2 sigma²)), of the shape of the distances."""
-    kernels = [torch.exp(squared_distances / (-2 * sigma.square())) for sigma in sigmas.unbind()]
+def _gaussian(squared_distances: Tensor, sigma: Tensor, scales: Sequence[float]) -> Tensor:
+    """Mean over the scales of exp(-distance² / (2 (scale sigma)²)), of the shape of the distances.
+
+    A kernel too narrow for any distance to be seen is as narrow as its gradient stays finite.
+    """
+    most = torch.finfo(squared_distances.dtype).max ** 0.5 / 1024
+    rates = [(1 / (scale * sigma)).detach().to(squared_distances.dtype).clamp(max=most) for scale in scales]
+    kernels = [torch.exp(squared_distances * (rate.square() / -2)) for rate in rates]
     return sum(kernels[1:], kernels[0]) / len(kernels)
 
 
@@ -309,17 +330,37 @@ def _root_of_median(squared: Tensor) -> Tensor:
     return torch.maximum(squared.median(), visible).sqrt()
 
 
+def _pooled_median(x: Tensor, y: Tensor) -> Tensor:
+    pooled = torch.cat([x, y]).detach()  # (m + n, d)
+    return _median_off_diagonal(_squared_distances(pooled, pooled))
+
+
+def _in_one_unit(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Both samples, in single precision at least, and the unit in which they now are, so that all squares are finite.
+
+    It is a power of two near their largest number, which costs no digits.
+    """
+    x, y = x.to(_computed_in(x)), y.to(_computed_in(y))
+    largest = torch.maximum(x.detach().abs().amax(), y.detach().abs().amax())
+    unit = largest / (2 * torch.frexp(largest).mantissa)
+    unit = unit.clamp(min=16 * torch.finfo(x.dtype).tiny).where(largest > 0, 1.0)
+    return x / unit, y / unit, unit
+
+
+def _computed_in(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
 def _covariance(x: Tensor) -> Tensor:
+    x = x.to(_computed_in(x))
     centred = x - x.mean(0)
     return centred.T @ centred / (len(x) - 1)  # (d, d)
 
 
-def _sigmas(bandwidth: float | Tensor, scales: Sequence[float], like: Tensor) -> Tensor:
-    """Bandwidths of the kernel's parts, (len(scales),), of the samples' dtype and without a gradient."""
-    check_positive("bandwidth", bandwidth)
+def _check_kernel(bandwidth: object, scales: object) -> None:
+    if bandwidth is not None:
+        check_positive("bandwidth", bandwidth)
     if not isinstance(scales, Sequence) or not scales:
         raise ValueError(f"scales: got {scales!r}, expected a sequence of at least one positive number")
     for scale in scales:
         check_positive("scales", scale)
-    sigma = torch.as_tensor(bandwidth, dtype=like.dtype, device=like.device).detach()
-    return torch.stack([sigma * scale for scale in scales])

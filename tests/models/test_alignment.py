@@ -448,6 +448,105 @@ class TestPermutationTest:
         assert not one.permuted.requires_grad
 
 
+class TestLargeSmallAndHalf:
+    """What fits into a dtype is answered in it, right; what does not is refused by name."""
+
+    UNITS = (
+        (torch.float32, 2.0**-100),
+        (torch.float32, 2.0**124),
+        (torch.float64, 2.0**-900),
+        (torch.float64, 2.0**1020),
+    )
+
+    @pytest.mark.parametrize(("dtype", "unit"), UNITS)
+    @pytest.mark.parametrize("bandwidth", [None, 1.5])
+    def test_units_at_the_ends_of_what_numbers_can_hold(self, dtype, unit, bandwidth):
+        x, y = normal(6, 3, dtype=dtype), normal(8, 3, seed=1, dtype=dtype) + 0.5
+        in_unit = None if bandwidth is None else bandwidth * unit
+        for distance in (squared_mmd, linear_time_mmd):
+            leaf = (unit * x).requires_grad_()
+            found = distance(leaf, unit * y, in_unit)
+            assert float(found.detach()) == pytest.approx(float(distance(x, y, bandwidth)), rel=1e-5)
+            found.backward()
+            plain = torch.func.grad(distance)(x, y, bandwidth)
+            torch.testing.assert_close(leaf.grad * unit, plain, rtol=1e-4, atol=1e-6)
+        test, plain = (mmd_permutation_test(u * x, u * y, seeded(), 19) for u in (unit, 1))
+        assert test.p_value == plain.p_value
+        torch.testing.assert_close(test.permuted, plain.permuted)
+        assert float(median_bandwidth(unit * x, unit * y) / unit) == pytest.approx(float(median_bandwidth(x, y)))
+
+    @pytest.mark.parametrize("bandwidth", [1e-300, 1e-30, 1e-10, 1e10, 1e30, 1e300])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_a_bandwidth_far_from_all_distances(self, dtype, bandwidth):
+        """No two rows are alike for a narrow kernel, but those that coincide, and all are for a wide one."""
+        x, y = normal(6, 3, dtype=dtype), normal(8, 3, seed=1, dtype=dtype)
+        for distance in (squared_mmd, linear_time_mmd):
+            leaf = x.clone().requires_grad_()
+            found = distance(leaf, y, bandwidth)
+            found.backward()
+            assert float(found.detach()) == pytest.approx(0, abs=1e-6)
+            assert bool(torch.isfinite(leaf.grad).all())
+        biased = squared_mmd(x, y, bandwidth, unbiased=False)
+        assert float(biased) == pytest.approx(1 / 6 + 1 / 8 if bandwidth < 1 else 0, abs=1e-6)
+        assert abs(mmd_permutation_test(x, y, seeded(), 19, bandwidth).statistic) < 1e-6
+
+    def test_small_differences_beside_a_row_far_away(self):
+        x, y = torch.tensor([[0.0], [1.0], [0.0], [1e12]]), torch.tensor([[0.5], [0.5], [3.0], [7.0]])
+        expected = (math.exp(-0.5) + 1 - 2 * math.exp(-0.125) + math.exp(-8) - math.exp(-24.5)) / 2
+        assert float(linear_time_mmd(x, y, 1.0, (1.0,))) == pytest.approx(expected, abs=1e-6)
+
+    @pytest.mark.parametrize(("dtype", "size"), [(torch.float16, 1.0), (torch.float16, 1e4), (torch.bfloat16, 1e37)])
+    def test_half_precision(self, dtype, size):
+        """As exact as the samples, which keep three digits or two."""
+        x, y = (size * normal(12, 3)).to(dtype), (size * (normal(14, 3, seed=1) + 0.5)).to(dtype)
+        digits = 2 * torch.finfo(dtype).eps
+        for distance in (squared_mmd, linear_time_mmd):
+            found = distance(x.requires_grad_(), y)
+            assert found.dtype == dtype
+            assert float(found.detach()) == pytest.approx(float(distance(x.detach().double(), y.double())), rel=digits)
+            gradient = torch.autograd.grad(found, x)[0]
+            assert gradient.dtype == dtype
+            assert bool(torch.isfinite(gradient).all())
+        median = median_bandwidth(x, y)
+        assert median.dtype == dtype
+        assert float(median) == pytest.approx(middle_distance(x.detach(), y), rel=digits)
+        test = mmd_permutation_test(x, y, seeded(), 19)
+        assert test.permuted.dtype == dtype
+        assert test.statistic == pytest.approx(float(squared_mmd(x.detach().double(), y.double())), abs=1e-12)
+
+    def test_coral_in_half_precision(self):
+        x, y = (20 * normal(12, 3)).half(), (10 * normal(14, 3, seed=1)).half()
+        expected = float(coral_loss(x.double(), y.double()))
+        assert 1e3 < expected < 6e4
+        assert float(coral_loss(x, y)) == pytest.approx(expected, rel=1e-3)
+
+    @pytest.mark.parametrize(
+        ("dtype", "size"), [(torch.float16, 1e3), (torch.float32, 1e15), (torch.float32, 5e37), (torch.float64, 1e200)]
+    )
+    @pytest.mark.parametrize("larger", ["x", "y"])
+    def test_a_coral_loss_that_the_dtype_cannot_hold_is_refused(self, dtype, size, larger):
+        samples = {"x": normal(5, 3).to(dtype), "y": normal(6, 3, seed=1).to(dtype)}
+        samples[larger] = size * samples[larger]
+        with pytest.raises(ValueError, match=rf"^{larger}: got numbers of up to .*, expected moderate ones"):
+            coral_loss(**samples)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+    def test_a_median_that_the_dtype_cannot_hold_is_refused(self, dtype):
+        x = torch.full((3, 2), torch.finfo(dtype).max, dtype=dtype)
+        with pytest.raises(ValueError, match=r"^x: got numbers of up to .*, expected moderate ones"):
+            median_bandwidth(x, -x)
+        assert float(squared_mmd(x, -x)) == pytest.approx(
+            2 - 2 / 3 * sum(math.exp(-0.5 / s**2) for s in DEFAULT_SCALES), abs=1e-3
+        )
+
+    def test_many_at_once(self):
+        x, y = normal(3, 6, 3, dtype=torch.float32), normal(3, 8, 3, seed=1, dtype=torch.float32) + 0.5
+        units = torch.tensor([1e-30, 1.0, 1e38])[:, None, None]
+        for distance in (squared_mmd, linear_time_mmd):
+            found = torch.vmap(distance)(units * x, units * y)
+            torch.testing.assert_close(found, torch.vmap(distance)(x, y), rtol=1e-4, atol=1e-6)
+
+
 GOOD = normal(4, 3)
 CALLS = {
     "squared_mmd": squared_mmd,
