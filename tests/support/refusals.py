@@ -165,11 +165,14 @@ class Floats(Kind):
     """A tensor of finite floats. ``dims`` says of each dimension whether its size is ``"free"`` or ``"fixed"``.
 
     ``dtype`` says that another floating dtype is wrong, ``binary`` that only 0 and 1 are right; ``integers``, that
-    whole numbers are taken as well.
+    whole numbers are taken as well; ``more``, that other dimensions may come before.
     """
 
-    def __init__(self, dims="free fixed", dtype=True, binary=False, integers=False, infinite=False, optional=False):
+    def __init__(
+        self, dims="free fixed", dtype=True, binary=False, integers=False, infinite=False, more=False, optional=False
+    ):
         super().__init__(optional)
+        self.more = more
         self.dims, self.dtype, self.binary = dims.split(), dtype, binary
         self.integers, self.infinite = integers, infinite
 
@@ -179,7 +182,8 @@ class Floats(Kind):
         yield "a string", "features"
         yield "complex numbers", right.to(torch.complex64)
         yield "sparse", right.detach().to_sparse()
-        yield "a dimension more", right[None].expand(2, *right.shape)
+        if not self.more:
+            yield "a dimension more", right[None].expand(2, *right.shape)
         if right.ndim:
             yield "NaN in one place", _with(right, math.nan)
             if not self.infinite:
