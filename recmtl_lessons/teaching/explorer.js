@@ -101,14 +101,16 @@ function render({ model, el }) {
   const titleId = newId();
   const root = make(
     "section",
-    { class: "recmtl-explorer", "aria-labelledby": titleId, "data-lm-suppress-shortcuts": "true" },
+    { class: "recmtl-explorer", "aria-labelledby": titleId },
     make("header", {}, make("strong", { id: titleId }, model.get("title")), buttons),
     make("div", { class: "recmtl-controls" }, ...controls.map(([, control]) => control.element)),
     make("div", { class: "recmtl-progress" }, bar, status),
     make("div", { class: "recmtl-picture" }, picture),
     summary,
   );
-  // Keys belong to the controls here, not to the notebook, which would take the arrows for itself.
+  // Keys belong to the controls here, not to the notebook, which would take the arrows for itself. Its shortcuts are
+  // matched from the focused element outwards, in Notebook 7 before the event arrives here, so each element says so.
+  for (const element of root.querySelectorAll("*")) element.dataset.lmSuppressShortcuts = "true";
   root.addEventListener("keydown", (event) => event.stopPropagation());
   el.append(root);
 

