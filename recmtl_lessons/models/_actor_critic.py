@@ -1,4 +1,4 @@
-"""What the actor-critics share: layers and starting weights, drawing an action, checks of numbers and rollouts."""
+"""What models that act share: layers and starting weights, drawing an action, checks of numbers and rollouts."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from recmtl_lessons.models._checks import _values_are_at_hand, check_values
+from recmtl_lessons.models._checks import _values_are_at_hand, check_choice, check_count, check_number, check_values
 
 
 def orthogonal_linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
@@ -54,7 +54,7 @@ def choose(
 def evaluate(logits: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probability of what was chosen, and entropy: (batch, choices) and (batch,) -> (batch,), (batch,)."""
     log_policy = logits.log_softmax(dim=1)  # (batch, choices)
-    finite = log_policy.masked_fill(logits.isneginf(), 0.0)  # 0 * -inf would be NaN
+    finite = log_policy.masked_fill(log_policy.isneginf(), 0.0)  # 0 * -inf would be NaN
     entropy = -(log_policy.exp() * finite).sum(dim=1)  # (batch,)
     return pick(log_policy, chosen), entropy
 
@@ -64,11 +64,34 @@ def pick(log_policy: Tensor, action: Tensor) -> Tensor:
     return log_policy.gather(1, action.long().unsqueeze(1)).squeeze(1)
 
 
-def check_luck(generator: object, uniform: object) -> None:
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise ValueError(f"generator: got {type(generator).__name__}, expected a torch.Generator")
+def check_luck(deterministic: object, generator: object, uniform: object) -> None:
+    check_choice("deterministic", deterministic, (False, True))
+    check_generator(generator)
     if generator is not None and uniform is not None:
         raise ValueError("uniform: got numbers beside a generator, expected one of the two")
+
+
+def check_generator(generator: object) -> None:
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ValueError(f"generator: got {type(generator).__name__}, expected a torch.Generator")
+
+
+def check_counts_by_name(name: str, counts: Mapping[str, int]) -> None:
+    """Refuse anything but a mapping of task names to numbers of actions."""
+    if not isinstance(counts, Mapping) or not counts:
+        raise ValueError(f"{name}: got {counts!r}, expected {{task name: number of actions}}, at least one")
+    for task, count in counts.items():
+        if not isinstance(task, str) or not task:
+            raise ValueError(f"{name}: got the name {task!r}, expected a non-empty string")
+        check_count(f"{name}[{task!r}]", count)
+
+
+def check_no_dropout(rate: object) -> None:
+    """Refuse dropout, which other models have: say why, and what to write."""
+    check_number("dropout_rate", rate)
+    if rate != 0:
+        why = "with dropout one network says two things of an action, when it is taken and when it is learned from"
+        raise ValueError(f"dropout_rate: got {rate}, expected 0, or to be left out: {why}")
 
 
 def check_rollout(numbers: Mapping[str, Tensor], flags: Mapping[str, Tensor]) -> None:

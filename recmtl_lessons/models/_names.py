@@ -40,7 +40,7 @@ class NamedParts(nn.Module):
 
     def _put_in_order(self, state: MutableMapping[str, Tensor], prefix: str) -> None:
         """Number the parts of a state as this network does, and take the names out."""
-        numbered = re.compile(rf"({'|'.join(re.escape(prefix + part) for part in self._parts)})(\d+)(.*)")
+        numbered = re.compile(rf"({'|'.join(re.escape(prefix + part) for part in self._parts) or '(?!)'})(\d+)(.*)")
         with_rows = tuple(prefix + row for row in self._rows)
         mine, theirs = list(getattr(self, self._named)), _names(state.pop(prefix + _KEY, None))
         if not theirs and not any(numbered.fullmatch(key) or key.startswith(with_rows) for key in state):

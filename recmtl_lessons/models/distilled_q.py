@@ -20,7 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recmtl_lessons.models._actor_critic import check_counts_by_name, check_generator, check_no_dropout
 from recmtl_lessons.models._checks import (
+    _values_are_at_hand,
+    check_answer,
     check_choice,
     check_count,
     check_dense,
@@ -32,9 +35,10 @@ from recmtl_lessons.models._checks import (
     check_values,
     check_widths,
 )
+from recmtl_lessons.models._names import NamedParts
 
 
-class MultiTaskDistilledQNetwork(nn.Module):
+class MultiTaskDistilledQNetwork(NamedParts):
     r"""Q-values of every task's actions, from one trunk and from tokens of the tasks that attend to each other.
 
     With :math:`h` the trunk's answer to a state, and :math:`e_k` an embedding learned for task k of K,
@@ -68,6 +72,8 @@ class MultiTaskDistilledQNetwork(nn.Module):
         False is the ablation: every token attends to itself alone, w is the identity. The network then has no
         :math:`W_q` and :math:`W_k`; all else is the same, and from one seed starts from the same numbers. One task has
         nothing else to attend to, so with one task it is False.
+    dropout_rate : float
+        0, for the reason above; any other is refused.
 
     Raises
     ------
@@ -80,6 +86,9 @@ class MultiTaskDistilledQNetwork(nn.Module):
     output layer a task), for the multi-task student.
     """
 
+    _parts = ("heads.",)
+    _rows = ("task_embeddings",)
+
     def __init__(
         self,
         state_dim: int,
@@ -90,8 +99,10 @@ class MultiTaskDistilledQNetwork(nn.Module):
         num_heads: int = 4,
         *,
         attention: bool = True,
+        dropout_rate: float = 0.0,
     ):
         _check_arguments(state_dim, action_dims, shared_dims, task_dims, num_heads, attention)
+        check_no_dropout(dropout_rate)
         check_number("distillation_weight", distillation_weight, 0.0, 1.0)
         super().__init__()
         self.state_dim, self.action_dims = state_dim, dict(action_dims)
@@ -133,7 +144,8 @@ class MultiTaskDistilledQNetwork(nn.Module):
         Raises
         ------
         ValueError
-            If the task is unknown, or ``state`` has the wrong shape or dtype, no rows, or values that are not finite.
+            If the task is unknown, ``state`` has the wrong shape or dtype, no rows, or values that are not finite, or
+            the answer is not finite, as from weights that are not.
         """
         if task_name is not None:
             check_choice("task_name", task_name, self.tasks)
@@ -142,7 +154,10 @@ class MultiTaskDistilledQNetwork(nn.Module):
             return self._answers({task_name: state})[task_name]
         tokens = self._tokens(state)  # (batch, K, width)
         mixed = self._mix(tokens, tokens)
-        return {name: head(mixed[:, k]) for k, (name, head) in enumerate(zip(self.tasks, self.heads, strict=True))}
+        answers = {name: head(mixed[:, k]) for k, (name, head) in enumerate(zip(self.tasks, self.heads, strict=True))}
+        for answer in answers.values():
+            check_answer(answer, self, state=state)
+        return answers
 
     def answer_own(self, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Q-values of several tasks, each in states of its own: what `forward` says of each pair, in one pass.
@@ -169,7 +184,7 @@ class MultiTaskDistilledQNetwork(nn.Module):
         for name, own in states.items():
             check_choice("states", name, self.tasks)
             self._check_state(own, f"states[{name!r}]")
-        return self._answers(states)
+        return self._answers(states, "states[{!r}]")
 
     def attention_weights(self, state: Tensor) -> Tensor:
         """How much each task's token takes from each.
@@ -192,7 +207,9 @@ class MultiTaskDistilledQNetwork(nn.Module):
         self._check_state(state)
         tokens = self._tokens(state)
         if self.attention:
-            return self._weights(tokens, tokens)
+            weights = self._weights(tokens, tokens)
+            check_answer(weights, self, state=state)
+            return weights
         size = len(self.tasks)
         return torch.eye(size, dtype=tokens.dtype, device=tokens.device).expand(len(state), self.num_heads, size, size)
 
@@ -297,6 +314,7 @@ class MultiTaskDistilledQNetwork(nn.Module):
         """
         check_choice("task_name", task_name, self.tasks)
         check_number("epsilon", epsilon, 0.0, 1.0)
+        check_generator(generator)
         return epsilon_greedy(self(state, task_name), epsilon, generator)
 
     @torch.no_grad()
@@ -310,17 +328,22 @@ class MultiTaskDistilledQNetwork(nn.Module):
         check_choice("task_name", task_name, self.tasks)
         check_positive("temperature", temperature)
         check_positive("scale", scale)
-        return (self(state, task_name) / scale / temperature).softmax(dim=-1)
+        policy = (self(state, task_name) / scale / temperature).softmax(dim=-1)
+        check_answer(policy, small=("temperature", "scale"), state=state, temperature=temperature, scale=scale)
+        return policy
 
     # The tokens, and how they mix.
 
-    def _answers(self, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _answers(self, states: Mapping[str, Tensor], called: str = "state") -> dict[str, Tensor]:
         """`answer_own` of states that have been checked: the other tasks are looked at, and do not look."""
         counts, columns = [len(own) for own in states.values()], [self.tasks.index(name) for name in states]
         tokens = self._tokens(torch.cat(list(states.values())))  # (all, K, width)
         looking = [part[:, k : k + 1] for part, k in zip(tokens.split(counts), columns, strict=True)]
         mixed = self._mix(torch.cat(looking), tokens)[:, 0].split(counts)  # (batch of the task, width) each
-        return {name: self.heads[k](rows) for name, k, rows in zip(states, columns, mixed, strict=True)}
+        answers = {name: self.heads[k](rows) for name, k, rows in zip(states, columns, mixed, strict=True)}
+        for name, answer in answers.items():
+            check_answer(answer, self, **{called.format(name): states[name]})
+        return answers
 
     def _tokens(self, state: Tensor) -> Tensor:
         """(batch, state_dim) -> (batch, K, width)."""
@@ -347,9 +370,7 @@ class MultiTaskDistilledQNetwork(nn.Module):
     # What comes in.
 
     def _check_state(self, state: Tensor, name: str = "state") -> None:
-        check_features(name, state, self.state_dim)
-        if state.dtype != self.to_token.weight.dtype:
-            raise ValueError(f"{name}: got dtype {state.dtype}, expected {self.to_token.weight.dtype} as the network's")
+        check_features(name, state, self.state_dim, self.to_token.weight.dtype)
 
 
 def q_value_scale(q_values: Tensor) -> Tensor:
@@ -375,10 +396,13 @@ def q_value_scale(q_values: Tensor) -> Tensor:
         If ``q_values`` have another shape, no rows, or values that are not finite.
     """
     _check_q_values("q_values", q_values)
-    q_values = q_values.detach()
+    q_values, limits = q_values.detach(), torch.finfo(q_values.dtype)
+    # A power of 2 near the largest is taken out first, which rounds nothing: no square is then too large or too small.
+    unit = q_values.abs().amax().clamp(limits.tiny, limits.max / 2).log2().floor().exp2()
+    q_values = q_values / unit
     spread = (q_values - q_values.mean(dim=1, keepdim=True)).square().mean().sqrt()
-    rounding = 10 * torch.finfo(q_values.dtype).eps * q_values.abs().amax()
-    return torch.where(spread > rounding, spread, torch.ones_like(spread))
+    rounding = 10 * limits.eps * q_values.abs().amax()
+    return torch.where(spread > rounding, spread * unit, torch.ones_like(spread))
 
 
 def distillation_loss(
@@ -429,7 +453,10 @@ def distillation_loss(
     found = (student_q_values / scale / temperature).log_softmax(dim=-1)
     # Written out: `F.kl_div` has no rule for vmap, and would go through the models one by one.
     divergence = (expected.exp() * (expected - found)).sum(dim=-1)  # (batch,)
-    return temperature**2 * divergence.mean()
+    loss = temperature * temperature * divergence.mean()
+    values = {"student_q_values": student_q_values, "teacher_q_values": teacher_q_values}
+    check_answer(loss, small=("temperature", "scale"), **values, temperature=temperature, scale=scale)
+    return loss
 
 
 def double_q_target(
@@ -480,7 +507,9 @@ def double_q_target(
     best = next_q_online.argmax(dim=-1, keepdim=True)  # (batch, 1)
     value = next_q_target.gather(-1, best).squeeze(-1)  # (batch,)
     value = value.masked_fill(terminated.bool(), 0.0)
-    return (rewards.to(value.dtype) + discount * value).detach()
+    target = (rewards.to(value.dtype) + discount * value).detach()
+    check_answer(target, rewards=rewards, next_q_online=next_q_online, next_q_target=next_q_target)
+    return target
 
 
 def td_errors(q_values: Tensor, actions: Tensor, targets: Tensor) -> Tensor:
@@ -507,7 +536,9 @@ def td_errors(q_values: Tensor, actions: Tensor, targets: Tensor) -> Tensor:
     check_labels("actions", actions, rows, n_actions)
     check_values("targets", targets, (rows,))
     taken = q_values.gather(-1, actions.long().unsqueeze(-1)).squeeze(-1)  # (batch,)
-    return targets.detach().to(taken.dtype) - taken
+    errors = targets.detach().to(taken.dtype) - taken
+    check_answer(errors, q_values=q_values, targets=targets)
+    return errors
 
 
 def q_loss(q_values: Tensor, actions: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -537,9 +568,12 @@ def q_loss(q_values: Tensor, actions: Tensor, targets: Tensor, weights: Tensor |
     errors = td_errors(q_values, actions, targets)
     if weights is not None:
         check_values("weights", weights, (len(q_values),))
-        check_number("weights", weights, 0.0)
+        if _values_are_at_hand(weights) and float(weights.min()) < 0:
+            raise ValueError(f"weights: got {weights.min():g}, expected at least 0")
     losses = F.huber_loss(errors, torch.zeros_like(errors), reduction="none")  # (batch,)
-    return losses.mean() if weights is None else (weights.detach().to(losses.dtype) * losses).mean()
+    loss = losses.mean() if weights is None else (weights.detach().to(losses.dtype) * losses).mean()
+    check_answer(loss, q_values=q_values, targets=targets, **({} if weights is None else {"weights": weights}))
+    return loss
 
 
 def epsilon_greedy(q_values: Tensor, epsilon: float | Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -568,6 +602,7 @@ def epsilon_greedy(q_values: Tensor, epsilon: float | Tensor, generator: torch.G
     check_dense("q_values", q_values)
     check_finite("q_values", q_values)
     check_number("epsilon", epsilon, 0.0, 1.0)
+    check_generator(generator)
     *shape, n_actions = q_values.shape
     where = q_values.device if generator is None else generator.device
     chance = torch.rand(shape, generator=generator, device=where).to(q_values.device)  # (...,)
@@ -585,12 +620,7 @@ def _layers(inputs: int, widths: Sequence[int]) -> list[nn.Module]:
 
 def _check_arguments(state_dim, action_dims, shared_dims, task_dims, num_heads, attention) -> None:
     check_count("state_dim", state_dim)
-    if not isinstance(action_dims, Mapping) or not action_dims:
-        raise ValueError(f"action_dims: got {action_dims!r}, expected {{task name: n_actions}}, at least one")
-    for name, n_actions in action_dims.items():
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"action_dims: got the name {name!r}, expected a non-empty string")
-        check_count(f"action_dims[{name!r}]", n_actions)
+    check_counts_by_name("action_dims", action_dims)
     check_widths("shared_dims", shared_dims)
     check_widths("task_dims", task_dims, empty=True)
     check_count("num_heads", num_heads)
@@ -598,8 +628,7 @@ def _check_arguments(state_dim, action_dims, shared_dims, task_dims, num_heads, 
         raise ValueError(
             f"shared_dims: got a last width of {shared_dims[-1]}, expected one that num_heads={num_heads} divides"
         )
-    if not isinstance(attention, bool):
-        raise ValueError(f"attention: got {attention!r}, expected True or False")
+    check_choice("attention", attention, (False, True))
 
 
 def _check_q_values(name: str, value: Tensor) -> None:

@@ -16,7 +16,7 @@ again.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -25,7 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recmtl_lessons.models._actor_critic import (
+    check_counts_by_name,
     check_luck,
+    check_no_dropout,
     check_rollout,
     choose,
     evaluate,
@@ -36,6 +38,7 @@ from recmtl_lessons.models._actor_critic import (
 from recmtl_lessons.models._checks import (
     _INTEGERS,
     _values_are_at_hand,
+    check_answer,
     check_choice,
     check_count,
     check_features,
@@ -44,6 +47,7 @@ from recmtl_lessons.models._checks import (
     check_values,
     check_widths,
 )
+from recmtl_lessons.models._names import NamedParts
 
 _LEVELS = ("meta", "task")
 
@@ -63,7 +67,7 @@ class LevelLogProbs(NamedTuple):
     task: Tensor
 
 
-class HierarchicalMultiTaskRL(nn.Module):
+class HierarchicalMultiTaskRL(NamedParts):
     r"""A meta-controller that chooses one of several goals, and a controller of its own for each goal.
 
     With m and :math:`c_g` the trunks of the meta-controller and of the controller of goal g, and :math:`e_g` a vector
@@ -88,14 +92,17 @@ class HierarchicalMultiTaskRL(nn.Module):
         Width of the state.
     meta_action_dim : int
         Number of goals.
-    task_action_dims : int or sequence of int
-        Number of actions of each goal's controller, one a goal; or one number for all.
+    task_action_dims : mapping {str: int}, sequence of int, or int
+        Number of actions of each goal's controller, one a goal; or one number for all. In a mapping, by the name of the
+        task that the goal stands for: goal k is the k-th of them, ``tasks[k]``. Without names ``tasks`` are 0, 1, ...
     meta_dims : sequence of int
         Widths of the meta-controller's layers, each followed by a tanh; none makes it linear.
     task_dims : sequence of int
         Widths of each controller's layers, each followed by a tanh; none makes them linear.
     goal_dim : int
         Width of :math:`e_g`, whatever the other widths are.
+    dropout_rate : float
+        0, for the reason above; any other is refused.
 
     Raises
     ------
@@ -107,38 +114,45 @@ class HierarchicalMultiTaskRL(nn.Module):
     Kulkarni et al. (2016), section 3: a meta-controller whose goals last several steps, and controllers below it.
     """
 
+    _rows = ("meta.policy.", "controllers.", "allowed")
     allowed: Tensor
 
     def __init__(
         self,
         state_dim: int,
         meta_action_dim: int,
-        task_action_dims: int | Sequence[int],
+        task_action_dims: Mapping[str, int] | Sequence[int] | int,
         meta_dims: Sequence[int] = (128, 64),
         task_dims: Sequence[int] = (64, 32),
         goal_dim: int = 16,
+        dropout_rate: float = 0.0,
     ):
         _check_arguments(state_dim, meta_action_dim, task_action_dims, meta_dims, task_dims, goal_dim)
+        check_no_dropout(dropout_rate)
         super().__init__()
         self.state_dim, self.meta_action_dim, self.goal_dim = state_dim, meta_action_dim, goal_dim
-        alike = isinstance(task_action_dims, int)
-        self.task_action_dims = (task_action_dims,) * meta_action_dim if alike else tuple(task_action_dims)
-        self.max_actions = max(self.task_action_dims)
+        if isinstance(task_action_dims, int):
+            task_action_dims = (task_action_dims,) * meta_action_dim
+        named = isinstance(task_action_dims, Mapping)
+        self.tasks = tuple(task_action_dims) if named else tuple(range(meta_action_dim))
+        self.task_action_dims = dict(task_action_dims) if named else tuple(task_action_dims)
+        counts = [self.task_action_dims[task] for task in self.tasks]
+        self.max_actions = max(counts)
         self.meta = _MetaController(state_dim, meta_action_dim, meta_dims)
-        self.controllers = _Controllers(state_dim, goal_dim, self.task_action_dims, task_dims)
-        counts = torch.tensor(self.task_action_dims).unsqueeze(1)  # (goals, 1)
-        # Follows from the arguments, and is no part of the state_dict.
-        self.register_buffer("allowed", torch.arange(self.max_actions) < counts, persistent=False)
+        self.controllers = _Controllers(state_dim, goal_dim, counts, task_dims)
+        allowed = torch.arange(self.max_actions) < torch.tensor(counts).unsqueeze(1)  # (goals, max_actions)
+        self.register_buffer("allowed", allowed)
 
-    def forward(self, state: Tensor, level: str = "meta", goal: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, state: Tensor, level: str = "meta", goal: Tensor | str | None = None) -> tuple[Tensor, Tensor]:
         r"""Answer at one level: logits of what can be chosen there, and the value of each state.
 
         Parameters
         ----------
         state : Tensor, (batch, state_dim)
         level : {"meta", "task"}
-        goal : Tensor, (batch,)
-            Each row's goal, integers in 0..meta_action_dim-1; for level "task" alone, and needed there.
+        goal : Tensor, (batch,), or str
+            Each row's goal, integers in 0..meta_action_dim-1, or the name of a task for all; for level "task" alone,
+            and needed there.
 
         Returns
         -------
@@ -153,7 +167,8 @@ class HierarchicalMultiTaskRL(nn.Module):
         ------
         ValueError
             If the state has the wrong shape or dtype, no rows, or values that are not finite, the level is unknown, or
-            goals are missing, unexpected, of the wrong shape or dtype, or out of range.
+            goals are missing, unexpected, of the wrong shape or dtype, or out of range, or the answer is not finite, as
+            from weights that are not.
         """
         check_choice("level", level, _LEVELS)
         if level == "meta" and goal is not None:
@@ -164,7 +179,7 @@ class HierarchicalMultiTaskRL(nn.Module):
         """The meta-controller's policy, (batch, meta_action_dim): rows sum to 1. Arguments and errors as `get_goal`."""
         return self._meta(state)[0].softmax(dim=1)
 
-    def action_probabilities(self, state: Tensor, goals: Tensor) -> Tensor:
+    def action_probabilities(self, state: Tensor, goals: Tensor | str) -> Tensor:
         """The policies of the goals' controllers, (batch, max_actions): rows sum to 1, 0 where there is no action.
 
         Arguments and errors as `get_action`.
@@ -199,13 +214,13 @@ class HierarchicalMultiTaskRL(nn.Module):
         ValueError
             If the state or the uniform numbers do not fit.
         """
-        check_luck(generator, uniform)
+        check_luck(deterministic, generator, uniform)
         return choose(self._meta(state)[0], deterministic, generator, uniform)
 
     def get_action(
         self,
         state: Tensor,
-        goals: Tensor,
+        goals: Tensor | str,
         deterministic: bool = False,
         generator: torch.Generator | None = None,
         uniform: Tensor | None = None,
@@ -215,8 +230,8 @@ class HierarchicalMultiTaskRL(nn.Module):
         Parameters
         ----------
         state : Tensor, (batch, state_dim)
-        goals : Tensor, (batch,)
-            Integers in 0..meta_action_dim-1.
+        goals : Tensor, (batch,), or str
+            Integers in 0..meta_action_dim-1, or the name of a task for all rows.
         deterministic, generator
             As in `get_hierarchical_action`.
         uniform : Tensor, (batch, max_actions), optional
@@ -234,14 +249,14 @@ class HierarchicalMultiTaskRL(nn.Module):
         ValueError
             If the state, the goals or the uniform numbers do not fit.
         """
-        check_luck(generator, uniform)
+        check_luck(deterministic, generator, uniform)
         return choose(self._task(state, goals, "goals")[0], deterministic, generator, uniform)
 
     def get_hierarchical_action(
         self,
         state: Tensor,
         deterministic: bool = False,
-        goal: Tensor | None = None,
+        goal: Tensor | str | None = None,
         generator: torch.Generator | None = None,
         uniform: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, LevelLogProbs]:
@@ -258,8 +273,8 @@ class HierarchicalMultiTaskRL(nn.Module):
         state : Tensor, (batch, state_dim)
         deterministic : bool
             The most probable goal, and the most probable action under it (the first of several), for measuring.
-        goal : Tensor, (batch,), optional
-            Goals kept from earlier steps, integers in 0..meta_action_dim-1: then actions alone are chosen.
+        goal : Tensor, (batch,), or str, optional
+            Goals kept from earlier steps, as in `get_action`: then actions alone are chosen.
         generator : torch.Generator, optional
             Where random numbers come from, drawn on its own device, for goals first; torch's global generator unless
             given.
@@ -282,19 +297,18 @@ class HierarchicalMultiTaskRL(nn.Module):
         ValueError
             If the state, the goals or the uniform numbers do not fit; the generator has not moved then.
         """
-        check_luck(generator, uniform)
+        check_luck(deterministic, generator, uniform)
         goal_logits, _ = self._meta(state)  # (batch, goals)
         goal_luck, action_luck = self._split(uniform, len(state))
         if goal is None:
             goals, goal_log_prob = choose(goal_logits, deterministic, generator, goal_luck)
         else:
-            self._check_goals("goal", goal, len(state))
-            goals = goal.long()
+            goals = self._goals("goal", goal, len(state))
             goal_log_prob = pick(goal_logits.log_softmax(dim=1), goals)
         actions, action_log_prob = choose(self._controlled(state, goals)[0], deterministic, generator, action_luck)
         return goals, actions, LevelLogProbs(goal_log_prob, action_log_prob)
 
-    def evaluate_goals(self, state: Tensor, goals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate_goals(self, state: Tensor, goals: Tensor | str) -> tuple[Tensor, Tensor, Tensor]:
         """What the meta-controller's loss needs of goals that were chosen, with gradients to the meta-controller alone.
 
         Only rows in which a goal was chosen belong here: a goal that merely went on was no decision.
@@ -302,8 +316,8 @@ class HierarchicalMultiTaskRL(nn.Module):
         Parameters
         ----------
         state : Tensor, (batch, state_dim)
-        goals : Tensor, (batch,)
-            Integers in 0..meta_action_dim-1.
+        goals : Tensor, (batch,), or str
+            Integers in 0..meta_action_dim-1, or the name of a task for all rows.
 
         Returns
         -------
@@ -319,17 +333,16 @@ class HierarchicalMultiTaskRL(nn.Module):
             If the state or the goals do not fit.
         """
         logits, value = self._meta(state)
-        self._check_goals("goals", goals, len(state))
-        return *evaluate(logits, goals), value
+        return *evaluate(logits, self._goals("goals", goals, len(state))), value
 
-    def evaluate_actions(self, state: Tensor, goals: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate_actions(self, state: Tensor, goals: Tensor | str, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the controllers' loss needs of actions that were taken, with gradients to the controllers alone.
 
         Parameters
         ----------
         state : Tensor, (batch, state_dim)
-        goals : Tensor, (batch,)
-            The goals under which they were taken, integers in 0..meta_action_dim-1.
+        goals : Tensor, (batch,), or str
+            The goals under which they were taken, as in `get_action`.
         actions : Tensor, (batch,)
             Integers, each from 0 to below the number of actions of its goal.
 
@@ -349,7 +362,7 @@ class HierarchicalMultiTaskRL(nn.Module):
             an action that the goal does not have gets a log-probability of minus infinity.
         """
         logits, value = self._task(state, goals, "goals")
-        self._check_actions(actions, goals)
+        self._check_actions(actions, self._goals("goals", goals, len(state)))
         return *evaluate(logits, actions), value
 
     def meta_parameters(self) -> dict[str, nn.Parameter]:
@@ -362,17 +375,21 @@ class HierarchicalMultiTaskRL(nn.Module):
 
     def _meta(self, state: Tensor) -> tuple[Tensor, Tensor]:
         self._check_state(state)
-        return self.meta(state)
+        return self._checked(state, *self.meta(state))
 
-    def _task(self, state: Tensor, goals: Tensor | None, name: str = "goal") -> tuple[Tensor, Tensor]:
+    def _task(self, state: Tensor, goals: Tensor | str | None, name: str = "goal") -> tuple[Tensor, Tensor]:
         self._check_state(state)
-        self._check_goals(name, goals, len(state))
-        return self._controlled(state, goals.long())
+        return self._controlled(state, self._goals(name, goals, len(state)))
 
     def _controlled(self, state: Tensor, goals: Tensor) -> tuple[Tensor, Tensor]:
         """Masked logits, (batch, max_actions), and value, (batch,), of each row's own controller."""
-        logits, value = self.controllers(state, goals)
+        logits, value = self._checked(state, *self.controllers(state, goals))
         return logits.masked_fill(~self.allowed[goals], -math.inf), value
+
+    def _checked(self, state: Tensor, logits: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        check_answer(logits, self, state=state)
+        check_answer(value, self, state=state)
+        return logits, value
 
     def _split(self, uniform: Tensor | None, rows: int) -> tuple[Tensor | None, Tensor | None]:
         """(batch, goals + max_actions) -> (batch, goals), (batch, max_actions)."""
@@ -384,25 +401,34 @@ class HierarchicalMultiTaskRL(nn.Module):
     # What comes in.
 
     def _check_state(self, state: Tensor) -> None:
-        check_features("state", state, self.state_dim)
-        expected = self.meta.value.weight.dtype
-        if state.dtype != expected:
-            raise ValueError(f"state: got dtype {state.dtype}, expected {expected} as the network's")
+        check_features("state", state, self.state_dim, self.meta.value.weight.dtype)
 
-    def _check_goals(self, name: str, goals: Tensor | None, rows: int) -> None:
+    def _goals(self, name: str, goals: Tensor | str | None, rows: int) -> Tensor:
+        """Each row's goal by its number, (batch,), int64."""
+        if isinstance(goals, str):
+            check_choice(name, goals, self.tasks)
+            return torch.full((rows,), self.tasks.index(goals), device=self.allowed.device)
         check_labels(name, goals, rows, self.meta_action_dim)
+        return goals.long()
 
     def _check_actions(self, actions: Tensor, goals: Tensor) -> None:
         check_labels("actions", actions, len(goals), self.max_actions)
         if not _values_are_at_hand(actions) or not _values_are_at_hand(goals):
             return
-        known = pick(self.allowed[goals.long()], actions)  # (batch,)
+        known = pick(self.allowed[goals], actions)  # (batch,)
         if not known.all():
             row = int((~known).nonzero()[0])
-            count = self.task_action_dims[int(goals[row])]
-            raise ValueError(
-                f"actions: got {int(actions[row])} in row {row}, expected 0 to {count - 1} under goal {int(goals[row])}"
-            )
+            task = self.tasks[int(goals[row])]
+            expected = f"0 to {self.task_action_dims[task] - 1} under goal {task!r}"
+            raise ValueError(f"actions: got {int(actions[row])} in row {row}, expected {expected}")
+
+    def _put_in_order(self, state: MutableMapping[str, Tensor], prefix: str) -> None:
+        """By name; and what those names can do is the same, which the shapes of padded controllers do not say."""
+        super()._put_in_order(state, prefix)
+        theirs = state.get(f"{prefix}allowed")
+        if theirs is not None and not torch.equal(theirs.to(self.allowed), self.allowed):
+            counts = theirs.sum(-1).tolist()
+            raise ValueError(f"state_dict: got {counts} actions of {self.tasks}, expected {self.task_action_dims}")
 
 
 def semi_markov_returns(
@@ -468,7 +494,9 @@ def semi_markov_returns(
         for t in reversed(range(len(rewards))):
             target = rewards[t] + discount * torch.where(stops[t], after[t], target)
             backwards.append(target)
-        return torch.stack(backwards[::-1])  # (T, ...)
+        targets = torch.stack(backwards[::-1])  # (T, ...)
+    check_answer(targets, rewards=rewards, next_values=next_values)
+    return targets
 
 
 def semi_markov_target(
@@ -508,7 +536,9 @@ def semi_markov_target(
         raise ValueError(f"steps: got {int(steps.min())}, expected at least 1")
     check_number("discount", discount, 0.0, 1.0)
     with torch.no_grad():
-        return paid + discount ** steps.to(paid) * next_values.masked_fill(terminated, 0.0)
+        target = paid + discount ** steps.to(paid) * next_values.masked_fill(terminated, 0.0)
+    check_answer(target, paid=paid, next_values=next_values)
+    return target
 
 
 class _MetaController(nn.Module):
@@ -537,7 +567,7 @@ class _Controllers(nn.Module):
         self.policy = _StackedLinear(goals, inputs[-1], max(action_counts), gain=0.01)
         self.value = _StackedLinear(goals, inputs[-1], 1, gain=1.0)
 
-    def forward(self, state: Tensor, goals: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, state: Tensor, goals: Tensor | str) -> tuple[Tensor, Tensor]:
         hidden = torch.cat([state, self.goal_embedding[goals]], dim=-1)  # (batch, state_dim + goal_dim)
         for layer in self.trunk:
             hidden = layer(hidden, goals).tanh()  # (batch, width)
@@ -553,7 +583,7 @@ class _StackedLinear(nn.Module):
         self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in each]))  # (goals, outputs, inputs)
         self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in each]))  # (goals, outputs)
 
-    def forward(self, x: Tensor, goals: Tensor) -> Tensor:
+    def forward(self, x: Tensor, goals: Tensor | str) -> Tensor:
         """Answer with every goal's layer in one product, and keep of each row its own."""
         every = F.linear(x, self.weight.flatten(0, 1)).unflatten(1, self.bias.shape)  # (batch, goals, outputs)
         own = goals.view(-1, 1, 1).expand(-1, 1, self.bias.shape[1])  # (batch, 1, outputs)
@@ -565,13 +595,13 @@ def _check_arguments(state_dim, meta_action_dim, task_action_dims, meta_dims, ta
     check_count("meta_action_dim", meta_action_dim)
     if isinstance(task_action_dims, int):
         check_count("task_action_dims", task_action_dims)
+    elif isinstance(task_action_dims, Mapping):
+        check_counts_by_name("task_action_dims", task_action_dims)
     else:
         check_widths("task_action_dims", task_action_dims)
-        if len(task_action_dims) != meta_action_dim:
-            raise ValueError(
-                f"task_action_dims: got {len(task_action_dims)} numbers of actions, expected {meta_action_dim}, "
-                "one for each goal"
-            )
+    if not isinstance(task_action_dims, int) and len(task_action_dims) != meta_action_dim:
+        came = f"{len(task_action_dims)} numbers of actions"
+        raise ValueError(f"task_action_dims: got {came}, expected {meta_action_dim}, one for each goal")
     for name, widths in (("meta_dims", meta_dims), ("task_dims", task_dims)):
         check_widths(name, widths, empty=True)
     check_count("goal_dim", goal_dim)

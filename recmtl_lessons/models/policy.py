@@ -26,8 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from recmtl_lessons.models._actor_critic import (
+    check_counts_by_name,
     check_like,
     check_luck,
+    check_no_dropout,
     check_rollout,
     choose,
     evaluate,
@@ -36,6 +38,7 @@ from recmtl_lessons.models._actor_critic import (
 )
 from recmtl_lessons.models._checks import (
     _values_are_at_hand,
+    check_answer,
     check_choice,
     check_count,
     check_features,
@@ -44,9 +47,10 @@ from recmtl_lessons.models._checks import (
     check_positive,
     check_widths,
 )
+from recmtl_lessons.models._names import NamedParts
 
 
-class MultiTaskPolicyNetwork(nn.Module):
+class MultiTaskPolicyNetwork(NamedParts):
     r"""A stochastic policy and its value for each of several tasks, on a trunk that all tasks share.
 
     With f the shared trunk, and for task k a trunk :math:`g_k`, a policy head :math:`P_k, b_k` and a value head
@@ -67,6 +71,8 @@ class MultiTaskPolicyNetwork(nn.Module):
         Widths of the shared layers, each followed by a tanh. None: the tasks share nothing.
     task_dims : sequence of int
         Widths of each task's own layers, each followed by a tanh. None: the heads stand on the shared layers.
+    dropout_rate : float
+        0, for the reason above; any other is refused.
 
     Raises
     ------
@@ -74,14 +80,17 @@ class MultiTaskPolicyNetwork(nn.Module):
         If an argument is out of its range; the message names it, what came and what was expected.
     """
 
+    _parts = ("task_trunks.", "policy_heads.", "value_heads.")
+
     def __init__(
         self,
         state_dim: int,
         action_dims: Mapping[str, int],
         shared_dims: Sequence[int] = (128, 64),
         task_dims: Sequence[int] = (32,),
+        dropout_rate: float = 0.0,
     ):
-        _check_arguments(state_dim, action_dims, shared_dims, task_dims)
+        _check_arguments(state_dim, action_dims, shared_dims, task_dims, dropout_rate)
         super().__init__()
         self.state_dim = state_dim
         self.action_dims = dict(action_dims)
@@ -114,7 +123,8 @@ class MultiTaskPolicyNetwork(nn.Module):
         Raises
         ------
         ValueError
-            If the state has the wrong shape or dtype, no rows, or values that are not finite, or the task is unknown.
+            If the state has the wrong shape or dtype, no rows, or values that are not finite, the task is unknown, or
+            the answer is not finite, as from weights that are not.
         """
         task = self._number(task_name)
         self._check_state(state)
@@ -174,7 +184,7 @@ class MultiTaskPolicyNetwork(nn.Module):
             uniform numbers do not fit. Inside ``torch.vmap`` values cannot be looked at: there a row in which nothing
             is allowed has a log-probability of NaN.
         """
-        check_luck(generator, uniform)
+        check_luck(deterministic, generator, uniform)
         logits, _ = self._masked(state, task_name, mask)
         return choose(logits, deterministic, generator, uniform)
 
@@ -243,7 +253,10 @@ class MultiTaskPolicyNetwork(nn.Module):
 
     def _answer(self, state: Tensor, task: int) -> tuple[Tensor, Tensor]:
         hidden = self.task_trunks[task](self.shared(state))  # (batch, width)
-        return self.policy_heads[task](hidden), self.value_heads[task](hidden).squeeze(-1)
+        logits, value = self.policy_heads[task](hidden), self.value_heads[task](hidden).squeeze(-1)
+        check_answer(logits, self, state=state)
+        check_answer(value, self, state=state)
+        return logits, value
 
     # What comes in.
 
@@ -252,10 +265,7 @@ class MultiTaskPolicyNetwork(nn.Module):
         return self.tasks.index(task_name)
 
     def _check_state(self, state: Tensor) -> None:
-        check_features("state", state, self.state_dim)
-        expected = self.value_heads[0].weight.dtype
-        if state.dtype != expected:
-            raise ValueError(f"state: got dtype {state.dtype}, expected {expected} as the network's")
+        check_features("state", state, self.state_dim, self.value_heads[0].weight.dtype)
 
     def _check_mask(self, mask: Tensor | None, state: Tensor, task: int) -> None:
         if mask is None:
@@ -337,7 +347,9 @@ def gae(
             running = delta[t] + discount * gae_lambda * running.masked_fill(ended[t], 0.0)
             backwards.append(running)
         advantages = torch.stack(backwards[::-1])  # (T, ...)
-        return advantages, advantages + values
+        returns = advantages + values
+    check_answer(returns, rewards=rewards, values=values, next_values=next_values)
+    return advantages, returns
 
 
 def n_step_returns(
@@ -387,7 +399,8 @@ def n_step_returns(
         for _ in range(min(n, len(rewards)) - 1):  # each round makes every return one reward longer, if it can be
             later = torch.cat([returns[1:], returns[-1:]])  # (T, ...); the last row is not read
             returns = torch.where(stops, one_step, rewards + discount * later)
-        return returns
+    check_answer(returns, rewards=rewards, next_values=next_values)
+    return returns
 
 
 def actor_critic_loss(
@@ -432,9 +445,10 @@ def actor_critic_loss(
     Mnih et al. (2016), section 4. There the value's squared error has no weight of its own; sums over a rollout are
     means here.
     """
-    _check_terms(log_prob=log_prob, entropy=entropy, value=value, advantage=advantage, returns=returns)
+    terms = {"log_prob": log_prob, "entropy": entropy, "value": value, "advantage": advantage, "returns": returns}
+    _check_terms(**terms)
     policy_loss = -(advantage.detach() * log_prob).mean()
-    return _total(policy_loss, entropy, value, returns, value_weight, entropy_weight)
+    return _total(policy_loss, terms, value_weight, entropy_weight)
 
 
 def ppo_loss(
@@ -488,24 +502,23 @@ def ppo_loss(
     ----------
     Schulman et al. (2017), equation 7, and equation 9 for the sum, of which this is the negative.
     """
-    _check_terms(
-        log_prob=log_prob,
-        old_log_prob=old_log_prob,
-        entropy=entropy,
-        value=value,
-        advantage=advantage,
-        returns=returns,
-    )
+    terms = {"log_prob": log_prob, "old_log_prob": old_log_prob, "entropy": entropy, "value": value}
+    terms |= {"advantage": advantage, "returns": returns}
+    _check_terms(**terms)
     check_positive("clip", clip)
     _check_counted(counted, log_prob.shape)
     advantage, log_ratio = advantage.detach(), log_prob - old_log_prob.detach()
+    if counted is not None:  # before the exponential, whose gradient is NaN where it overflows
+        log_ratio = log_ratio.masked_fill(~counted, 0.0)
     ratio = log_ratio.exp()
-    clipped = ratio.clamp(1 - clip, 1 + clip)
+    divergence = _mean(torch.expm1(log_ratio) - log_ratio, counted).detach()
+    check_answer(divergence, log_prob=log_prob, old_log_prob=old_log_prob)
+    low, high = (torch.as_tensor(end, dtype=ratio.dtype, device=ratio.device) for end in (1 - clip, 1 + clip))
+    clipped = ratio.clamp(low, high)
     policy_loss = -_mean(torch.minimum(ratio * advantage, clipped * advantage), counted)
-    loss, parts = _total(policy_loss, entropy, value, returns, value_weight, entropy_weight, counted)
-    outside = ((ratio - 1).abs() > clip).to(ratio.dtype)
-    parts["clip_fraction"] = _mean(outside, counted)
-    parts["approximate_kl"] = _mean(torch.expm1(log_ratio) - log_ratio, counted).detach()
+    loss, parts = _total(policy_loss, terms, value_weight, entropy_weight, counted)
+    parts["clip_fraction"] = _mean(((ratio - 1).abs() > clip).to(ratio.dtype), counted)
+    parts["approximate_kl"] = divergence
     return loss, parts
 
 
@@ -517,12 +530,15 @@ def _mean(values: Tensor, counted: Tensor | None) -> Tensor:
 
 
 def _total(
-    policy_loss, entropy, value, returns, value_weight, entropy_weight, counted=None
+    policy_loss: Tensor, terms: Mapping[str, Tensor], value_weight, entropy_weight, counted: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    check_number("value_weight", value_weight, 0.0)
-    check_number("entropy_weight", entropy_weight, 0.0)
-    value_loss, entropy = _mean((returns.detach() - value).square(), counted), _mean(entropy, counted)
+    weights = {"value_weight": value_weight, "entropy_weight": entropy_weight}
+    for name, weight in weights.items():
+        check_number(name, weight, 0.0)
+    value_loss = _mean((terms["returns"].detach() - terms["value"]).square(), counted)
+    entropy = _mean(terms["entropy"], counted)
     loss = policy_loss + value_weight * value_loss - entropy_weight * entropy
+    check_answer(loss, **terms, **weights)
     parts = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
     return loss, {name: part.detach() for name, part in parts.items()}
 
@@ -536,16 +552,12 @@ def _check_allowed(action: Tensor, mask: Tensor | None) -> None:
         raise ValueError(f"action: got {int(action[row])} in row {row}, expected an action that the mask allows")
 
 
-def _check_arguments(state_dim, action_dims, shared_dims, task_dims) -> None:
+def _check_arguments(state_dim, action_dims, shared_dims, task_dims, dropout_rate) -> None:
     check_count("state_dim", state_dim)
-    if not isinstance(action_dims, Mapping) or not action_dims:
-        raise ValueError(f"action_dims: got {action_dims!r}, expected {{task name: number of actions}}, at least one")
-    for name, count in action_dims.items():
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"action_dims: got the name {name!r}, expected a non-empty string")
-        check_count(f"action_dims[{name!r}]", count)
+    check_counts_by_name("action_dims", action_dims)
     for name, widths in (("shared_dims", shared_dims), ("task_dims", task_dims)):
         check_widths(name, widths, empty=True)
+    check_no_dropout(dropout_rate)
 
 
 def _check_counted(counted: Tensor | None, shape: torch.Size) -> None:

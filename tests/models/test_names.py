@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from recmtl_lessons.models import CrossDomainTransferNetwork, DomainAdversarialNetwork, MultiDomainAttentionNetwork
+from recmtl_lessons.models import (
+    CrossDomainTransferNetwork,
+    DomainAdversarialNetwork,
+    HierarchicalMultiTaskRL,
+    MultiDomainAttentionNetwork,
+    MultiTaskDistilledQNetwork,
+    MultiTaskPolicyNetwork,
+)
 from recmtl_lessons.training.stacked import Stack
 
 NAMES = ("shop", "a.b", "home page", "ü")  # names are the user's words
@@ -46,10 +53,31 @@ def attention_answers(network, name):
     return network.predict(name, {other: ROWS[:, : network.domain_features[other]] for other in NAMES})
 
 
+def actions(names):
+    return {name: WIDTHS.get(name, 3) for name in names}
+
+
+def hierarchical_answers(network, name):
+    goals = dict(zip(network.tasks, network(ROWS)[0].unbind(1), strict=True))
+    return torch.cat([network.action_probabilities(ROWS, name), torch.stack([goals[other] for other in NAMES], 1)], 1)
+
+
 CASES = {  # how to build one from its names, and what it answers for one of them
     "adversarial": (adversarial, lambda network, name: network.predict(ROWS, name)),
     "transfer": (transfer, transfer_answers),
     "attention": (attention, attention_answers),
+    "policy": (
+        lambda names: MultiTaskPolicyNetwork(3, actions(names), (4,), (5,)),
+        lambda network, name: torch.cat([network.action_probabilities(ROWS, name), network(ROWS, name)[1][:, None]], 1),
+    ),
+    "distilled": (
+        lambda names: MultiTaskDistilledQNetwork(3, actions(names), (4,), (5,)),
+        lambda network, name: network(ROWS, name),
+    ),
+    "hierarchical": (
+        lambda names: HierarchicalMultiTaskRL(3, len(names), actions(names), (4,), (5,), 2),
+        hierarchical_answers,
+    ),
     "attention, one encoder": (lambda names: attention(names, shared_encoder=True), attention_answers),
 }
 
@@ -93,11 +121,11 @@ def test_a_state_is_loaded_by_name(case, names):
 def test_a_state_goes_through_a_file_and_back_within_a_larger_network(case):
     build, answers, saved = case
     file = io.BytesIO()
-    torch.save(nn.ModuleDict({"own": saved}).state_dict(), file)
+    torch.save(nn.ModuleList([saved]).state_dict(), file)
     file.seek(0)
     state, loaded = torch.load(file, weights_only=True), build(sorted(NAMES))
     held = dict(state)
-    nn.ModuleDict({"own": loaded}).load_state_dict(state)
+    nn.ModuleList([loaded]).load_state_dict(state)
     assert state.keys() == held.keys() and all(value is held[key] for key, value in state.items())
     torch.testing.assert_close(answers(loaded, "a.b"), answers(saved, "a.b"), rtol=1e-5, atol=1e-6)
 
