@@ -1,6 +1,5 @@
 """Two levels of decisions against a loop over rows, distributions of PyTorch's, tabular solutions, and mistakes."""
 
-import copy
 import itertools
 import math
 import re
@@ -169,7 +168,7 @@ class TestForward:
         assert not torch.equal(before, network(states, "task", goals)[1])
         for level, asked in (("meta", None), ("task", goals)):
             assert torch.equal(network(states, level, asked)[0], other(states, level, asked)[0])
-        assert set(network.state_dict()) == set(dict(network.named_parameters()))
+        assert set(network.state_dict()) == {*dict(network.named_parameters()), "names", "allowed"}
 
     def test_parameters_belong_to_one_level_each(self):
         network = model()
@@ -178,6 +177,63 @@ class TestForward:
         assert {**meta, **task}.keys() == dict(network.named_parameters()).keys()
         assert all(value is network.get_parameter(name) for name, value in {**meta, **task}.items())
         assert all(len(value) == 3 for value in task.values())
+
+
+NAMED = dict(zip(("home page", "search", "push"), COUNTS, strict=True))
+
+
+class TestByName:
+    def test_the_lectures_call(self):
+        network = HierarchicalMultiTaskRL(6, 2, {"home": 3, "search": 4}, [128, 64], [64, 32])
+        assert network.tasks == ("home", "search")
+        assert network.task_action_dims == {"home": 3, "search": 4}
+        goals, actions, _ = network.get_hierarchical_action(torch.zeros(50, 6), generator=seeded())
+        counts = torch.tensor([network.task_action_dims[network.tasks[goal]] for goal in goals])
+        assert (actions < counts).all()
+
+    @pytest.mark.parametrize("counts", [COUNTS, list(COUNTS), 4])
+    def test_without_names_goals_are_numbers(self, counts):
+        network = model(counts=counts)
+        assert network.tasks == (0, 1, 2)
+        assert network.task_action_dims == ((4,) * 3 if counts == 4 else COUNTS)
+
+    def test_a_name_stands_for_its_number_in_every_row(self):
+        network, (states, _, _) = model(counts=NAMED), some_rows()
+        for number, (name, count) in enumerate(NAMED.items()):
+            goals, actions = torch.full((40,), number), whole(count, 40)
+            for one, other in zip(
+                (
+                    *network(states, "task", name),
+                    network.action_probabilities(states, name),
+                    *network.get_action(states, name, generator=seeded()),
+                    *network.get_hierarchical_action(states, goal=name, generator=seeded())[:2],
+                    *network.evaluate_goals(states, name),
+                    *network.evaluate_actions(states, name, actions),
+                ),
+                (
+                    *network(states, "task", goals),
+                    network.action_probabilities(states, goals),
+                    *network.get_action(states, goals, generator=seeded()),
+                    *network.get_hierarchical_action(states, goal=goals, generator=seeded())[:2],
+                    *network.evaluate_goals(states, goals),
+                    *network.evaluate_actions(states, goals, actions),
+                ),
+                strict=True,
+            ):
+                assert torch.equal(one, other)
+        for ask in (lambda: network.get_action(states, "shop"), lambda: model().evaluate_goals(states, "search")):
+            with pytest.raises(ValueError, match=refusal("goals")):
+                ask()
+
+    def test_a_state_of_other_numbers_of_actions_is_refused(self):
+        """The controllers are padded to the largest, so that their shapes do not tell."""
+        saved = model(counts=NAMED).state_dict()
+        for others in ({**NAMED, "home page": 5}, dict(zip(NAMED, COUNTS[::-1], strict=True))):
+            network = model(seed=1, counts=others)
+            before = network.meta.policy.weight.clone()
+            with pytest.raises(ValueError, match=refusal("state_dict", r"\[2, 5, 3\] actions")):
+                network.load_state_dict(saved)
+            assert torch.equal(network.meta.policy.weight, before)
 
 
 class TestEvaluation:
@@ -681,41 +737,12 @@ class TestSemiMarkovTarget:
             torch.testing.assert_close(found[:, number], semi_markov_target(*alone, 0.9), rtol=0, atol=1e-12)
             torch.testing.assert_close(mapped[:, number], semi_markov_target(*alone, discount), rtol=0, atol=1e-12)
 
-    @pytest.mark.parametrize(
-        ("changed", "named", "came"),
-        [
-            ({"paid": torch.zeros(0)}, "paid", r"\(0,\)"),
-            ({"paid": torch.zeros(3, 2).long()}, "paid", "int64"),
-            ({"paid": [1.0]}, "paid", "list"),
-            ({"paid": torch.full((3, 2), math.inf)}, "paid", "infinite"),
-            ({"steps": torch.ones(3).long()}, "steps", r"\(3,\)"),
-            ({"steps": torch.ones(3, 2)}, "steps", "float32"),
-            ({"steps": torch.ones(3, 2).bool()}, "steps", "bool"),
-            ({"steps": torch.ones(3, 2, dtype=torch.complex64)}, "steps", "complex64"),
-            ({"steps": 2}, "steps", "int"),
-            ({"steps": torch.tensor([[1, 2], [3, 0], [1, 1]])}, "steps", "0"),
-            ({"steps": torch.tensor([[1, 2], [-3, 0], [1, 1]])}, "steps", "-3"),
-            ({"next_values": torch.zeros(3)}, "next_values", r"\(3,\)"),
-            ({"next_values": torch.zeros(3, 2).double()}, "next_values", "float64"),
-            ({"next_values": torch.full((3, 2), math.nan)}, "next_values", "NaN"),
-            ({"terminated": torch.zeros(3, 2)}, "terminated", "float32"),
-            ({"terminated": torch.zeros(2, 2).bool()}, "terminated", r"\(2, 2\)"),
-            ({"terminated": None}, "terminated", "NoneType"),
-            ({"discount": 1.1}, "discount", "1.1"),
-            ({"discount": -0.1}, "discount", "-0.1"),
-            ({"discount": math.nan}, "discount", "nan"),
-            ({"discount": torch.tensor([0.9, 0.9])}, "discount", r"\(2,\)"),
-        ],
-    )
-    def test_what_does_not_fit_is_refused(self, changed, named, came):
-        parts = {
-            "paid": torch.zeros(3, 2),
-            "steps": torch.ones(3, 2).long(),
-            "next_values": torch.zeros(3, 2),
-            "terminated": torch.zeros(3, 2).bool(),
-        }
-        with pytest.raises(ValueError, match=refusal(named, came)):
-            semi_markov_target(**{**parts, **changed})
+    @pytest.mark.parametrize("least", [0, -3])
+    def test_a_goal_takes_a_step_at_least(self, least):
+        paid, steps, values, over = some_goals()
+        steps[3] = least
+        with pytest.raises(ValueError, match=refusal("steps", str(least))):
+            semi_markov_target(paid, steps, values, over)
 
 
 class Chain:
@@ -877,186 +904,70 @@ class TestClassicMistakes:
 S, G, A = some_rows(4)
 
 
-def holed(values):
-    broken = values.clone()
-    broken[1] = math.nan
-    return broken
-
-
-@pytest.fixture
-def unchanged():
-    """A network that a refused call must leave as it is, and the global generator with it."""
-    network = model()
-    before, luck = copy.deepcopy(network.state_dict()), torch.random.get_rng_state()
-    yield network
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    assert torch.equal(torch.random.get_rng_state(), luck)
-
-
 class TestRefusals:
-    @pytest.mark.parametrize(
-        ("changed", "named", "came"),
-        [
-            ({"state_dim": 0}, "state_dim", "0"),
-            ({"state_dim": 2.0}, "state_dim", "2.0"),
-            ({"meta_action_dim": 0}, "meta_action_dim", "0"),
-            ({"meta_action_dim": True}, "meta_action_dim", "True"),
-            ({"task_action_dims": 0}, "task_action_dims", "0"),
-            ({"task_action_dims": True}, "task_action_dims", "True"),
-            ({"task_action_dims": (2, 0, 1)}, "task_action_dims", "0"),
-            ({"task_action_dims": (2, 3)}, "task_action_dims", "2 numbers of actions"),
-            ({"task_action_dims": ()}, "task_action_dims", r"\(\)"),
-            ({"task_action_dims": "235"}, "task_action_dims", "235"),
-            ({"task_action_dims": None}, "task_action_dims", "None"),
-            ({"meta_dims": (4, -1)}, "meta_dims", "-1"),
-            ({"meta_dims": 4}, "meta_dims", "4"),
-            ({"task_dims": (0,)}, "task_dims", "0"),
-            ({"task_dims": None}, "task_dims", "None"),
-            ({"goal_dim": 0}, "goal_dim", "0"),
-            ({"goal_dim": None}, "goal_dim", "None"),
-        ],
-    )
-    def test_arguments(self, changed, named, came):
-        with pytest.raises(ValueError, match=refusal(named, came)):
-            HierarchicalMultiTaskRL(**{"state_dim": 4, "meta_action_dim": 3, "task_action_dims": COUNTS, **changed})
+    """What the table of refusals does not say."""
 
-    @pytest.mark.parametrize(
-        ("state", "came"),
-        [
-            (normal(4, 3), r"\(4, 3\)"),
-            (normal(0, 4), r"\(0, 4\)"),
-            (normal(4), r"\(4,\)"),
-            (S.tolist(), "list"),
-            (S.long(), "int64"),
-            (S.float(), "float32"),
-            (S.to(torch.complex128), "complex128"),
-            (S.to_sparse(), "sparse"),
-            (holed(S), "NaN"),
-        ],
-    )
-    def test_states(self, unchanged, state, came):
-        for ask in (
-            lambda: unchanged(state),
-            lambda: unchanged(state, "task", G),
-            lambda: unchanged.goal_probabilities(state),
-            lambda: unchanged.action_probabilities(state, G),
-            lambda: unchanged.get_goal(state),
-            lambda: unchanged.get_action(state, G),
-            lambda: unchanged.get_hierarchical_action(state),
-            lambda: unchanged.get_hierarchical_action(state, goal=G),
-            lambda: unchanged.evaluate_goals(state, G),
-            lambda: unchanged.evaluate_actions(state, G, A),
-        ):
-            with pytest.raises(ValueError, match=refusal("state", came)):
-                ask()
+    @pytest.mark.parametrize("counts", [{"home": 3}, {"home": 3, "search": 4, "": 2}, {"home": 3, "search": 4, 2: 2}])
+    def test_names_that_do_not_fit(self, counts):
+        with pytest.raises(ValueError, match=refusal("task_action_dims")):
+            HierarchicalMultiTaskRL(4, 3, counts)
 
-    @pytest.mark.parametrize(
-        ("goals", "came"),
-        [
-            (G[:3], r"\(3,\)"),
-            (G[:, None], r"\(4, 1\)"),
-            (G.double(), "float64"),
-            (G.bool(), "bool"),
-            (G.tolist(), "list"),
-            (G + 3, "to [3-5]"),
-            (G - 3, "from -[1-3]"),
-            (None, "NoneType"),
-        ],
-    )
-    def test_goals(self, unchanged, goals, came):
-        asked = {
-            "goals": (
-                lambda: unchanged.action_probabilities(S, goals),
-                lambda: unchanged.get_action(S, goals),
-                lambda: unchanged.evaluate_goals(S, goals),
-                lambda: unchanged.evaluate_actions(S, goals, A),
-            ),
-            "goal": (lambda: unchanged(S, "task", goals),),
-        }
-        if goals is not None:
-            asked["goal"] += (lambda: unchanged.get_hierarchical_action(S, goal=goals),)
-        for name, several in asked.items():
-            for ask in several:
-                with pytest.raises(ValueError, match=refusal(name, came)):
-                    ask()
+    def test_dropout_is_refused_with_the_reason(self):
+        with pytest.raises(ValueError, match=refusal("dropout_rate", "0.2") + "0, .*: with dropout one"):
+            model(dropout_rate=0.2)
 
-    def test_levels(self, unchanged):
-        for level in ("Meta", "controller", None, 1):
-            with pytest.raises(ValueError, match=refusal("level")):
-                unchanged(S, level, G)
+    def test_a_goal_without_its_level(self):
         with pytest.raises(ValueError, match=refusal("goal", "a value")):
-            unchanged(S, "meta", G)
+            model()(S, "meta", G)
 
-    @pytest.mark.parametrize(
-        ("actions", "came"),
-        [
-            (A[:3], r"\(3,\)"),
-            (A.double(), "float64"),
-            (A + 5, "to [5-9]"),
-            (A - 5, "from -"),
-            (None, "NoneType"),
-            (torch.tensor([1, 1, 3, 1]), "3 in row 2"),
-        ],
-    )
-    def test_actions(self, unchanged, actions, came):
-        with pytest.raises(ValueError, match=refusal("actions", came)):
-            unchanged.evaluate_actions(S, torch.tensor([1, 0, 2, 0]), actions)
+    @pytest.mark.parametrize("part", ["policy.bias", "value.bias"])
+    def test_a_network_whose_weights_are_no_numbers_does_not_act(self, part):
+        luck = torch.random.get_rng_state()
+        for level, asked in {
+            "meta": (
+                lambda network: network(S),
+                lambda network: network.goal_probabilities(S),
+                lambda network: network.get_goal(S),
+                lambda network: network.get_hierarchical_action(S, deterministic=True),
+                lambda network: network.evaluate_goals(S, G),
+            ),
+            "controllers": (
+                lambda network: network(S, "task", G),
+                lambda network: network.action_probabilities(S, G),
+                lambda network: network.get_action(S, G),
+                lambda network: network.get_hierarchical_action(S, goal=G),
+                lambda network: network.evaluate_actions(S, G, A),
+            ),
+        }.items():
+            broken = model()
+            torch.nn.init.constant_(broken.get_parameter(f"{level}.{part}"), math.nan)
+            for ask in asked:
+                with pytest.raises(ValueError, match=refusal("weights", "NaN") + f".*{level}.{part}"):
+                    ask(broken)
+        assert torch.equal(torch.random.get_rng_state(), luck)
 
-    def test_an_action_of_another_goal_says_which(self, unchanged):
+    def test_an_action_of_another_goal_says_which(self):
+        asked = S, torch.tensor([1, 0, 2, 0]), torch.tensor([4, 2, 2, 1])
         with pytest.raises(ValueError, match=r"^actions: got 2 in row 1, expected 0 to 1 under goal 0$"):
-            unchanged.evaluate_actions(S, torch.tensor([1, 0, 2, 0]), torch.tensor([4, 2, 2, 1]))
+            model().evaluate_actions(*asked)
+        named = model(counts=dict(zip(("home page", "search", "push"), COUNTS, strict=True)))
+        with pytest.raises(ValueError, match=r"^actions: got 2 in row 1, expected 0 to 1 under goal 'home page'$"):
+            named.evaluate_actions(*asked)
 
     @pytest.mark.parametrize(
-        ("luck", "named", "came"),
+        ("luck", "came"),
         [
-            ({"generator": 3}, "generator", "int"),
-            ({"uniform": torch.rand(4, 7, dtype=torch.float64)}, "uniform", r"\(4, 7\)"),
-            ({"uniform": torch.zeros(4, 8)}, "uniform", "float32"),
-            ({"uniform": torch.ones(4, 8, dtype=torch.float64)}, "uniform", "from 1 to 1"),
-            ({"uniform": [0.5] * 8}, "uniform", "list"),
-            ({"uniform": torch.zeros(4, 8, dtype=torch.float64), "generator": seeded()}, "uniform", "generator"),
+            ({"uniform": torch.ones(4, 8, dtype=torch.float64)}, "from 1 to 1"),
+            ({"uniform": torch.zeros(4, 8, dtype=torch.float64), "generator": seeded()}, "generator"),
         ],
     )
-    def test_luck(self, unchanged, luck, named, came):
-        with pytest.raises(ValueError, match=refusal(named, came)):
-            unchanged.get_hierarchical_action(S, **luck)
-        for ask in (unchanged.get_goal, lambda state, **luck: unchanged.get_action(state, G, **luck)):
-            with pytest.raises(ValueError, match=refusal(named)):
-                ask(S, **luck)
+    def test_luck(self, luck, came):
+        with pytest.raises(ValueError, match=refusal("uniform", came)):
+            model().get_hierarchical_action(S, **luck)
 
-    def test_a_refused_goal_draws_nothing(self, unchanged):
+    def test_a_refused_goal_draws_nothing(self):
         generator = seeded()
         before = generator.get_state()
         with pytest.raises(ValueError, match=refusal("goal")):
-            unchanged.get_hierarchical_action(S, goal=G + 3, generator=generator)
+            model().get_hierarchical_action(S, goal=G + 3, generator=generator)
         assert torch.equal(generator.get_state(), before)
-
-    @pytest.mark.parametrize(
-        ("changed", "named", "came"),
-        [
-            ({"rewards": torch.zeros(0, 2)}, "rewards", r"\(0, 2\)"),
-            ({"rewards": torch.tensor(1.0)}, "rewards", r"\(\)"),
-            ({"rewards": torch.zeros(3, 2).long()}, "rewards", "int64"),
-            ({"rewards": [1.0]}, "rewards", "list"),
-            ({"rewards": holed(torch.zeros(3, 2))}, "rewards", "NaN"),
-            ({"next_values": torch.zeros(3)}, "next_values", r"\(3,\)"),
-            ({"next_values": torch.zeros(3, 2).double()}, "next_values", "float64"),
-            ({"next_values": holed(torch.zeros(3, 2))}, "next_values", "NaN"),
-            ({"goal_ended": torch.zeros(3, 2)}, "goal_ended", "float32"),
-            ({"goal_ended": torch.zeros(2, 2).bool()}, "goal_ended", r"\(2, 2\)"),
-            ({"terminated": None}, "terminated", "NoneType"),
-            ({"discount": 1.1}, "discount", "1.1"),
-            ({"discount": -0.1}, "discount", "-0.1"),
-            ({"discount": math.nan}, "discount", "nan"),
-            ({"discount": torch.tensor([0.9, 0.9])}, "discount", r"\(2,\)"),
-        ],
-    )
-    def test_rollouts(self, changed, named, came):
-        parts = {
-            "rewards": torch.zeros(3, 2),
-            "next_values": torch.zeros(3, 2),
-            "goal_ended": torch.zeros(3, 2).bool(),
-            "terminated": torch.zeros(3, 2).bool(),
-        }
-        with pytest.raises(ValueError, match=refusal(named, came)):
-            semi_markov_returns(**{**parts, **changed})
