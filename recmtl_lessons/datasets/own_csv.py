@@ -1,11 +1,13 @@
 """Your own ratings: any CSV file with a user, an item and a rating in each row."""
 
+import codecs
 import csv
 import io
 import math
+import os
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,10 +16,10 @@ from typing import Literal, TypeVar
 import numpy as np
 import torch
 
-from recmtl_lessons.datasets.ratings import Ratings
+from recmtl_lessons.datasets.ratings import YEAR_1, YEAR_9999, Ratings
 
 _T = TypeVar("_T")
-_DELIMITERS = (",", ";", "\t", "|")
+_DELIMITERS = (",", ";", "\t", "|", "::")
 _USUAL_NAMES = {  # lower case, without spaces, hyphens and underscores
     "user": ("user", "userid", "uid", "customer", "customerid", "reviewer", "reviewerid"),
     "item": ("item", "itemid", "iid", "movie", "movieid", "film", "filmid", "product", "productid", "asin"),
@@ -26,7 +28,18 @@ _USUAL_NAMES = {  # lower case, without spaces, hyphens and underscores
     "domain": ("domain", "domainid", "domainname", "category"),
 }
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-_YEAR_1, _YEAR_9999 = -62_135_596_800, 253_402_300_799  # seconds since 1970
+_TOO_EARLY, _TOO_LATE = 1e8, 1e11  # seconds: March 1973; and 5138, where milliseconds of March 1973 begin
+_DATE = r"(19|20)[0-9]{2}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])"
+_LOOKS = {
+    "a date and time, YYYYMMDDhhmm": _DATE + r"([01][0-9]|2[0-3])[0-5][0-9]([0-5][0-9])?",
+    "a date, YYYYMMDD": _DATE,
+    "a month, YYYYMM": r"(19|20)[0-9]{2}(0[1-9]|1[0-2])",
+    "a year": r"(19|20)[0-9]{2}",
+    "a day number of a spreadsheet": r"[2-7][0-9]{4}(\.[0-9]+)?",
+    "milliseconds": r"[0-9]{12,13}(\.[0-9]+)?",
+    "microseconds": r"[0-9]{15,16}(\.[0-9]+)?",
+    "nanoseconds": r"[0-9]{18,19}(\.[0-9]+)?",
+}
 _WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _SHOWN = 5
 
@@ -39,8 +52,10 @@ def load_csv(
     time: str | Literal[False] | None = None,
     domain: str | Literal[False] | None = None,
     delimiter: str | None = None,
+    encoding: str = "utf-8-sig",
+    header: Sequence[str] | None = None,
 ) -> Ratings:
-    """Load ratings from a CSV file with a header, in UTF-8 with or without a byte order mark.
+    """Load ratings from a CSV file with a header, in UTF-8 with or without a byte order mark unless said otherwise.
 
     Columns are found whatever their case, spaces, hyphens and underscores. Where the default names are left
     as they are, usual ones are found too: ``userId``, ``movie_id``, ``timestamp``, ``category`` and the like.
@@ -59,12 +74,19 @@ def load_csv(
     time : str, False or None
         Name of the column with times: seconds since 1970, or ISO dates such as ``2024-05-01`` or
         ``2024-05-01T18:30:00+02:00`` (UTC where no offset is given). With None a column with a usual name is
-        taken if there is one; with False none is.
+        taken if there is one; with False none is. Numbers that would *all* be seconds of 1966 to 1973 are refused:
+        they are dates written as numbers (20240501, 202405, 2024), days, or a mere order.
     domain : str, False or None
         Name of the column with the domain of each rating; None and False as for ``time``.
     delimiter : str, optional
-        The character between fields. By default the one among comma, semicolon, tab and ``|`` that cuts the
-        header into the most fields.
+        What stands between fields. By default the one among comma, semicolon, tab, ``|`` and ``::`` that cuts the
+        first line into the most fields. Where it is more than one character, quotes mean nothing, and each line is
+        a row.
+    encoding : str
+        The file's encoding, by any name that Python knows, such as ``latin-1``, ``cp1252`` or ``utf-16``.
+    header : sequence of str, optional
+        Names of the columns, for a file whose first line is a rating. The file of MovieLens 1M, ``ratings.dat``,
+        is read with ``header=("user", "item", "rating", "time")``.
 
     Returns
     -------
@@ -77,13 +99,13 @@ def load_csv(
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is empty, is not UTF-8, lacks a column, or has bad rows; of these the first five are
-        listed with line, column and the text found, and the others counted. Lines count from 1, the header.
+        If the file is empty, has another encoding, lacks a column, or has bad rows; of these the first five are
+        listed with line, column and the text found, and the others counted. Lines count from 1.
     """
-    path = Path(path)
+    path = _checked_path(path)
     named = {"user": user, "item": item, "rating": rating, "time": time, "domain": domain}
-    _check_arguments(named, delimiter)
-    table = _read(path, _text(path), named, delimiter)
+    _check_arguments(named, delimiter, header)
+    table = _read(path, _text(path, encoding), named, delimiter, header)
     texts, lines, problems = table.texts, table.lines, table.problems
     users = _convert(texts["user"], lines, _filled, table.header["user"], problems)
     items = _convert(texts["item"], lines, _filled, table.header["item"], problems)
@@ -91,11 +113,12 @@ def load_csv(
     times = domains = None
     if "time" in texts:
         times = _convert(texts["time"], lines, _seconds, table.header["time"], problems)
+        _check_times(texts["time"], lines, table.header["time"], problems)
     if "domain" in texts:
         domains = _convert(texts["domain"], lines, _filled, table.header["domain"], problems)
     _refuse(path, problems)
     if not lines:
-        raise ValueError(f"{path.name}: it has a header and no rows, expected at least one rating")
+        raise ValueError(f"{path.name}: got a header and no rows, expected at least one rating")
     user_ids, user_codes = _codes(users, numbers=True)
     item_ids, item_codes = _codes(items, numbers=True)
     domain_names, domain_codes = _codes(domains or (), numbers=False)
@@ -122,55 +145,99 @@ class _Table:
     problems: list[tuple[int, str]] = field(default_factory=list)
 
 
-def _check_arguments(named: dict[str, str | Literal[False] | None], delimiter: str | None) -> None:
+def _checked_path(path: str | Path) -> Path:
+    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
+    if not isinstance(name, str) or "\0" in name:
+        came = _short(name) if isinstance(name, str) else type(name).__name__
+        raise ValueError(f"path: got {came}, expected the path of a CSV file")
+    if Path(name).is_dir():
+        raise ValueError(f"path: got the folder {name!r}, expected the path of a CSV file")
+    return Path(name)
+
+
+def _check_arguments(named: dict[str, str | Literal[False] | None], delimiter: object, header: object) -> None:
     for role, name in named.items():
         is_name = isinstance(name, str) and name.strip() != ""
         is_left_open = role in ("time", "domain") and (name is None or name is False)
         if not (is_name or is_left_open):
-            raise ValueError(f"{role}: {name!r} came, expected the name of a column")
-    fits = delimiter is None or (isinstance(delimiter, str) and re.fullmatch(r'[^"\r\n]', delimiter))
+            raise ValueError(f"{role}: got {name!r}, expected the name of a column")
+    fits = delimiter is None or (isinstance(delimiter, str) and re.fullmatch(r'[^"\r\n\0]+', delimiter))
     if not fits:
-        raise ValueError(f"delimiter: {delimiter!r} came, expected one character, no quote or line end")
+        raise ValueError(f"delimiter: got {delimiter!r}, expected one or more characters, no quote or line end")
+    fits = isinstance(header, Sequence) and not isinstance(header, str) and len(header) > 0
+    if header is not None and not (fits and all(isinstance(name, str) for name in header)):
+        raise ValueError(f"header: got {header!r}, expected the names of the columns")
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, encoding: str) -> str:
     """Return the file's text, without a byte order mark."""
     data = path.read_bytes()
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         before, byte = error.object[: error.start], error.object[error.start]  # behind the byte order mark
-        line = before.count(b"\n") + 1
-        raise ValueError(f"{path.name}, line {line}: byte {byte:#x} is not UTF-8 text") from None
+        likely = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "latin-1"
+        raise ValueError(
+            f"{path.name}, line {_line(before)}: byte {byte:#x} is not {encoding.upper().removesuffix('-SIG')} text; "
+            f"pass its encoding, such as encoding={likely!r}"
+        ) from None
+    except (LookupError, TypeError, ValueError):
+        raise ValueError(f"encoding: got {encoding!r}, expected a text encoding, such as 'latin-1'") from None
     if not text.strip():
         raise ValueError(f"{path.name}: the file is empty, expected a header and ratings")
+    if "\0" in text:
+        line = _line(text[: text.index("\0")].encode(errors="replace"))
+        raise ValueError(f"{path.name}, line {line}: a NUL character is no text; pass its encoding, such as 'utf-16'")
     return text
 
 
-def _read(path: Path, text: str, named: dict, delimiter: str | None) -> _Table:
+def _line(before: bytes) -> int:
+    """Number of the line that comes after this text, or goes on from it."""
+    return len((before + b".").splitlines())
+
+
+def _read(path: Path, text: str, named: dict, delimiter: str | None, header: Sequence[str] | None) -> _Table:
     """Cut the text into the columns that the roles ask for."""
-    if delimiter is None:
-        first = next(line for line in io.StringIO(text) if line.strip())
-        delimiter = max(_DELIMITERS, key=lambda mark: len(next(csv.reader([first], delimiter=mark), ())))
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    delimiter = delimiter or _likely_delimiter(text)
+    rows = _rows(path, text, delimiter)
+    names = [name.strip() for name in header or next((row for _, row in rows if "".join(row).strip()), [])]
+    columns = _columns(path, names, named, delimiter)
+    table = _Table({role: names[k] for role, k in columns.items()}, {role: [] for role in columns})
+    taken = [(k, table.texts[role].append) for role, k in columns.items()]
+    for line, row in rows:
+        if len(row) == len(names):
+            for k, append in taken:
+                append(row[k])
+            table.lines.append(line)
+        elif len(row) > 1 or "".join(row).strip():
+            table.problems.append((line, f"line {line}: {len(row)} fields, expected {len(names)}"))
+    return table
+
+
+def _likely_delimiter(text: str) -> str:
+    """Return the one that cuts the first line into the most fields."""
+    first = next(line for line in io.StringIO(text, newline="") if line.strip())[:100_000]  # csv's limit of a field
+
+    def fields(mark: str) -> int:
+        return len(first.split(mark) if len(mark) > 1 else next(csv.reader([first], delimiter=mark), ()))
+
+    return max(_DELIMITERS, key=fields)
+
+
+def _rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Line and fields of each row; a line ends with CR, LF or both."""
+    lines = io.StringIO(text, newline="")
+    if len(delimiter) > 1:
+        yield from enumerate((line.rstrip("\r\n").split(delimiter) for line in lines), 1)
+        return
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     start = 1
     try:
-        header = [name.strip() for name in next((row for row in reader if "".join(row).strip()), [])]
-        columns = _columns(path, header, named, delimiter)
-        table = _Table({role: header[k] for role, k in columns.items()}, {role: [] for role in columns})
-        taken = [(k, table.texts[role].append) for role, k in columns.items()]
-        start = reader.line_num + 1
         for row in reader:
-            if len(row) == len(header):
-                for k, append in taken:
-                    append(row[k])
-                table.lines.append(start)
-            elif len(row) > 1 or "".join(row).strip():
-                table.problems.append((start, f"line {start}: {len(row)} fields, expected {len(header)}"))
+            yield start, row
             start = reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"{path.name}, line {start}: the row cannot be read ({error})") from None
-    return table
+        raise ValueError(f"{path.name}, line {start}: the row cannot be read ({error}; a quote not closed?)") from None
 
 
 def _columns(path: Path, header: list[str], named: dict, delimiter: str) -> dict[str, int]:
@@ -186,7 +253,8 @@ def _columns(path: Path, header: list[str], named: dict, delimiter: str) -> dict
         if not hits:
             raise ValueError(
                 f"{path.name}: no column {name!r} for {role}; its columns are "
-                f"{', '.join(map(repr, header))} (delimiter {delimiter!r})"
+                f"{', '.join(map(_short, header[:20]))}{' ...' * (len(header) > 20)} (delimiter {delimiter!r}; "
+                "header=('user', 'item', ...) names them where the file does not)"
             )
         if len(hits) > 1:
             same = ", ".join(repr(header[k]) for k in hits)
@@ -232,11 +300,19 @@ def _filled(text: str) -> str:
     return text
 
 
-def _number(text: str) -> float:
+def _float(text: str) -> float | None:
+    """Return the number that is written with digits from 0 to 9, as other programs read them, or None."""
+    text = text.strip()
     try:
-        value = float(text)
+        return float(text) if text.isascii() and "_" not in text else None
     except ValueError:
-        raise ValueError(f"{_short(text)} is not a number") from None
+        return None
+
+
+def _number(text: str) -> float:
+    value = _float(text)
+    if value is None:
+        raise ValueError(f"{_short(text)} is not a number")
     if not abs(value) <= _FLOAT32_MAX:
         raise ValueError(f"{_short(text)} is not a finite number")
     return value
@@ -244,12 +320,10 @@ def _number(text: str) -> float:
 
 def _seconds(text: str) -> int:
     """Whole seconds since 1970 of a number or an ISO date."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = _iso_seconds(text.strip())
-    if not _YEAR_1 <= seconds <= _YEAR_9999:
-        raise ValueError(f"{_short(text)} is no time in seconds since 1970 (milliseconds?)")
+    number = _float(text)
+    seconds, latest = (_iso_seconds(text.strip()), YEAR_9999) if number is None else (number, _TOO_LATE)
+    if not YEAR_1 <= seconds <= latest:
+        raise ValueError(_no_seconds(text, [text]))
     return math.floor(seconds)
 
 
@@ -261,6 +335,26 @@ def _iso_seconds(text: str) -> float:
             f"{_short(text)} is neither seconds since 1970 nor an ISO date (time=False leaves the column out)"
         ) from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _check_times(texts: list[str], lines: list[int], column: str, problems: list[tuple[int, str]]) -> None:
+    """Refuse a column whose numbers would all be seconds of 1966 to 1973, when nobody rated yet."""
+    if not all(number is None or abs(number) < _TOO_EARLY for number in map(_float, texts)):
+        return
+    numbers = [(line, text) for line, text in zip(lines, texts, strict=True) if _float(text) is not None]
+    if numbers:
+        line, text = numbers[0]
+        what = _no_seconds(text, [text for _, text in numbers])
+        reason = "all numbers of the column would lie from 1966 to 1973, expected seconds, or ISO dates"
+        problem = f"{what}; {reason} such as 2024-05-01 (time=False leaves the column out)"
+        problems.append((line, f"line {line}, column {column!r}: {problem}"))
+
+
+def _no_seconds(text: str, texts: Iterable[str]) -> str:
+    """Say that a number is no time in seconds, and what it and the others look like."""
+    plain = [re.sub(r"\.0*$", "", text.strip()) for text in texts]
+    look = next((look for look, form in _LOOKS.items() if all(re.fullmatch(form, text) for text in plain)), None)
+    return f"{_short(text)} is no time in seconds since 1970" + (f" ({look}?)" if look else "")
 
 
 def _short(text: str) -> str:

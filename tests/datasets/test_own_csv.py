@@ -46,15 +46,46 @@ class TestWhatIsUnderstood:
         assert ratings.domain is None
         assert ratings.rating.dtype == torch.float32
 
-    @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-    @pytest.mark.parametrize("end", ["\n", "\r\n"])
+    @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|", "::"])
+    @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
     @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
     def test_delimiters_line_ends_and_byte_order_mark(self, load, delimiter, end, mark):
         text = _TABLE.replace(",", delimiter).replace("\n", end)
         assert rows(load(mark + text.encode())) == rows(load(_TABLE))
 
-    def test_a_delimiter_that_is_named(self, load):
-        assert rows(load(_TABLE.replace(",", "~"), delimiter="~")) == rows(load(_TABLE))
+    @pytest.mark.parametrize("delimiter", ["~", " ", "~~", ", "])
+    def test_a_delimiter_that_is_named(self, load, delimiter):
+        assert rows(load(_TABLE.replace(",", delimiter), delimiter=delimiter)) == rows(load(_TABLE))
+
+    def test_a_file_as_movielens_1m_writes_it(self, load):
+        """No header, two colons, Latin-1; a quote is a character as any other."""
+        text = '1::One "day::5::978300760\r\n\r\n2::Café::3::978302109\r\n'
+        columns = ("user", "item", "rating", "time")
+        for options in ({}, {"delimiter": "::"}):
+            ratings = load(text.encode("latin-1"), encoding="latin-1", header=columns, **options)
+            assert rows(ratings) == [(1, 'One "day', 5.0), (2, "Café", 3.0)]
+            assert ratings.time.tolist() == [978300760, 978302109]
+
+    def test_a_header_that_is_named_follows_the_rules_of_one_in_the_file(self, load):
+        ratings = load("x,ann,30,4.5\n", header=["no", " userId", "Movie", "stars"])
+        assert rows(ratings) == [("ann", 30, 4.5)]
+
+    @pytest.mark.parametrize("mark", ["", "\ufeff"])
+    @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-8", "UTF_8"])
+    def test_unicode_with_and_without_a_byte_order_mark(self, load, encoding, mark):
+        assert rows(load((mark + "user,item,rating\nRené,é,2\n").encode(encoding), encoding=encoding)) == [
+            ("René", "é", 2.0)
+        ]
+
+    @pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
+    def test_encodings(self, load, encoding):
+        assert rows(load("user,item,rating\nRené,é,2\n".encode(encoding), encoding=encoding)) == [("René", "é", 2.0)]
+
+    def test_lines_that_end_in_cr_alone_are_counted(self, load):
+        with pytest.raises(ValueError, match="line 3, column 'rating': 'x' is not"):
+            load("user,item,rating\ra,1,1\rc,2,x\r")
+        with pytest.raises(ValueError, match="line 3: byte 0xe9 is not UTF-8 text"):
+            load(b"user,item,rating\ra,1,1\rc\xe9,2,2\r")
 
     @pytest.mark.parametrize(
         "header",
@@ -80,17 +111,19 @@ class TestWhatIsUnderstood:
         ratings = load("user,item,rating\n7,1,1\n007,-2,1\n10,0,1\n")
         assert ratings.user_ids == ("007", "10", "7")
         assert ratings.item_ids == (-2, 0, 1)
+        ratings = load("user,item,rating\n1_0,１２,1\n10,12,1\n12,٣,1\n")
+        assert (ratings.user_ids, ratings.item_ids) == (("10", "12", "1_0"), ("12", "٣", "１２"))
 
     def test_time_and_domain_are_picked_up_by_their_usual_names(self, load):
-        ratings = load("user,item,rating,Timestamp,category\na,x,1,964982703,films\na,y,2,5.9,books\n")
-        assert ratings.time.tolist() == [964982703, 5]
+        ratings = load("user,item,rating,Timestamp,category\na,x,1,964982703,films\na,y,2,964982705.9,books\n")
+        assert ratings.time.tolist() == [964982703, 964982705]
         assert ratings.domain_names == ("books", "films")
         assert ratings.domain.tolist() == [1, 0]
 
     def test_time_and_domain_can_be_named_or_left_out(self, load):
-        text = "user,item,rating,date,shop,when\na,x,1,last week,films,1\n"
+        text = "user,item,rating,date,shop,when\na,x,1,last week,films,964982703\n"
         ratings = load(text, time="when", domain="shop")
-        assert (ratings.time.tolist(), ratings.domain_names) == ([1], ("films",))
+        assert (ratings.time.tolist(), ratings.domain_names) == ([964982703], ("films",))
         ratings = load(text.replace("shop", "domain"), time=False, domain=False)
         assert (ratings.time, ratings.domain, ratings.domain_names) == (None, None, ())
 
@@ -104,10 +137,16 @@ class TestWhatIsUnderstood:
             ("1970-01-01 01:00:00", 3_600),
             ("1970-01-01T01:00:00+01:00", 0),
             (" 2000-02-29 ", 951_782_400),
+            ("0001-01-01", -62_135_596_800),
+            ("9999-12-31T23:59:59Z", 253_402_300_799),
+            ("978300760.0", 978_300_760),
+            (" 9.7830076e8 ", 978_300_760),
         ],
     )
     def test_times(self, load, text, seconds):
-        assert load(f"user,item,rating,time\na,x,1,{text}\n").time.tolist() == [seconds]
+        """A single small number counts as it stands, where others of its column are seconds of today."""
+        ratings = load(f"user,item,rating,time\na,x,1,{text}\na,y,1,1700000000\n")
+        assert ratings.time.tolist() == [seconds, 1_700_000_000]
 
     @settings(deadline=None, max_examples=40)
     @given(
@@ -132,11 +171,11 @@ class TestWhatIsUnderstood:
 class TestRepeatedRatings:
     def test_the_latest_time_counts_and_the_rest_is_said(self, tmp_path):
         path = tmp_path / "mine.csv"
-        path.write_text("user,item,rating,time\na,x,1,9\na,y,2,1\na,x,3,5\na,x,4,9\na,x,5,8\n")
+        path.write_text("user,item,rating,time\na,x,1,9e8\na,y,2,1e8\na,x,3,5e8\na,x,4,9e8\na,x,5,8e8\n")
         with pytest.warns(UserWarning, match=r"^mine\.csv: 3 rows rate the same user and item as") as warned:
             ratings = load_csv(path)
         assert rows(ratings) == [("a", "y", 2.0), ("a", "x", 4.0)]
-        assert ratings.time.tolist() == [1, 9]
+        assert ratings.time.tolist() == [100_000_000, 900_000_000]
         assert warned[0].filename == __file__
 
     def test_without_times_the_last_row_counts(self, tmp_path):
@@ -158,11 +197,17 @@ class TestWhatIsRefused:
             ("ann,30,nan", "line 3, column 'rating': 'nan' is not a finite number"),
             ("ann,30,-inf", "line 3, column 'rating': '-inf' is not a finite number"),
             ("ann,30,1e39", "line 3, column 'rating': '1e39' is not a finite number"),
+            ("ann,30,4_5", "line 3, column 'rating': '4_5' is not a number"),
+            ("ann,30,１２", "line 3, column 'rating': '１２' is not a number"),
+            ("ann,30,٣", "line 3, column 'rating': '٣' is not a number"),
+            ("ann,30,0x1", "line 3, column 'rating': '0x1' is not a number"),
             (" ,30,1", "line 3, column 'user': it is empty"),
             ("ann,,1", "line 3, column 'item': it is empty"),
             ("ann,30", "line 3: 2 fields, expected 3"),
             ("ann,30,4,5", "line 3: 4 fields, expected 3"),
-            ('"ann,30,4', "line 3: the row cannot be read"),
+            ('"ann,30,4', "line 3: the row cannot be read (unexpected end of data; a quote not closed?)"),
+            (f"ann,{'z' * 200_000},4", "line 3: the row cannot be read (field larger than field limit (131072)"),
+            ("ann,3\0,4", "line 3: a NUL character is no text; pass its encoding, such as 'utf-16'"),
         ],
     )
     def test_a_bad_row_is_named(self, load, line, message):
@@ -175,6 +220,14 @@ class TestWhatIsRefused:
             ("yesterday", "'yesterday' is neither seconds since 1970 nor an ISO date"),
             ("12/03/2020", "'12/03/2020' is neither .*time=False leaves the column out"),
             ("1589234234000", "'1589234234000' is no time in seconds since 1970 .milliseconds"),
+            ("1589234234000000", "'1589234234000000' is no time in seconds since 1970 .microseconds"),
+            ("1589234234000000000", "'1589234234000000000' is no time in seconds since 1970 .nanoseconds"),
+            ("20220408123059", "'20220408123059' is no time in seconds since 1970 .a date and time, YYYYMMDDhhmm"),
+            ("202204081230", "'202204081230' is no time in seconds since 1970 .a date and time, YYYYMMDDhhmm"),
+            ("0001-01-01T00:00:00+14:00", "'0001-01-01T00:00:00.14:00' is no time"),
+            ("1_700_000_000", "'1_700_000_000' is neither"),
+            ("١٧٠٠٠٠٠٠٠٠", "'١٧٠٠٠٠٠٠٠٠' is neither"),
+            ("2022-04-08T25:00", "'2022-04-08T25:00' is neither"),
             ("nan", "'nan' is no time"),
             ("", "'' is neither"),
         ],
@@ -182,6 +235,36 @@ class TestWhatIsRefused:
     def test_a_bad_time_is_named(self, load, text, message):
         with pytest.raises(ValueError, match=f"^ratings.csv, line 2, column 'Date': {message}"):
             load(f"user,item,rating,Date\nann,30,1,{text}\n")
+
+    @pytest.mark.parametrize(
+        ("texts", "look"),
+        [
+            (("20220408", "19991231"), " (a date, YYYYMMDD?)"),
+            (("202204", "202312"), " (a month, YYYYMM?)"),
+            (("2022", " 1999 "), " (a year?)"),
+            (("2022.0", "1999.0"), " (a year?)"),
+            (("43831", "44000.5"), " (a day number of a spreadsheet?)"),
+            (("18993", "19002"), ""),  # days since 1970
+            (("474828", "474900"), ""),  # hours
+            (("28489690", "28489699"), ""),  # minutes
+            (("0", "17"), ""),
+            (("2022-04-08", "20220408"), " (a date, YYYYMMDD?)"),
+            (("-5", "2022"), ""),
+            (("99999999", "-99999999"), ""),
+        ],
+    )
+    def test_a_column_of_dates_that_are_written_as_numbers(self, load, texts, look):
+        body = "".join(f"ann,{k},1,{text}\n" for k, text in enumerate(texts))
+        line = 3 if "-" in texts[0][1:] else 2
+        text = texts[line - 2]
+        with pytest.raises(ValueError, match="seconds since 1970") as caught:
+            load(f"user,item,rating,Date\n{body}")
+        assert str(caught.value) == (
+            f"ratings.csv, line {line}, column 'Date': {text!r} is no time in seconds since 1970{look}; all numbers of "
+            "the column would lie from 1966 to 1973, expected seconds, or ISO dates such as 2024-05-01 (time=False "
+            "leaves the column out)"
+        )
+        assert load(f"user,item,rating,Date\n{body}", time=False).time is None
 
     def test_lines_are_those_of_the_file(self, load):
         with pytest.raises(ValueError, match="line 6, column 'rating': 'x' is not"):
@@ -213,9 +296,21 @@ class TestWhatIsRefused:
         [
             ("", "ratings.csv: the file is empty"),
             (" \n\n", "ratings.csv: the file is empty"),
-            ("user,item,rating\n", "ratings.csv: it has a header and no rows"),
-            (b"user,item,rating\nann,1,1\nRen\xe9,2,2\n", "ratings.csv, line 3: byte 0xe9 is not UTF-8 text"),
-            (b"\xef\xbb\xbfuser,item,rating\n\xff,1,1\n", "ratings.csv, line 2: byte 0xff is not UTF-8 text"),
+            ("user,item,rating\n", "ratings.csv: got a header and no rows"),
+            ('"', "ratings.csv, line 1: the row cannot be read"),
+            ("x" * 200_000, "ratings.csv, line 1: the row cannot be read"),
+            (
+                b"user,item,rating\nann,1,1\n\xe9,2,2\n",
+                "line 3: byte 0xe9 is not UTF-8 text; .*encoding='latin-1'",
+            ),
+            (
+                b"\xef\xbb\xbfuser,item,rating\n\xff,1,1\n",
+                "ratings.csv, line 2: byte 0xff is not UTF-8 text",
+            ),
+            ("user,item,rating\na,1,1".encode("utf-16"), "line 1: byte 0xff is not UTF-8 text; .*encoding='utf-16'"),
+            ("user,item,rating\na,1,1".encode("utf-16-le"), "line 1: a NUL character is no text"),
+            ("1::2::3::978300760\n", r"its columns are '1', '2', '3', '978300760' .*header=\('user', 'item', \.\.\."),
+            (",".join(f"c{k}" for k in range(99)) + "\n", r"its columns are 'c0', .* 'c19' \.\.\. \(delimiter"),
             (
                 "who,item,rating\na,1,1\n",
                 "no column 'user' for user; its columns are 'who', 'item', 'rating'",
@@ -239,11 +334,12 @@ class TestWhatIsRefused:
             ({"user": "reader"}, "no column 'reader' for user"),
             ({"time": "when"}, "no column 'when' for time"),
             ({"item": "user"}, "column 'user' would be both user and item"),
-            ({"user": ""}, "user: '' came, expected the name of a column"),
-            ({"rating": None}, "rating: None came"),
-            ({"domain": 3}, "domain: 3 came"),
-            ({"delimiter": ", "}, "delimiter: ', ' came, expected one character"),
-            ({"delimiter": "\n"}, r"delimiter: '\\n' came"),
+            ({"delimiter": ":"}, "no column 'user' for user; its columns are 'user,item,rating' .delimiter ':'"),
+            ({"encoding": "ascii", "user": "é"}, "no column 'é' for user"),
+            ({"encoding": "klingon"}, "encoding: got 'klingon', expected a text encoding, such as 'latin-1'"),
+            ({"header": ("a", "b")}, "no column 'user' for user; its columns are 'a', 'b'"),
+            ({"header": ("user", "item", "rating")}, "line 1, column 'rating': 'rating' is not a number"),
+            ({"header": ("user", "item", "rating", "time")}, "line 1: 3 fields, expected 4"),
         ],
     )
     def test_arguments_that_do_not_fit(self, load, options, message):
@@ -267,3 +363,13 @@ class TestWhatIsRefused:
     def test_no_such_file(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"nowhere\.csv"):
             load_csv(tmp_path / "nowhere.csv")
+
+    def test_what_is_no_path(self, tmp_path):
+        class DataFrame:
+            pass
+
+        for path, came in ((None, "NoneType"), (DataFrame(), "DataFrame"), (b"ratings.csv", "bytes")):
+            with pytest.raises(ValueError, match=f"^path: got {came}, expected the path of a CSV file"):
+                load_csv(path)
+        with pytest.raises(ValueError, match=f"^path: got the folder .*{tmp_path.name}', expected the path of a CSV"):
+            load_csv(tmp_path)
