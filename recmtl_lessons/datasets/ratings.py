@@ -13,6 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recmtl_lessons.models._checks import check_choice, check_count, check_dense, check_number, check_values
+
+YEAR_1, YEAR_9999 = -62_135_596_800, 253_402_300_799  # their first and last second, since 1970
+_IDS = (str, int, np.integer)
+
 
 @dataclass(frozen=True, eq=False)
 class Ratings:
@@ -25,9 +30,9 @@ class Ratings:
     rating : Tensor
         Shape (N,), float32: finite, on the scale of the source.
     user_ids, item_ids : tuple
-        The source's own id of each code, all different.
+        The source's own id of each code, text or an integer, all different.
     time : Tensor, optional
-        Shape (N,), int64: seconds since 1970-01-01 UTC.
+        Shape (N,), int64: seconds since 1970-01-01 UTC, in the years 1 to 9999.
     domain : Tensor, optional
         Shape (N,), int64: codes in ``0..len(domain_names)-1``.
     domain_names : tuple of str
@@ -66,35 +71,35 @@ class Ratings:
         self._check_items()
 
     def _check_rows(self) -> None:
-        _check_tensor("rating", self.rating, torch.float32, (None,))
+        _check_rating(self.rating)
         rows = len(self.rating)
-        if rows == 0:
-            raise ValueError("rating: there is no row, expected at least one rating")
-        if not torch.isfinite(self.rating).all():
-            bad = int((~torch.isfinite(self.rating)).nonzero()[0, 0])
-            raise ValueError(f"rating: row {bad} is {self.rating[bad]:g}, expected finite numbers")
-        _check_vocabulary("user_ids", self.user_ids)
-        _check_vocabulary("item_ids", self.item_ids)
+        _check_vocabulary("user_ids", self.user_ids, _IDS)
+        _check_vocabulary("item_ids", self.item_ids, _IDS)
         _check_codes("user", self.user, rows, self.n_users)
         _check_codes("item", self.item, rows, self.n_items)
         if self.time is not None:
             _check_tensor("time", self.time, torch.int64, (rows,))
+            first, last = int(self.time.min()), int(self.time.max())
+            if first < YEAR_1 or last > YEAR_9999:
+                raise ValueError(f"time: got {first} to {last}, expected seconds since 1970, in the years 1 to 9999")
 
     def _check_domains(self) -> None:
         _check_vocabulary("domain_names", self.domain_names)
         if (self.domain is None) != (not self.domain_names):
-            raise ValueError("domain, domain_names: one came without the other, expected both or neither")
+            raise ValueError("domain, domain_names: got one without the other, expected both or neither")
         if self.domain is not None:
             _check_codes("domain", self.domain, len(self), len(self.domain_names))
 
     def _check_items(self) -> None:
-        if self.titles is not None and len(self.titles) != self.n_items:
-            raise ValueError(f"titles: {len(self.titles)} came, expected one for each of {self.n_items} items")
+        if self.titles is not None:
+            _check_tuple("titles", self.titles)
+            if len(self.titles) != self.n_items:
+                raise ValueError(f"titles: got {len(self.titles)}, expected one for each of {self.n_items} items")
         if self.years is not None:
             _check_tensor("years", self.years, torch.int64, (self.n_items,))
         _check_vocabulary("genre_names", self.genre_names)
         if (self.genres is None) != (not self.genre_names):
-            raise ValueError("genres, genre_names: one came without the other, expected both or neither")
+            raise ValueError("genres, genre_names: got one without the other, expected both or neither")
         if self.genres is not None:
             _check_tensor("genres", self.genres, torch.bool, (self.n_items, len(self.genre_names)))
 
@@ -123,15 +128,10 @@ class Ratings:
         -------
         Ratings
             Its codes mean what they meant before, so that two selections can be compared.
-
-        Raises
-        ------
-        ValueError
-            If the mask has another shape or dtype, or selects nothing.
         """
         _check_tensor("mask", mask, torch.bool, (len(self),))
         if not mask.any():
-            raise ValueError(f"mask: it selects none of {len(self):,} ratings, expected at least one")
+            raise ValueError(f"mask: got one that selects none of {len(self):,} ratings, expected at least one")
         return replace(
             self,
             user=self.user[mask],
@@ -203,7 +203,7 @@ def genre_domains(ratings: Ratings, genres: Sequence[str], min_user_ratings: int
         At least two different genre names; their order is the order of the domains.
     min_user_ratings : int
         Users with fewer ratings than this in *any* of the domains are left out, so that every user who
-        remains is known in every domain. With 0 every user stays.
+        remains is known in every domain. With 0 every user stays; at most the number of all ratings.
 
     Returns
     -------
@@ -213,17 +213,13 @@ def genre_domains(ratings: Ratings, genres: Sequence[str], min_user_ratings: int
     Raises
     ------
     ValueError
-        If the ratings have no genres, a genre is unknown or named twice, or a domain is left without ratings.
+        If a domain is left without ratings.
     """
-    if ratings.genres is None:
-        raise ValueError("ratings: its items have no genres, expected Ratings with `genres` set")
-    names = tuple([genres] if isinstance(genres, str) else genres)
-    _check_count("min_user_ratings", min_user_ratings, at_least=0)
+    _check_ratings(ratings, "genres")
+    names = _checked_genres("genres", genres, ratings)
+    check_count("min_user_ratings", min_user_ratings, 0, len(ratings))
     if len(names) < 2 or len(set(names)) < len(names):
-        raise ValueError(f"genres: {names} came, expected at least two names, all different")
-    for name in names:
-        if name not in ratings.genre_names:
-            raise ValueError(f"genres: {name!r} came, expected some of {', '.join(ratings.genre_names)}")
+        raise ValueError(f"genres: got {names}, expected at least two names, all different")
     belongs = ratings.genres[:, [ratings.genre_names.index(name) for name in names]]  # (n_items, D)
     domain = belongs.int().argmax(dim=1)[ratings.item]  # (N,)
     keep = (belongs.sum(dim=1) == 1)[ratings.item]  # (N,)
@@ -234,7 +230,7 @@ def genre_domains(ratings: Ratings, genres: Sequence[str], min_user_ratings: int
     for name, count in zip(names, torch.bincount(domain[keep], minlength=len(names)), strict=True):
         if count == 0:
             raise ValueError(
-                f"genres: domain {name!r} is left without ratings, expected at least one "
+                f"genres: got {name!r}, which is left without ratings, expected at least one "
                 f"(min_user_ratings is {min_user_ratings})"
             )
     return replace(ratings, domain=domain, domain_names=names).select(keep)
@@ -258,7 +254,7 @@ def user_tasks(
     ratings : Ratings
         The ratings that the row indices refer to.
     support, query : int
-        Rows a task, at least 1 each.
+        Rows a task, from 1 to the number of all ratings each.
     seed : int
         The same seed gives the same split and the same draw.
     shares : tuple of three float
@@ -272,12 +268,13 @@ def user_tasks(
     Raises
     ------
     ValueError
-        If an argument is out of range, or too few users have enough ratings to fill every split.
+        If too few users have enough ratings to fill every split.
     """
-    if len(shares) != 3:
-        raise ValueError(f"shares: {tuple(shares)} came, expected three shares from 0 to 1 that sum to 1")
-    _check_count("support", support, at_least=1)
-    _check_count("query", query, at_least=1)
+    _check_ratings(ratings)
+    check_count("support", support, most=len(ratings))
+    check_count("query", query, most=len(ratings))
+    if not isinstance(shares, Sequence) or len(shares) != 3:
+        raise ValueError(f"shares: got {shares!r}, expected three shares from 0 to 1 that sum to 1")
     users = deal_users(ratings, dict(zip(("train", "valid", "test"), shares, strict=True)), support + query, seed)
     generator = torch.Generator().manual_seed(seed)
     return UserTasks(*(draw_tasks(ratings.user, some, support, query, generator) for some in users.values()))
@@ -306,19 +303,24 @@ def deal_users(
     Raises
     ------
     ValueError
-        If an argument is out of range, or there are too few users to fill every part that has a share.
+        If there are too few users to fill every part that has a share.
     """
-    _check_count("min_ratings", min_ratings, at_least=1)
-    _check_count("seed", seed, at_least=0)
-    if not shares or not all(0 <= share <= 1 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
-        raise ValueError(f"shares: {tuple(shares.values())} came, expected shares from 0 to 1 that sum to 1")
+    _check_ratings(ratings)
+    check_count("min_ratings", min_ratings)
+    check_count("seed", seed, 0, 2**63 - 1)
+    if not isinstance(shares, Mapping):
+        raise ValueError(f"shares: got {shares!r}, expected a share for each name")
+    for part, share in shares.items():
+        check_number(f"shares[{part!r}]", share, 0, 1)
+    if abs(sum(shares.values()) - 1) > 1e-6:
+        raise ValueError(f"shares: got {tuple(shares.values())}, expected shares from 0 to 1 that sum to 1")
     enough = (torch.bincount(ratings.user, minlength=ratings.n_users) >= min_ratings).nonzero().squeeze(1)
     edges = [0, *(int(share * len(enough) + 0.5) for share in accumulate(shares.values()))]
     sizes = [high - low for low, high in pairwise(edges)]
     if any(share > 0 and size == 0 for share, size in zip(shares.values(), sizes, strict=True)):
         raise ValueError(
-            f"ratings: {len(enough)} users have the {min_ratings} ratings that it takes, expected enough for shares of "
-            f"{tuple(shares.values())}; they would be split {sizes}"
+            f"ratings: got {len(enough)} users with the {min_ratings} ratings that it takes, expected enough for "
+            f"shares of {tuple(shares.values())}; they would be split {sizes}"
         )
     order = enough[torch.randperm(len(enough), generator=torch.Generator().manual_seed(seed))]
     return dict(zip(shares, order.split(sizes), strict=True))
@@ -335,7 +337,8 @@ def draw_tasks(user: Tensor, users: Tensor, support: int, query: int, generator:
         Shape (T,), int64: whose tasks to draw. Somebody who appears twice gets two draws.
     support, query : int
         Rows a task, at least 1 each. A user needs at least ``support + 1``; where they have fewer than
-        ``support + query``, some rows are repeated to fill up, and `TaskSplit.known` says which.
+        ``support + query``, some rows are repeated to fill up, and `TaskSplit.known` says which. Neither is more
+        than N.
     generator : torch.Generator
 
     Returns
@@ -345,25 +348,25 @@ def draw_tasks(user: Tensor, users: Tensor, support: int, query: int, generator:
     Raises
     ------
     ValueError
-        If an argument is out of range, or one of the users has fewer than ``support + 1`` ratings.
+        If one of the users has fewer than ``support + 1`` ratings.
     """
-    _check_count("support", support, at_least=1)
-    _check_count("query", query, at_least=1)
     _check_tensor("user", user, torch.int64, (None,))
     _check_tensor("users", users, torch.int64, (None,))
+    check_count("support", support, most=len(user))
+    check_count("query", query, most=len(user))
+    if not isinstance(generator, torch.Generator) or generator.device.type != "cpu":
+        raise ValueError(f"generator: got {generator!r}, expected a torch.Generator of the CPU")
     wanted, order = support + query, user.argsort(stable=True)  # user by user
-    count = torch.bincount(user, minlength=int(users.max()) + 1 if len(users) else 0)
-    start = count.cumsum(0) - count
-    short = users[count[users] <= support]
-    if len(short):
-        raise ValueError(
-            f"users: {int(short[0])} came, who has {int(count[short[0]])} ratings, expected at least {support + 1}"
-        )
+    ordered = user[order]
+    start = torch.searchsorted(ordered, users)
+    count = torch.searchsorted(ordered, users, right=True) - start
+    if (count <= support).any():
+        who, n = next(pair for pair in zip(users.tolist(), count.tolist(), strict=True) if pair[1] <= support)
+        raise ValueError(f"users: got {who}, who has {n} ratings, expected at least {support + 1}")
     drawn = torch.empty(len(users), wanted, dtype=torch.int64)
-    for row, who in zip(drawn, users.tolist(), strict=True):
-        n = int(count[who])
-        row[:] = order[start[who] + torch.randperm(n, generator=generator)[torch.arange(wanted) % n]]
-    known = torch.arange(wanted) < count[users][:, None]  # (T, support + query)
+    for row, first, n in zip(drawn, start.tolist(), count.tolist(), strict=True):
+        row[:] = order[first + torch.randperm(n, generator=generator)[torch.arange(wanted) % n]]
+    known = torch.arange(wanted) < count[:, None]  # (T, support + query)
     return TaskSplit(users, drawn[:, :support], drawn[:, support:], known[:, support:])
 
 
@@ -379,18 +382,13 @@ def place_within(group: Tensor) -> Tensor:
     -------
     Tensor
         Shape (N,), int64: 0 at a group's first row, 1 at its second, and so on.
-
-    Raises
-    ------
-    ValueError
-        If the groups have another shape or dtype, or one is negative.
     """
     _check_tensor("group", group, torch.int64, (None,))
     if len(group) and int(group.min()) < 0:
-        raise ValueError(f"group: {int(group.min())} came, expected whole numbers of at least 0")
+        raise ValueError(f"group: got {int(group.min())}, expected whole numbers of at least 0")
     order = group.argsort(stable=True)
-    counts = torch.bincount(group)
-    start = (counts.cumsum(0) - counts)[group[order]]
+    _, counts = group[order].unique_consecutive(return_counts=True)
+    start = (counts.cumsum(0) - counts).repeat_interleave(counts)
     place = torch.empty_like(group)
     place[order] = torch.arange(len(group)) - start
     return place
@@ -411,23 +409,15 @@ def describe_items(ratings: Ratings, without_genres: Sequence[str] = ()) -> Tens
     Tensor
         Shape (n_items, 2 + genres that are left): (year - 1990) / 15, log(number of ratings + 1) - 3, and a 1 for each
         genre.
-
-    Raises
-    ------
-    ValueError
-        If the ratings have no genres, no year of any item, or no genre of a name in ``without_genres``.
     """
-    if ratings.genres is None:
-        raise ValueError("ratings: its items have no genres, expected Ratings with `genres` set")
-    known = torch.zeros(0, dtype=torch.bool) if ratings.years is None else ratings.years > 0
+    _check_ratings(ratings, "genres", "years")
+    left_out = _checked_genres("without_genres", without_genres, ratings)
+    known = ratings.years > 0
     if not known.any():
-        raise ValueError("ratings: no item has a year, expected Ratings with `years` set")
-    for name in without_genres:
-        if name not in ratings.genre_names:
-            raise ValueError(f"without_genres: {name!r} came, expected some of {', '.join(ratings.genre_names)}")
+        raise ValueError("ratings: got no item with a year, expected Ratings with `years` set")
     years = torch.where(known, ratings.years, ratings.years[known].median()).float()
     counts = torch.bincount(ratings.item, minlength=ratings.n_items).float()
-    others = [k for k, name in enumerate(ratings.genre_names) if name not in without_genres]
+    others = [k for k, name in enumerate(ratings.genre_names) if name not in left_out]
     numbers = torch.stack([(years - 1990) / 15, (counts + 1).log() - 3], dim=1)  # (n_items, 2)
     return torch.cat([numbers, ratings.genres[:, others].float()], dim=1)
 
@@ -444,9 +434,9 @@ def describe_raters(
     n_groups : int
         How many of them there are, those without a rating included.
     rating, liked : Tensor
-        Shape (N,), float32 each: the ratings, and 1 where the item was liked.
+        Shape (N,), float32 each: the ratings, and 1 where the item was liked, 0 where not.
     shrinkage : float
-        So many average ratings are added to everybody's: who gave few is taken for the average one.
+        So many average ratings, from 1e-6 to 1e6, are added to everybody's: who gave few is taken for the average one.
 
     Returns
     -------
@@ -455,16 +445,14 @@ def describe_raters(
         that both are near 0 and spread alike.
     count : Tensor
         Shape (n_groups,), float32.
-
-    Raises
-    ------
-    ValueError
-        If a shape or dtype is another, or a group is out of range, or there is no rating.
     """
-    _check_tensor("rating", rating, torch.float32, (None,))
-    if len(rating) == 0:
-        raise ValueError("rating: there is no row, expected at least one rating")
+    _check_rating(rating)
+    if float(rating.abs().max()) > 1e6:
+        raise ValueError(f"rating: got values from {rating.min():g} to {rating.max():g}, expected -1e6 to 1e6")
     _check_tensor("liked", liked, torch.float32, (len(rating),))
+    check_values("liked", liked, liked.shape, binary=True)
+    check_count("n_groups", n_groups)
+    check_number("shrinkage", shrinkage, 1e-6, 1e6)
     _check_codes("group", group, len(rating), n_groups)
     rows = torch.stack([torch.ones_like(rating), rating, liked], dim=1)  # (N, 3)
     count, ratings, likes = torch.zeros(n_groups, 3).index_add_(0, group, rows).unbind(1)
@@ -487,23 +475,15 @@ def by_year(ratings: Ratings, min_ratings: int = 1) -> list[tuple[int, Ratings]]
     ratings : Ratings
         Ratings with times.
     min_ratings : int
-        Fewest ratings of a slice, at least 1.
+        Fewest ratings of a slice, from 1 to the number of all.
 
     Returns
     -------
     list of (int, Ratings)
         Slices in the order of time; together they hold every row once. Years without ratings do not appear.
-
-    Raises
-    ------
-    ValueError
-        If the ratings have no times, or are fewer than ``min_ratings``.
     """
-    _check_count("min_ratings", min_ratings, at_least=1)
-    if ratings.time is None:
-        raise ValueError("ratings: they have no times, expected Ratings with `time` set")
-    if len(ratings) < min_ratings:
-        raise ValueError(f"min_ratings: {min_ratings:,} came, but there are only {len(ratings):,} ratings")
+    _check_ratings(ratings, "time")
+    check_count("min_ratings", min_ratings, 1, len(ratings))
     year = torch.from_numpy(_calendar_year(ratings.time))
     slices: list[list[int]] = []
     waiting: list[int] = []
@@ -524,32 +504,65 @@ def _calendar_year(seconds: Tensor) -> np.ndarray:
     return seconds.numpy().astype("datetime64[s]").astype("datetime64[Y]").astype(np.int64) + 1970
 
 
+def _check_ratings(ratings: object, *needed: str) -> None:
+    """Refuse anything but ratings that have all that is ``needed``."""
+    if not isinstance(ratings, Ratings):
+        raise ValueError(f"ratings: got {type(ratings).__name__}, expected Ratings")
+    for name in needed:
+        if getattr(ratings, name) is None:
+            raise ValueError(f"ratings: got no {name}, expected Ratings with `{name}` set")
+
+
+def _checked_genres(name: str, chosen: Sequence[str], ratings: Ratings) -> tuple[str, ...]:
+    """Refuse anything but names of the ratings' genres."""
+    if not isinstance(chosen, Sequence) or isinstance(chosen, str):
+        raise ValueError(f"{name}: got {chosen!r}, expected a sequence of genre names")
+    for genre in chosen:
+        check_choice(name, genre, ratings.genre_names)
+    return tuple(chosen)
+
+
 def _check_tensor(name: str, value: Tensor, dtype: torch.dtype, shape: tuple[int | None, ...]) -> None:
-    """Refuse what is no tensor of this dtype and shape, where None stands for any size."""
+    """Refuse what is no dense tensor of this dtype and shape on the CPU, where None stands for any size."""
     sizes = ", ".join("N" if size is None else str(size) for size in shape)
     wanted = f"{dtype} of shape ({sizes}{',' if len(shape) == 1 else ''})"
     if not isinstance(value, Tensor):
-        raise ValueError(f"{name}: a {type(value).__name__} came, expected a tensor, {wanted}")
+        raise ValueError(f"{name}: got {type(value).__name__}, expected a tensor, {wanted}")
     fits = value.dim() == len(shape) and all(n in (None, m) for n, m in zip(shape, value.shape, strict=True))
     if value.dtype != dtype or not fits:
-        raise ValueError(f"{name}: {value.dtype} of shape {tuple(value.shape)} came, expected {wanted}")
+        raise ValueError(f"{name}: got {value.dtype} of shape {tuple(value.shape)}, expected {wanted}")
+    check_dense(name, value)
+    if value.device.type != "cpu":
+        raise ValueError(f"{name}: got a tensor on {value.device}, expected one on the CPU")
+
+
+def _check_rating(rating: Tensor) -> None:
+    _check_tensor("rating", rating, torch.float32, (None,))
+    if len(rating) == 0:
+        raise ValueError("rating: got no row, expected at least one rating")
+    if not torch.isfinite(rating).all():
+        bad = int((~torch.isfinite(rating)).nonzero()[0, 0])
+        raise ValueError(f"rating: got {rating[bad]:g} in row {bad}, expected finite numbers")
 
 
 def _check_codes(name: str, codes: Tensor, rows: int, size: int) -> None:
     _check_tensor(name, codes, torch.int64, (rows,))
     low, high = int(codes.min()), int(codes.max())
     if low < 0 or high >= size:
-        raise ValueError(f"{name}: codes {low} to {high} came, expected 0 to {size - 1}")
+        raise ValueError(f"{name}: got codes {low} to {high}, expected 0 to {size - 1}")
 
 
-def _check_vocabulary(name: str, entries: tuple) -> None:
-    if not isinstance(entries, tuple):
-        raise ValueError(f"{name}: a {type(entries).__name__} came, expected a tuple")
+def _check_tuple(name: str, entries: tuple, kinds: tuple[type, ...] = (str,)) -> None:
+    """Refuse anything but a tuple of these kinds."""
+    bad = [entries] if not isinstance(entries, tuple) else [e for e in entries if not isinstance(e, kinds)]
+    if bad:
+        wanted = "a tuple of str" if kinds == (str,) else "a tuple of str or integers"
+        raise ValueError(f"{name}: got {type(bad[0]).__name__}, expected {wanted}")
+
+
+def _check_vocabulary(name: str, entries: tuple, kinds: tuple[type, ...] = (str,)) -> None:
+    """Refuse anything but a tuple of these kinds whose entries all differ."""
+    _check_tuple(name, entries, kinds)
     if len(set(entries)) < len(entries):
         twice = next(entry for entry, count in Counter(entries).items() if count > 1)
-        raise ValueError(f"{name}: {twice!r} came more than once, expected different entries")
-
-
-def _check_count(name: str, value: int, at_least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise ValueError(f"{name}: {value!r} came, expected a whole number of at least {at_least}")
+        raise ValueError(f"{name}: got {twice!r} more than once, expected different entries")

@@ -12,23 +12,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recmtl_lessons.models._checks import check_choice, check_count, check_number
+
+_MOST_ROWS, _MOST_FEATURES = 10_000_000, 1_000  # what the memory of one machine holds
+_LIMITS = {
+    **dict.fromkeys(("overlap", "taste_spread", "drift"), (0, 1)),
+    **dict.fromkeys(("sparsity", "new_users"), (0, 1 - 1e-9)),
+    **dict.fromkeys(("nuisance", "offset", "affinity_scale", "noise"), (0, 1e6)),  # what float32 can multiply
+    "shift": (0, 2),
+    "task_relatedness": (-1, 1),
+}
+
 
 @dataclass(frozen=True)
 class WorldSettings:
-    """The knobs of the world.
+    """The knobs of the world. A tensor of shape () is a number, and is kept as one.
 
     Attributes
     ----------
     domains : tuple of str
         Names of the domains; the first is the usual source.
     n_users, n_items : int
-        Users in all, items in each domain.
+        Users in all, items in each domain; at most ten million.
     taste_dim : int
-        Width of tastes and item factors, and number of signal features.
+        Width of tastes and item factors, and number of signal features; at most 1,000.
     nuisance_dim : int
-        Number of nuisance features.
+        Number of nuisance features; at most 1,000.
     interactions : int
-        Rows of the first domain.
+        Rows of the first domain; at most ten million.
     sparsity : float in [0, 1)
         Share of rows that each further domain has less than the one before it. 0: all equally dense.
     relatedness : float in [0, 1] or tuple of tuples
@@ -44,17 +55,17 @@ class WorldSettings:
         Tastes turn by ``drift`` times 90 degrees while time runs from 0 to 1. 0: tastes stay.
     task_relatedness : float in [-1, 1]
         Correlation of the tastes behind ratings and behind clicks. 0: the two tasks share nothing.
-    nuisance : float, at least 0
+    nuisance : float in [0, 1e6]
         How far the nuisance features lean on the click, in their standard deviations. 0: they are pure noise.
     shift : float in [0, 2]
         How differently they lean in the other domains: 0 as in the first; 1 not at all in the last; 2 the opposite
         way in the last. Domains between lie between.
-    offset : float, at least 0
+    offset : float in [0, 1e6]
         How far the last domain's nuisance features lie from the first's when ``shift`` is 1, in units of
         ``nuisance``.
-    affinity_scale : float, at least 0
+    affinity_scale : float in [0, 1e6]
         How decided users are; 0: clicks are coin flips and ratings noise.
-    noise : float, at least 0
+    noise : float in [0, 1e6]
         Standard deviation of what is added to each signal feature, and to each rating.
     """
 
@@ -78,23 +89,29 @@ class WorldSettings:
     noise: float = 0.5
 
     def __post_init__(self):
-        for name in ("n_users", "n_items", "taste_dim", "interactions"):
-            _check_range(name, getattr(self, name), 1, math.inf, whole=True)
-        _check_range("nuisance_dim", self.nuisance_dim, 0, math.inf, whole=True)
-        for name in ("overlap", "taste_spread", "drift"):
-            _check_range(name, getattr(self, name), 0, 1)
-        _check_range("shift", self.shift, 0, 2)
-        for name in ("sparsity", "new_users"):
-            _check_range(name, getattr(self, name), 0, 1 - 1e-9)
-        for name in ("nuisance", "offset", "affinity_scale", "noise"):
-            _check_range(name, getattr(self, name), 0, math.inf)
-        _check_range("task_relatedness", self.task_relatedness, -1, 1)
-        if not self.domains or len(set(self.domains)) != len(self.domains):
-            raise ValueError(f"domains: got {self.domains!r}, expected at least one name and no name twice")
-        if isinstance(self.relatedness, tuple):
-            _check_relatedness(self.relatedness, len(self.domains))
+        for name in ("n_users", "n_items", "interactions"):
+            check_count(name, getattr(self, name), most=_MOST_ROWS)
+        check_count("taste_dim", self.taste_dim, most=_MOST_FEATURES)
+        check_count("nuisance_dim", self.nuisance_dim, 0, _MOST_FEATURES)
+        names = self.domains
+        fits = isinstance(names, (tuple, list)) and all(isinstance(name, str) for name in names)
+        if not fits or not names or len(set(names)) != len(names):
+            raise ValueError(f"domains: got {names!r}, expected a tuple of at least one name and no name twice")
+        self._keep("domains", tuple(names))
+        for name, (low, high) in _LIMITS.items():
+            self._keep_number(name, low, high)
+        if isinstance(self.relatedness, (tuple, list)):
+            self._keep("relatedness", _checked_matrix(self.relatedness, len(names)))
         else:
-            _check_range("relatedness", self.relatedness, 0, 1)
+            self._keep_number("relatedness", 0, 1)
+
+    def _keep_number(self, name: str, low: float, high: float) -> None:
+        value = getattr(self, name)
+        check_number(name, value, low, high)
+        self._keep(name, value.item() if isinstance(value, Tensor) else value)
+
+    def _keep(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # the settings are frozen from here on
 
 
 @dataclass(frozen=True)
@@ -150,19 +167,13 @@ class World:
         return len(self.user)
 
     def rows(self, domain: str | None = None, new: bool | None = None) -> Tensor:
-        """Row numbers of one domain, of new or of known users, or of both conditions together.
-
-        Raises
-        ------
-        ValueError
-            If there is no domain of that name.
-        """
+        """Row numbers of one domain, of new or of known users, or of both conditions together."""
         keep = torch.ones(len(self), dtype=torch.bool)
         if domain is not None:
-            if domain not in self.settings.domains:
-                raise ValueError(f"domain: got {domain!r}, expected one of {self.settings.domains}")
+            check_choice("domain", domain, self.settings.domains)
             keep &= self.domain == self.settings.domains.index(domain)
         if new is not None:
+            check_choice("new", new, (True, False))
             keep &= self.new[self.user] == new
         return keep.nonzero().squeeze(1)
 
@@ -190,7 +201,9 @@ def make_world(settings: WorldSettings | None = None, seed: int = 0) -> World:
     -------
     World
     """
-    settings = settings or WorldSettings()
+    settings = WorldSettings() if settings is None else settings
+    if not isinstance(settings, WorldSettings):
+        raise ValueError(f"settings: got {type(settings).__name__}, expected WorldSettings")
     dice = _Dice(seed)
     relatedness = _relatedness_matrix(settings)
     tastes = _tastes(settings, relatedness, dice, "tastes")
@@ -226,7 +239,7 @@ class _Dice:
     """Random numbers by name: each name has a stream of its own, so that one knob never moves another's draws."""
 
     def __init__(self, seed: int):
-        _check_range("seed", seed, 0, 2**31 - 1, whole=True)
+        check_count("seed", seed, 0, 2**31 - 1)
         self.seed = seed
 
     def _generator(self, name: str) -> torch.Generator:
@@ -298,19 +311,12 @@ def _features(settings, products, click, domain, leaning, dice) -> tuple[Tensor,
     return torch.cat([signal, nuisance], dim=1) @ mixing, mixing
 
 
-def _check_range(name: str, value: object, low: float, high: float, whole: bool = False) -> None:
-    kind = int if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high or value == math.inf:
-        what = "an integer" if whole else "a number"
-        limit = f"of at least {low}" if high == math.inf else f"from {low} to {high:g}"
-        raise ValueError(f"{name}: got {value!r}, expected {what} {limit}")
-
-
-def _check_relatedness(matrix: tuple[tuple[float, ...], ...], n_domains: int) -> None:
+def _checked_matrix(matrix: tuple | list, n_domains: int) -> tuple[tuple[float, ...], ...]:
+    """Refuse anything but a correlation matrix of the domains, and return it as tuples."""
     expected = f"a symmetric {n_domains} x {n_domains} correlation matrix with ones on its diagonal"
     try:
         values = torch.tensor(matrix, dtype=torch.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"relatedness: got {matrix!r}, expected {expected}") from error
     fits = values.shape == (n_domains, n_domains) and bool(torch.isfinite(values).all())
     if not fits or not torch.equal(values, values.T) or not bool((values.diagonal() == 1).all()):
@@ -318,3 +324,4 @@ def _check_relatedness(matrix: tuple[tuple[float, ...], ...], n_domains: int) ->
     smallest = float(torch.linalg.eigvalsh(values).min())
     if smallest < -1e-8:
         raise ValueError(f"relatedness: got {matrix!r} with eigenvalue {smallest:.3f}, expected {expected}")
+    return tuple(map(tuple, values.tolist()))

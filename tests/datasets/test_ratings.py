@@ -87,42 +87,26 @@ class TestRatings:
     @pytest.mark.parametrize(
         ("changed", "message"),
         [
-            ({"user": torch.tensor([0, 0, 2])}, "user: codes 0 to 2 came, expected 0 to 1"),
-            ({"item": torch.tensor([0, -1, 1])}, "item: codes -1 to 1 came, expected 0 to 1"),
-            ({"user": torch.tensor([0, 1])}, r"user: torch.int64 of shape \(2,\) came, .* shape \(3,\)"),
-            ({"user": torch.tensor([0.0, 0.0, 1.0])}, r"user: torch.float32 .* expected torch.int64"),
-            ({"user": [0, 0, 1]}, "user: a list came, expected a tensor"),
-            ({"rating": torch.tensor([1.0, float("nan"), 2.0])}, "rating: row 1 is nan, expected finite"),
-            ({"rating": torch.ones(3).double()}, "rating: torch.float64 .* expected torch.float32"),
-            ({"rating": torch.ones(3, 1)}, r"rating: .* \(3, 1\) came, expected .* \(N,\)"),
-            ({"rating": torch.ones(0)}, "rating: there is no row"),
-            ({"user_ids": ("ann", "ann")}, "user_ids: 'ann' came more than once"),
-            ({"item_ids": [7, 8]}, "item_ids: a list came, expected a tuple"),
-            ({"time": torch.tensor([1, 2])}, r"time: .* \(2,\) came"),
-            ({"domain": torch.tensor([0, 0, 1])}, "domain, domain_names: one came without the other"),
-            ({"domain_names": ("a",)}, "domain, domain_names: one came without the other"),
-            ({"domain": torch.tensor([0, 0, 1]), "domain_names": ("a",)}, "domain: codes 0 to 1 came"),
-            ({"titles": ("one",)}, "titles: 1 came, expected one for each of 2 items"),
-            ({"years": torch.tensor([1999])}, r"years: .* \(1,\) came"),
-            ({"genre_names": ("War",)}, "genres, genre_names: one came without the other"),
-            ({"genres": torch.ones(2, 2).bool(), "genre_names": ("War",)}, r"genres: .* \(2, 2\) came"),
+            ({"user": torch.tensor([0, 0, 2])}, "user: got codes 0 to 2, expected 0 to 1"),
+            ({"rating": torch.tensor([1.0, float("nan"), 2.0])}, "rating: got nan in row 1, expected finite"),
+            ({"user_ids": ("ann", "ann")}, "user_ids: got 'ann' more than once"),
+            ({"user_ids": ("ann", 2.0)}, "user_ids: got float, expected a tuple of str or integers"),
+            ({"time": 1_700_000_000_000 + torch.arange(3)}, "time: got 17.* expected seconds since 1970"),
+            ({"domain": torch.tensor([0, 0, 1])}, "domain, domain_names: got one without the other"),
+            ({"domain_names": ("a",)}, "domain, domain_names: got one without the other"),
+            ({"titles": ("one",)}, "titles: got 1, expected one for each of 2 items"),
+            ({"genre_names": ("War",)}, "genres, genre_names: got one without the other"),
+            ({"genres": torch.ones(2, 2).bool(), "genre_names": ("War",)}, r"genres: got .* \(2, 2\), expected .*2, 1"),
+            ({"user": torch.zeros(3, dtype=torch.int64, device="meta")}, "user: got a tensor on meta, expected"),
         ],
     )
     def test_what_does_not_fit_is_refused_by_name(self, changed, message):
         with pytest.raises(ValueError, match=message):
             small(**changed)
 
-    @pytest.mark.parametrize(
-        ("mask", "message"),
-        [
-            (torch.zeros(3).bool(), "mask: it selects none of 3 ratings"),
-            (torch.ones(2).bool(), r"mask: torch.bool of shape \(2,\) came"),
-            (torch.tensor([0, 1, 2]), "mask: torch.int64"),
-        ],
-    )
-    def test_select_refuses_other_masks(self, mask, message):
-        with pytest.raises(ValueError, match=message):
-            small().select(mask)
+    def test_select_refuses_a_mask_that_selects_nothing(self):
+        with pytest.raises(ValueError, match="mask: got one that selects none of 3 ratings"):
+            small().select(torch.zeros(3).bool())
 
     @settings(deadline=None, max_examples=50)
     @given(st.integers(-3, 6), st.integers(0, 2), st.sampled_from(["user", "item"]))
@@ -132,7 +116,7 @@ class TestRatings:
         if 0 <= code < 2:
             assert getattr(small(**{column: codes}), column)[row] == code
         else:
-            with pytest.raises(ValueError, match=f"{column}: codes .*{code}.* came, expected 0 to 1"):
+            with pytest.raises(ValueError, match=f"{column}: got codes .*{code}.*, expected 0 to 1"):
                 small(**{column: codes})
 
 
@@ -172,9 +156,8 @@ class TestGenreDomains:
     @pytest.mark.parametrize(
         ("genres", "message"),
         [
-            (("Comedy", "Western"), "genres: 'Western' came, expected some of Comedy, Drama, War"),
+            (("Comedy", "Western"), "genres: got 'Western', expected one of 'Comedy', 'Drama', 'War'"),
             (("Comedy",), "expected at least two names"),
-            ("Comedy", r"genres: \('Comedy',\) came, expected at least two names"),
             (("War", "War"), "expected at least two names, all different"),
         ],
     )
@@ -186,16 +169,14 @@ class TestGenreDomains:
         ratings = make()
         none_of_war = ratings.genres.clone()
         none_of_war[:, 2] = False
-        with pytest.raises(ValueError, match="domain 'War' is left without ratings"):
+        with pytest.raises(ValueError, match="got 'War', which is left without ratings"):
             genre_domains(replace(ratings, genres=none_of_war), ("Comedy", "War"), min_user_ratings=0)
         with pytest.raises(ValueError, match=r"left without ratings.*min_user_ratings is 99"):
             genre_domains(ratings, ("Comedy", "Drama"), min_user_ratings=99)
 
-    def test_needs_genres_and_a_whole_number(self):
-        with pytest.raises(ValueError, match="ratings: its items have no genres"):
+    def test_needs_genres(self):
+        with pytest.raises(ValueError, match="ratings: got no genres, expected Ratings with `genres` set"):
             genre_domains(small(), ("Comedy", "Drama"))
-        with pytest.raises(ValueError, match="min_user_ratings: -1 came"):
-            genre_domains(make(), ("Comedy", "Drama"), min_user_ratings=-1)
 
 
 class TestUserTasks:
@@ -245,15 +226,11 @@ class TestUserTasks:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"support": 0}, "support: 0 came, expected a whole number of at least 1"),
-            ({"query": 2.0}, "query: 2.0 came"),
-            ({"seed": -1}, "seed: -1 came"),
-            ({"seed": True}, "seed: True came"),
-            ({"shares": (0.7, 0.2, 0.2)}, r"shares: \(0.7, 0.2, 0.2\) came.* sum to 1"),
+            ({"shares": (0.7, 0.2, 0.2)}, r"shares: got \(0.7, 0.2, 0.2\).* sum to 1"),
             ({"shares": (0.7, 0.3)}, "shares: .* expected three shares"),
-            ({"shares": (1.5, -0.5, 0.0)}, "shares: .* from 0 to 1"),
-            ({"shares": (float("nan"), 0.5, 0.5)}, "shares: .* came"),
-            ({"support": 11, "query": 11}, "ratings: 0 users have the 22 ratings"),
+            ({"shares": (1.5, -0.5, 0.0)}, r"shares\['train'\]: got 1.5, expected a number in \[0, 1\]"),
+            ({"support": 11, "query": 11}, "ratings: got 0 users with the 22 ratings"),
+            ({"support": 2**31 - 1}, "support: got 2147483647, expected an integer from 1 to"),
         ],
     )
     def test_bad_arguments(self, arguments, message):
@@ -261,7 +238,7 @@ class TestUserTasks:
             user_tasks(make(), **arguments)
 
     def test_too_few_users_for_a_split(self):
-        with pytest.raises(ValueError, match=r"2 users have the 2 ratings.*would be split \[1, 1, 0\]"):
+        with pytest.raises(ValueError, match=r"got 2 users with the 2 ratings.*would be split \[1, 1, 0\]"):
             user_tasks(make(n_users=2), 1, 1, shares=(0.4, 0.4, 0.2))
 
 
@@ -305,7 +282,9 @@ class TestByYear:
     def test_every_row_is_in_one_slice_of_enough(self, years, least):
         ratings = at_years(*years)
         if len(years) < least:
-            with pytest.raises(ValueError, match=f"min_ratings: {least} came, but there are only"):
+            with pytest.raises(
+                ValueError, match=f"min_ratings: got {least}, expected an integer from 1 to {len(years)}"
+            ):
                 by_year(ratings, least)
             return
         slices = by_year(ratings, least)
@@ -315,30 +294,16 @@ class TestByYear:
         assert labels == sorted(set(labels))
         assert all(max(years[i] for i in part.item.tolist()) == year for year, part in slices)
 
-    def test_needs_times_and_a_whole_number(self):
-        with pytest.raises(ValueError, match="ratings: they have no times"):
+    def test_needs_times(self):
+        with pytest.raises(ValueError, match="ratings: got no time, expected Ratings with `time` set"):
             by_year(small())
-        with pytest.raises(ValueError, match="min_ratings: 0 came"):
-            by_year(at_years(2000), min_ratings=0)
 
 
 class TestPlaceWithin:
-    @given(st.lists(st.integers(0, 6), max_size=40))
+    @given(st.lists(st.integers(0, 4) | st.integers(10**15, 10**15 + 2), max_size=40))
     def test_counts_the_earlier_rows_of_the_group(self, values):
         expected = [values[:k].count(value) for k, value in enumerate(values)]
         assert place_within(torch.tensor(values, dtype=torch.int64)).tolist() == expected
-
-    @pytest.mark.parametrize(
-        ("group", "message"),
-        [
-            (torch.tensor([0, -2]), "group: -2 came, expected whole numbers of at least 0"),
-            (torch.tensor([0.0]), "group: torch.float32"),
-            (torch.zeros(2, 2, dtype=torch.int64), r"group: torch.int64 of shape \(2, 2\) came"),
-        ],
-    )
-    def test_refuses(self, group, message):
-        with pytest.raises(ValueError, match=message):
-            place_within(group)
 
 
 class TestDescribeItems:
@@ -363,10 +328,10 @@ class TestDescribeItems:
     @pytest.mark.parametrize(
         ("ratings", "left_out", "message"),
         [
-            (small(), (), "ratings: its items have no genres"),
-            (replace(ITEMS, years=None), (), "ratings: no item has a year"),
-            (replace(ITEMS, years=torch.zeros(2, dtype=torch.int64)), (), "ratings: no item has a year"),
-            (ITEMS, ("Western",), "without_genres: 'Western' came, expected some of Comedy, War"),
+            (small(), (), "ratings: got no genres"),
+            (replace(ITEMS, years=None), (), "ratings: got no years"),
+            (replace(ITEMS, years=torch.zeros(2, dtype=torch.int64)), (), "ratings: got no item with a year"),
+            (ITEMS, ("Western",), "without_genres: got 'Western', expected one of 'Comedy', 'War'"),
         ],
     )
     def test_refuses(self, ratings, left_out, message):
@@ -389,18 +354,13 @@ class TestDescribeRaters:
                 assert float(habits[g, column]) == pytest.approx(scale * (shrunk - mean), abs=1e-6)
         assert habits[1].tolist() == [0, 0]  # nothing is known: the average one
 
-    @pytest.mark.parametrize(
-        ("changed", "message"),
-        [
-            ({"group": torch.tensor([0, 1, 2, 3])}, "group: codes 0 to 3 came, expected 0 to 2"),
-            ({"liked": torch.ones(3)}, r"liked: torch.float32 of shape \(3,\) came"),
-            (dict.fromkeys(("group", "rating", "liked"), torch.zeros(0)), "rating: there is no row"),
-        ],
-    )
-    def test_refuses(self, changed, message):
-        given_ = {"group": torch.tensor([0, 1, 2, 0]), "rating": self.RATING, "liked": self.LIKED, **changed}
-        with pytest.raises(ValueError, match=message):
-            describe_raters(given_["group"], 3, given_["rating"], given_["liked"])
+    def test_large_numbers_stay_finite_or_are_refused(self):
+        group = torch.tensor([0, 1, 2, 0])
+        for shrinkage in (1e-6, 1e6, torch.tensor(5.0)):
+            habits, _ = describe_raters(group, 4, 1e6 * self.LIKED, self.LIKED, shrinkage)
+            assert torch.isfinite(habits).all()
+        with pytest.raises(ValueError, match=r"rating: got values from 0 to 1e\+38, expected -1e6 to 1e6"):
+            describe_raters(group, 4, 1e38 * self.LIKED, self.LIKED)
 
 
 class TestDealUsersAndDrawTasks:
@@ -429,10 +389,10 @@ class TestDealUsersAndDrawTasks:
     @pytest.mark.parametrize(
         ("users", "support", "query", "message"),
         [
-            ([0, 1], 3, 1, r"users: 1 came, who has 3 ratings, expected at least 4"),
-            ([0], 0, 1, "support: 0 came"),
-            ([0], 1, 0, "query: 0 came"),
-            ([7], 1, 1, "users: 7 came, who has 0 ratings"),
+            ([0, 1], 3, 1, r"users: got 1, who has 3 ratings, expected at least 4"),
+            ([7], 1, 1, "users: got 7, who has 0 ratings"),
+            ([0, -1], 1, 1, "users: got -1, who has 0 ratings"),
+            ([10**18], 1, 1, "users: got 1000000000000000000, who has 0 ratings"),
         ],
     )
     def test_bad_arguments(self, users, support, query, message):
@@ -441,7 +401,11 @@ class TestDealUsersAndDrawTasks:
             draw_tasks(user, torch.tensor(users), support, query, torch.Generator())
 
     def test_shares_must_sum_to_one(self):
-        with pytest.raises(ValueError, match=r"shares: .* sum to 1"):
-            deal_users(make(), {"one": 0.5})
-        with pytest.raises(ValueError, match="min_ratings: 0 came"):
-            deal_users(make(), {"one": 1.0}, min_ratings=0)
+        for shares in ({"one": 0.5}, {}):
+            with pytest.raises(ValueError, match=r"shares: .* sum to 1"):
+                deal_users(make(), shares)
+
+    def test_shares_given_as_tensors_are_numbers(self):
+        plain, tensors = ({"one": share, "two": 1 - share} for share in (0.25, torch.tensor(0.25)))
+        parts, same = (deal_users(make(), shares, min_ratings=2) for shares in (plain, tensors))
+        assert all(torch.equal(parts[name], same[name]) for name in plain)

