@@ -166,18 +166,6 @@ def test_every_kind_of_control_works(opened, expecting, take_picture):
     take_picture(root, "cheap")
 
 
-def test_keys_belong_to_the_explorer_and_not_to_the_notebook(opened):
-    notebook = opened(CHEAP, "1 + 1")
-    (explorer,) = notebook.explorers
-    cells = len(notebook.outputs())
-    explorer.sliders.first.focus()
-    for key in ("ArrowDown", "d", "d", "b", "x", "ArrowUp", "Enter"):
-        explorer.sliders.first.press(key)
-    explorer.settle(x=1)
-    assert len(notebook.outputs()) == cells
-    assert explorer.sliders.first.evaluate("(slider) => slider === document.activeElement")
-
-
 def test_a_training_shows_that_it_runs_how_far_and_what_came(opened, measured, expecting, take_picture):
     notebook = opened("from recmtl_lessons.lessons import domain_adversarial as lesson", REAL)
     (explorer,) = notebook.explorers
