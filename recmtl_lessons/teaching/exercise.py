@@ -168,8 +168,7 @@ class Exercise:
         """
         outcome = self._judge(answer)
         if outcome.kind != "unattempted":
-            attempts = self._lesson.recall(self.key).get("attempts", 0) + 1
-            self._lesson.record(self.key, "done" if outcome else "started", attempts=attempts)
+            self._lesson.record(self.key, "done" if outcome else "started", attempts=lambda kept: (kept or 0) + 1)
         outcome.show()
         return outcome
 

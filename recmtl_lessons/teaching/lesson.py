@@ -1,6 +1,5 @@
 """A lesson's list of activities, and how far the learner has come in each."""
 
-import threading
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
@@ -11,7 +10,6 @@ __all__ = ["LEVELS", "Lesson", "require_texts"]
 
 LEVELS = ("beginner", "intermediate", "advanced")
 _STATES = ("started", "done")
-_RECORDING = threading.Lock()
 
 
 class Lesson:
@@ -76,7 +74,7 @@ class Lesson:
         state : {"started", "done"}
             The state reached now.
         **facts
-            Anything else worth keeping that JSON can hold.
+            Anything else worth keeping that JSON can hold, or a function of what is kept, as in `Progress.record`.
 
         Raises
         ------
@@ -86,9 +84,7 @@ class Lesson:
         self.require(key)
         if state not in _STATES:
             raise ValueError(f"state: got {state!r}, expected 'started' or 'done'")
-        with _RECORDING:
-            reached = "done" if self.recall(key).get("state") == "done" else state
-            progress().record(self.name, key, state=reached, **facts)
+        progress().record(self.name, key, state=lambda kept: "done" if kept == "done" else state, **facts)
 
     def recall(self, key: str) -> dict[str, Any]:
         """Return what is kept about an activity, an empty dict where nothing is."""

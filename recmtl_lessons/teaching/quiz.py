@@ -342,9 +342,9 @@ class NumberQuiz(_Question):
         return wrong(f"{side} {self.explain}" if attempts > 1 else f"{side} Try once more.")
 
     def _judge(self, value: float) -> Outcome:
-        attempts = self._lesson.recall(self.key).get("attempts", 0) + 1
-        outcome = self._verdict(value, attempts)
-        self._lesson.record(self.key, "done" if outcome else "started", number=value, attempts=attempts)
+        outcome = self._verdict(value, self._lesson.recall(self.key).get("attempts", 0) + 1)
+        state = "done" if outcome else "started"
+        self._lesson.record(self.key, state, number=value, attempts=lambda kept: (kept or 0) + 1)
         return outcome
 
     def _kept(self) -> float | None:

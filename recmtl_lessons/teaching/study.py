@@ -218,7 +218,7 @@ class StudyQuestion:
         new = [record for k, record in enumerate(records) if record not in before and record not in records[:k]]
         if not new:
             return noted("Try another setting, and see what changes.", "Recorded already.")
-        return self._keep(_listed(new), title="Recorded.", evidence=before + new)
+        return self._keep(_listed(new), title="Recorded.", evidence=lambda kept: (kept or []) + new)
 
     def _take(self, explorer: Any) -> Outcome:
         history = getattr(explorer, "history", None)
