@@ -74,13 +74,17 @@ def load_movielens() -> Ratings:
         If the data is not there and cannot be fetched, or is broken. The message is one line.
     """
     timeout = (_CONNECT_SECONDS, _READ_SECONDS)
-    return _parse(_locate(_ML_LATEST_SMALL, platformdirs.user_cache_path("recmtl_lessons"), timeout))
+    try:
+        cache = platformdirs.user_cache_path("recmtl_lessons").expanduser()
+    except RuntimeError:  # neither HOME nor a passwd entry, as in some containers
+        cache = None
+    return _parse(_locate(_ML_LATEST_SMALL, cache, timeout))
 
 
-def _locate(release: _Release, cache: Path, timeout: tuple[float, float]) -> Path:
+def _locate(release: _Release, cache: Path | None, timeout: tuple[float, float]) -> Path:
     """Folder that holds the release's members, each of them checked."""
     own = os.environ.get("RECMTL_DATA_DIR")
-    return _own_folder(release, Path(own).expanduser()) if own else _cache_folder(release, cache, timeout)
+    return _own_folder(release, Path(os.path.expanduser(own))) if own else _cache_folder(release, cache, timeout)
 
 
 def _own_folder(release: _Release, root: Path) -> Path:
@@ -100,8 +104,10 @@ def _own_folder(release: _Release, root: Path) -> Path:
     )
 
 
-def _cache_folder(release: _Release, cache: Path, timeout: tuple[float, float]) -> Path:
+def _cache_folder(release: _Release, cache: Path | None, timeout: tuple[float, float]) -> Path:
     """Folder of the release in the cache, with what was missing or broken fetched anew."""
+    if cache is None:
+        raise _unavailable(release, "no home folder is known to keep it in")
     folder = cache / release.name
     faults = _faults(release, folder)
     for member, fault in faults.items():

@@ -126,6 +126,33 @@ class TestOwnFolder:
         assert "\n" not in str(caught.value)
 
 
+class TestNoHome:
+    """Neither HOME nor a passwd entry, as in some containers."""
+
+    @pytest.fixture(autouse=True)
+    def _no_home(self, monkeypatch):
+        def unknown(*args, **kwargs):
+            raise RuntimeError("could not determine the home directory")
+
+        monkeypatch.setattr("platformdirs.user_cache_path", unknown)
+
+    def test_it_is_said(self):
+        with pytest.raises(
+            DataUnavailable, match=r"no home folder is known to keep it in\): get .* set RECMTL_DATA_DIR"
+        ):
+            load_movielens()
+
+    def test_the_persons_own_folder_needs_none(self, own):
+        write(own)
+        with pytest.raises(DataUnavailable, match="was left as it is"):
+            load_movielens()
+
+    def test_nor_does_one_that_would_lie_in_it(self, monkeypatch):
+        monkeypatch.setenv("RECMTL_DATA_DIR", "~nobody-of-this-name/films")
+        with pytest.raises(DataUnavailable, match=r"~nobody-of-this-name.films, which holds no ratings\.csv"):
+            load_movielens()
+
+
 @pytest.mark.enable_socket
 class TestCache:
     def test_downloaded_once_and_then_found(self, tmp_path):
