@@ -164,14 +164,15 @@ def check_answer(
     """Refuse an answer that is not finite, where it can be looked at: by the network's weights, if they are not either.
 
     Else by the name of what is largest of all that the answer was made of, the weights among it; or smallest, of what
-    it was divided by.
+    it was divided by. What was taken although it is infinite is not to blame.
     """
     if not _values_are_at_hand(answer) or torch.isfinite(answer).all():
         return
-    sizes = {name: _largest(value) for name, value in came.items()}
+    sizes = {}
     if network is not None:
         check_weights(network)
         sizes["weights"] = max(map(_largest, network.parameters()))
+    sizes |= {name: size for name, value in came.items() if (size := _largest(value)) < math.inf}
     name = max(sizes, key=lambda name: max(sizes[name], 1 / sizes[name] if name in small else 0.0))
     expected = f"moderate ones: the answer is not finite in {answer.dtype}"
     raise ValueError(f"{name}: got numbers of up to {sizes[name]:g}, expected {expected}")

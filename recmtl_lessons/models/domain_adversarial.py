@@ -17,12 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recmtl_lessons.models._checks import (
+    check_answer,
     check_choice,
     check_count,
     check_features,
     check_labels,
+    check_names,
     check_number,
     check_values,
+    check_widths,
 )
 from recmtl_lessons.models._modes import evaluating
 from recmtl_lessons.models._names import NamedParts
@@ -33,8 +36,8 @@ TASK_TYPES = ("classification", "regression")
 class GradientReversalLayer(torch.autograd.Function):
     """Identity on the way forward, minus ``alpha`` times the gradient on the way back.
 
-    Written in the ``setup_context`` form, so that it works under ``torch.func.grad`` and ``torch.vmap`` (where
-    ``alpha`` may be one number per model).
+    ``alpha`` is one finite number, plain or a scalar tensor. Written in the ``setup_context`` form, so that it works
+    under ``torch.func.grad`` and ``torch.vmap`` (where there may be one for each model).
 
     Examples
     --------
@@ -53,6 +56,11 @@ class GradientReversalLayer(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, alpha: float | Tensor) -> Tensor:
         """Return ``x`` unchanged, any shape."""
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise ValueError(
+                f"x: got {x.dtype if isinstance(x, Tensor) else type(x).__name__}, expected a float tensor"
+            )
+        check_number("alpha", alpha)
         return x.view_as(x)
 
     @staticmethod
@@ -62,13 +70,13 @@ class GradientReversalLayer(torch.autograd.Function):
         if isinstance(alpha, Tensor):
             ctx.save_for_backward(alpha)
         else:
-            ctx.alpha = alpha
+            ctx.alpha = float(alpha)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
         """Return ``-alpha * gradient``; ``alpha`` itself gets none."""
         alpha = ctx.saved_tensors[0] if ctx.saved_tensors else ctx.alpha
-        return -alpha * gradient, None
+        return -(alpha * gradient), None
 
 
 class DomainAdversarialNetwork(NamedParts):
@@ -90,8 +98,8 @@ class DomainAdversarialNetwork(NamedParts):
     n_domains : int
         Number of domains to tell apart, at least 2.
     task_configs : mapping
-        ``{task name: {"task_type": "classification" | "regression", "output_dim": n}}``. A classification with
-        ``output_dim`` 1 is binary: one logit.
+        ``{task name: {"task_type": "classification" | "regression", "output_dim": n}}``; what is left out is
+        "regression", and 1. A classification with ``output_dim`` 1 is binary: one logit.
     lambda_domain : float
         Strength of the reversal when ``alpha`` is 1.
     dropout_rate : float
@@ -118,7 +126,7 @@ class DomainAdversarialNetwork(NamedParts):
         super().__init__()
         self.feature_dim = feature_dim
         self.n_domains = n_domains
-        self.task_configs = {name: dict(config) for name, config in task_configs.items()}
+        self.task_configs = {name: _complete(config) for name, config in task_configs.items()}
         self.tasks = tuple(task_configs)
         self.lambda_domain = float(lambda_domain)
 
@@ -126,7 +134,7 @@ class DomainAdversarialNetwork(NamedParts):
         for inputs, outputs in zip((feature_dim, *hidden_dims), hidden_dims, strict=False):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
             if dropout_rate:
-                layers.append(nn.Dropout(dropout_rate))
+                layers.append(nn.Dropout(float(dropout_rate)))
         self.encoder = nn.Sequential(*layers)
 
         width = hidden_dims[-1]
@@ -136,13 +144,18 @@ class DomainAdversarialNetwork(NamedParts):
 
     def encode(self, x: Tensor) -> Tensor:
         """Shared features of ``x``: (batch, feature_dim) -> (batch, hidden_dims[-1])."""
-        check_features("x", x, self.feature_dim)
-        return self.encoder(x)
+        check_features("x", x, self.feature_dim, self.encoder[0].weight.dtype)
+        shared = self.encoder(x)
+        check_answer(shared, self, x=x)
+        return shared
 
     def read(self, shared: Tensor, task_name: str) -> Tensor:
         """Output of one task's head for shared features: (batch, hidden_dims[-1]) -> (batch, output_dim)."""
-        check_choice("task_name", task_name, self.tasks)
-        return self.task_heads[self.tasks.index(task_name)](shared)
+        head = self._head_of(task_name)
+        check_features("shared", shared, head[0].in_features, head[0].weight.dtype)
+        output = head(shared)
+        check_answer(output, self, shared=shared)
+        return output
 
     def forward(self, x: Tensor, task_name: str, alpha: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
         """Answer one task, and guess the domain of each row.
@@ -166,18 +179,22 @@ class DomainAdversarialNetwork(NamedParts):
         Raises
         ------
         ValueError
-            If ``x`` has the wrong shape, no rows, or values that are not finite, or if the task is unknown.
+            If ``x`` has the wrong shape or dtype, no rows, or values that are not finite or so large that an answer is
+            not; if a weight is not finite, or the task is unknown.
         """
-        check_choice("task_name", task_name, self.tasks)
+        head = self._head_of(task_name)
         check_number("alpha", alpha, 0.0)
         shared = self.encode(x)  # (batch, hidden)
-        task_output = self.read(shared, task_name)  # (batch, output_dim)
         reversed_ = GradientReversalLayer.apply(shared, alpha * self.lambda_domain)  # (batch, hidden)
-        return task_output, self.domain_classifier(reversed_)  # ..., (batch, n_domains)
+        task_output, domain_logits = head(shared), self.domain_classifier(reversed_)
+        for answer in (task_output, domain_logits):  # (batch, output_dim), (batch, n_domains)
+            check_answer(answer, self, x=x)
+        return task_output, domain_logits
 
     def answer(self, x: Tensor, task_name: str) -> Tensor:
         """Probabilities or values like `predict`, but in the current mode and with gradients."""
-        output = self.read(self.encode(x), task_name)  # (batch, output_dim)
+        output = self._head_of(task_name)(self.encode(x))  # (batch, output_dim)
+        check_answer(output, self, x=x)
         if self.task_configs[task_name]["task_type"] == "classification":
             output = output.sigmoid() if output.shape[1] == 1 else output.softmax(dim=1)
         return output.squeeze(1) if output.shape[1] == 1 else output
@@ -201,8 +218,12 @@ class DomainAdversarialNetwork(NamedParts):
         with evaluating(self):
             return self.answer(x, task_name)
 
+    def _head_of(self, task_name: str) -> nn.Module:
+        check_choice("task_name", task_name, self.tasks)
+        return self.task_heads[self.tasks.index(task_name)]
 
-def lambda_schedule(progress: float, gamma: float | Tensor = 10.0) -> float | Tensor:
+
+def lambda_schedule(progress: float | Tensor, gamma: float | Tensor = 10.0) -> float | Tensor:
     r"""Strength of the reversal over training, from 0 to nearly 1.
 
     .. math:: \lambda(p) = \frac{2}{1 + e^{-\gamma p}} - 1
@@ -211,9 +232,9 @@ def lambda_schedule(progress: float, gamma: float | Tensor = 10.0) -> float | Te
 
     Parameters
     ----------
-    progress : float
+    progress : float or scalar Tensor
         Share of the training that is done, in [0, 1].
-    gamma : float or Tensor
+    gamma : float or scalar Tensor
         How steeply it rises; 10 in the paper, 0 keeps the adversary silent. A tensor gives a tensor.
 
     References
@@ -222,8 +243,9 @@ def lambda_schedule(progress: float, gamma: float | Tensor = 10.0) -> float | Te
     """
     check_number("progress", progress, 0.0, 1.0)
     check_number("gamma", gamma, 0.0)
-    exp = torch.exp if isinstance(gamma, Tensor) else math.exp
-    return 2.0 / (1.0 + exp(-gamma * progress)) - 1.0
+    exponent = -1.0 * progress * gamma
+    exp = torch.exp if isinstance(exponent, Tensor) else math.exp
+    return 2.0 / (1.0 + exp(exponent)) - 1.0
 
 
 def task_loss(output: Tensor, target: Tensor, task_config: Mapping) -> Tensor:
@@ -237,7 +259,7 @@ def task_loss(output: Tensor, target: Tensor, task_config: Mapping) -> Tensor:
         Binary classification: 0 or 1, (batch,). Several classes: integer labels, (batch,). Regression: values,
         (batch,) if ``output_dim`` is 1, otherwise (batch, output_dim).
     task_config : mapping
-        The task's entry in ``task_configs``.
+        The task's entry in ``task_configs``; what it leaves out is "regression", and 1.
 
     Returns
     -------
@@ -246,20 +268,23 @@ def task_loss(output: Tensor, target: Tensor, task_config: Mapping) -> Tensor:
     Raises
     ------
     ValueError
-        If the target's shape or values do not fit. Nothing is broadcast: (batch, 1) against (batch,) is refused.
+        If the target's shape or values do not fit, the task's type is unknown, or the loss is not finite. Nothing is
+        broadcast: (batch, 1) against (batch,) is refused.
     """
-    width = task_config["output_dim"]
+    _check_task("task_config", task_config)
+    kind, width = _complete(task_config).values()
     check_features("output", output, width)
-    rows = output.shape[0]
-    if task_config["task_type"] == "classification" and width > 1:
+    rows, binary = output.shape[0], kind == "classification" and width == 1
+    if kind == "classification" and not binary:
         check_labels("target", target, rows, width)
-        return F.cross_entropy(output, target.long())
-    binary = task_config["task_type"] == "classification"
-    check_values("target", target, (rows,) if width == 1 else (rows, width), binary)
-    values = output.squeeze(1) if width == 1 else output
-    if binary:
-        return F.binary_cross_entropy_with_logits(values, target.to(values.dtype))
-    return F.mse_loss(values, target.to(values.dtype))
+        loss = F.cross_entropy(output, target.long())
+    else:
+        check_values("target", target, (rows,) if width == 1 else (rows, width), binary)
+        values = output.squeeze(1) if width == 1 else output
+        of = F.binary_cross_entropy_with_logits if binary else F.mse_loss
+        loss = of(values, target.to(values.dtype))
+    check_answer(loss, output=output, target=target)
+    return loss
 
 
 def domain_loss(domain_logits: Tensor, domains: Tensor) -> Tensor:
@@ -280,33 +305,41 @@ def domain_loss(domain_logits: Tensor, domains: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        If the shapes do not fit or a domain is out of range.
+        If the shapes do not fit, a domain is out of range, or the loss is not finite.
     """
     if not isinstance(domain_logits, Tensor) or domain_logits.ndim != 2 or domain_logits.shape[1] < 2:
         came = tuple(domain_logits.shape) if isinstance(domain_logits, Tensor) else type(domain_logits).__name__
         raise ValueError(f"domain_logits: got {came}, expected a tensor (batch, n_domains), n_domains at least 2")
     check_features("domain_logits", domain_logits, domain_logits.shape[1])
     check_labels("domains", domains, *domain_logits.shape)
-    return F.cross_entropy(domain_logits, domains.long())
+    loss = F.cross_entropy(domain_logits, domains.long())
+    check_answer(loss, domain_logits=domain_logits)
+    return loss
 
 
 def _head(width: int, output_dim: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, output_dim))
 
 
+def _complete(task_config: Mapping) -> dict:
+    """A task's type and width, in this order, with what is left out."""
+    return {"task_type": "regression", "output_dim": 1, **task_config}
+
+
+def _check_task(name: str, config: object) -> None:
+    if not isinstance(config, Mapping) or not set(config) <= {"task_type", "output_dim"}:
+        raise ValueError(f"{name}: got {config!r}, expected a mapping with the keys 'task_type' and 'output_dim'")
+    config = _complete(config)
+    check_choice(f"{name}['task_type']", config["task_type"], TASK_TYPES)
+    check_count(f"{name}['output_dim']", config["output_dim"])
+
+
 def _check_arguments(feature_dim, hidden_dims, n_domains, task_configs, lambda_domain, dropout_rate) -> None:
     check_count("feature_dim", feature_dim)
-    if not isinstance(hidden_dims, Sequence) or not hidden_dims:
-        raise ValueError(f"hidden_dims: got {hidden_dims!r}, expected a sequence of at least one width")
-    for width in hidden_dims:
-        check_count("hidden_dims", width)
+    check_widths("hidden_dims", hidden_dims)
     check_count("n_domains", n_domains, least=2)
-    if not isinstance(task_configs, Mapping) or not task_configs:
-        raise ValueError(f"task_configs: got {task_configs!r}, expected at least one task")
+    check_names("task_configs", task_configs, "{task name: configuration}")
     for name, config in task_configs.items():
-        if not isinstance(config, Mapping) or set(config) != {"task_type", "output_dim"}:
-            raise ValueError(f"task_configs[{name!r}]: got {config!r}, expected the keys 'task_type' and 'output_dim'")
-        check_choice(f"task_configs[{name!r}]['task_type']", config["task_type"], TASK_TYPES)
-        check_count(f"task_configs[{name!r}]['output_dim']", config["output_dim"])
+        _check_task(f"task_configs[{name!r}]", config)
     check_number("lambda_domain", lambda_domain, 0.0)
     check_number("dropout_rate", dropout_rate, 0.0, 1.0, below=True)

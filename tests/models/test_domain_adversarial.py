@@ -81,6 +81,23 @@ class TestReversal:
         x = normal(3, 2, dtype=torch.float64).requires_grad_()
         assert torch.autograd.gradgradcheck(lambda x: GradientReversalLayer.apply(x.sin(), alpha), x)
 
+    @pytest.mark.parametrize(
+        "alpha", [3, torch.tensor(3), torch.tensor(3, dtype=torch.uint8), torch.tensor(3.0).half()]
+    )
+    def test_numbers_of_every_kind(self, alpha):
+        x = normal(3).requires_grad_()
+        GradientReversalLayer.apply(x, alpha).sum().backward()
+        assert torch.equal(x.grad, torch.full((3,), -3.0))
+
+    @pytest.mark.parametrize("shape", [(1,), (3,), (2,), (3, 1)])
+    def test_one_alpha_a_row_or_a_feature_is_refused_before_it_crashes_or_is_broadcast(self, shape):
+        x, alpha = normal(3, 2).requires_grad_(), torch.full(shape, 0.5)
+        with pytest.raises(ValueError, match=refusal("alpha", "a tensor of shape")):
+            GradientReversalLayer.apply(x, alpha)
+        model = network()
+        with pytest.raises(ValueError, match=refusal("alpha", "a tensor of shape")):
+            model(normal(3, WIDTH), "click", alpha)
+
     def test_alpha_receives_no_gradient(self):
         x, alpha = normal(3).requires_grad_(), torch.tensor(2.0, requires_grad=True)
         GradientReversalLayer.apply(x, alpha).sum().backward()
@@ -266,6 +283,60 @@ class TestForward:
         assert torch.equal(model.train()(x, "click")[0], model.eval()(x, "click")[0])
 
 
+class TestNothingSilent:
+    @pytest.mark.parametrize("method", ["encode", "answer", "predict", "forward"])
+    def test_features_of_another_dtype_or_too_large(self, method):
+        model = network()
+        ask, more = getattr(model, method), () if method == "encode" else ("rating",)
+        with pytest.raises(ValueError, match=r"^x: got dtype torch.float64, expected torch.float32 as the network's"):
+            ask(normal(4, WIDTH).double(), *more)
+        with torch.no_grad():
+            model.encoder[0].weight.fill_(1.0)
+        with pytest.raises(ValueError, match=refusal("x", r"numbers of up to 3e\+38")):
+            ask(torch.full((2, WIDTH), 3e38), *more)
+
+    @pytest.mark.parametrize("part", ["encoder", "task_heads", "domain_classifier"])
+    def test_weights_that_are_not_finite(self, part):
+        model, x = network(), normal(4, WIDTH)
+        with torch.no_grad():
+            next(getattr(model, part).parameters())[0, 0] = math.nan
+        broken = rf"^weights: got NaN or infinite values, expected finite numbers in {part}"
+        with pytest.raises(ValueError, match=broken):
+            model(x, "click")
+        if part != "domain_classifier":
+            for method in (model.answer, model.predict):
+                with pytest.raises(ValueError, match=broken):
+                    method(x, "click")
+        if part == "task_heads":
+            with pytest.raises(ValueError, match=broken):
+                model.read(model.encode(x), "click")
+
+    def test_losses_that_are_not_finite(self):
+        huge = torch.full((2, 1), 1e30)
+        with pytest.raises(ValueError, match=refusal("output", r"numbers of up to 1e\+30")):
+            task_loss(huge, torch.zeros(2), VALUE)
+        with pytest.raises(ValueError, match=refusal("target", r"numbers of up to 1e\+30")):
+            task_loss(torch.zeros(2, 1), huge[:, 0], VALUE)
+        assert float(task_loss(huge, torch.ones(2), BINARY)) == 0.0
+        with pytest.raises(ValueError, match=refusal("domain_logits", r"numbers of up to 3e\+38")):
+            domain_loss(torch.tensor([[-3e38, 3e38]]), torch.tensor([0]))
+
+    def test_a_task_is_one_value_unless_it_says_otherwise(self):
+        model, x = (
+            network(
+                task_configs={"rating": {}, "aspects": {"output_dim": 3}, "click": {"task_type": BINARY["task_type"]}}
+            ),
+            normal(4, WIDTH),
+        )
+        full = network(task_configs={"rating": VALUE, "aspects": VALUES, "click": BINARY})
+        full.load_state_dict(model.state_dict())
+        for task in model.tasks:
+            assert torch.equal(model.predict(x, task), full.predict(x, task))
+        output, target = normal(4, 1), (normal(4, seed=1) > 0).float()
+        for short, whole in (({}, VALUE), ({"task_type": "classification"}, BINARY)):
+            assert torch.equal(task_loss(output, target, short), task_loss(output, target, whole))
+
+
 class TestPredict:
     def test_binary_is_the_probability_of_one(self, device):
         model, x = network().to(device).eval(), normal(6, WIDTH).to(device)
@@ -301,10 +372,6 @@ class TestPredict:
         assert torch.equal(found, model.eval().predict(x, "click"))
         assert not model.training
 
-    def test_the_mode_comes_back_after_an_error(self, unchanged):
-        with pytest.raises(ValueError, match=refusal("x", "NaN")):
-            unchanged.predict(torch.full((2, WIDTH), math.nan), "click")
-
     def test_answer_keeps_mode_and_gradient(self):
         model, x = network(dropout_rate=0.5), normal(6, WIDTH)
         assert torch.equal(model.eval().answer(x, "genre"), model.predict(x, "genre"))
@@ -330,15 +397,13 @@ class TestSchedule:
         found = torch.vmap(lambda gamma: lambda_schedule(0.5, gamma))(gammas)
         torch.testing.assert_close(found, torch.tanh(gammas / 4))
 
-    @given(st.one_of(st.floats(max_value=-1e-9), st.floats(min_value=1.0001), st.just(math.nan), st.just("half")))
-    def test_progress_out_of_range_is_refused(self, progress):
-        with pytest.raises(ValueError, match=refusal("progress")):
-            lambda_schedule(progress)
+    def test_a_progress_as_a_tensor(self):
+        found = torch.vmap(lambda_schedule)(torch.tensor([0.0, 0.5, 1.0]))
+        torch.testing.assert_close(found, torch.tanh(torch.tensor([0.0, 2.5, 5.0])))
 
-    @given(st.one_of(st.floats(max_value=-1e-9), st.sampled_from([math.nan, math.inf, True, None])))
-    def test_gamma_out_of_range_is_refused(self, gamma):
-        with pytest.raises(ValueError, match=refusal("gamma")):
-            lambda_schedule(0.5, gamma)
+    @pytest.mark.parametrize("gamma", [torch.tensor(10, dtype=torch.uint8), torch.tensor(10.0).half(), 10])
+    def test_numbers_of_every_kind(self, gamma):
+        assert float(lambda_schedule(0.5, gamma)) == pytest.approx(math.tanh(2.5), abs=1e-3)
 
 
 class TestLosses:
@@ -380,51 +445,14 @@ class TestLosses:
         assert float(domain_loss(40.0 * F.one_hot(domains, 3), domains)) < 1e-12
 
 
-FINITE = st.floats(-5, 5, width=32)
-NOT_FINITE = st.sampled_from([math.nan, math.inf, -math.inf])
-
-
-@st.composite
-def wrong_features(draw):
-    """Something `forward` must refuse as x, in one of the ways it can be wrong."""
-    kind = draw(st.sampled_from(["width", "dimensions", "empty", "dtype", "values", "type"]))
-    rows = draw(st.integers(1, 4))
-    if kind == "width":
-        return torch.zeros(rows, draw(st.integers(0, 9).filter(lambda w: w != WIDTH)))
-    if kind == "dimensions":
-        return torch.zeros(draw(st.sampled_from([(), (WIDTH,), (rows, 1, WIDTH), (rows, WIDTH, 1)])))
-    if kind == "empty":
-        return torch.zeros(0, WIDTH)
-    if kind == "dtype":
-        return torch.zeros(rows, WIDTH, dtype=draw(st.sampled_from([torch.int64, torch.bool, torch.complex64])))
-    if kind == "values":
-        x = torch.zeros(rows, WIDTH)
-        x[draw(st.integers(0, rows - 1)), draw(st.integers(0, WIDTH - 1))] = draw(NOT_FINITE)
-        return x
-    return draw(st.sampled_from([None, [[0.0] * WIDTH], np.zeros((rows, WIDTH)), "x"]))
-
-
 class TestBadInput:
-    @settings(max_examples=80)
-    @given(wrong_features(), st.sampled_from(["forward", "predict", "answer"]))
-    def test_features(self, x, method):
-        model = network(dropout_rate=0.2).train()
-        before = deepcopy(model.state_dict())
-        with pytest.raises(ValueError, match=refusal("x")):
-            getattr(model, method)(x, "click")
-        assert_untouched(model, before)
-
-    @given(st.one_of(st.text().filter(lambda name: name not in TASKS), st.integers(), st.none()))
-    def test_unknown_tasks(self, name):
-        model = network()
-        for method in (model, model.predict, model.answer):
-            with pytest.raises(ValueError, match=r"^task_name: got .*, expected one of 'click', 'genre'"):
-                method(normal(2, WIDTH), name)
-
-    @given(st.one_of(st.floats(max_value=-1e-9), st.sampled_from([math.nan, math.inf, "1", None, True])))
-    def test_alpha(self, alpha):
-        with pytest.raises(ValueError, match=refusal("alpha")):
-            network()(normal(2, WIDTH), "click", alpha)
+    def test_the_first_wrong_argument_is_named_and_nothing_has_happened(self, unchanged):
+        x = torch.full((2, WIDTH), math.nan)
+        for method in (unchanged, unchanged.predict, unchanged.answer):
+            with pytest.raises(ValueError, match=r"^task_name: got 'buy', expected one of 'click', 'genre'"):
+                method(x, "buy")
+            with pytest.raises(ValueError, match=refusal("x", "NaN")):
+                method(x, "click")
 
     @given(st.integers(1, 6), st.data())
     def test_a_target_of_another_shape_is_never_broadcast(self, rows, data):
@@ -440,87 +468,31 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("target", "task", "came"),
         [
-            (torch.tensor([0.0, math.nan]), VALUE, "NaN or infinite values"),
-            (torch.tensor([0.0, math.inf]), BINARY, "NaN or infinite values"),
             (torch.tensor([0.0, 2.0]), BINARY, "values from 0 to 2"),
             (torch.tensor([-1, 1]), BINARY, "values from -1 to 1"),
             (torch.tensor([0, 4]), CLASSES, "labels from 0 to 4"),
-            (torch.tensor([-1, 3]), CLASSES, "labels from -1 to 3"),
             (torch.tensor([0.0, 1.0]), CLASSES, r"torch.float32 \(2,\)"),
-            (torch.tensor([True, False]), CLASSES, r"torch.bool \(2,\)"),
-            ([0, 1], CLASSES, "list"),
-            ([0.0, 1.0], BINARY, "list"),
         ],
     )
     def test_values_of_targets(self, target, task, came):
         with pytest.raises(ValueError, match=refusal("target", came)):
             task_loss(torch.zeros(2, task["output_dim"]), target, task)
 
-    def test_outputs_of_another_width(self):
-        with pytest.raises(ValueError, match=refusal("output", r"shape \(2, 2\)")):
-            task_loss(torch.zeros(2, 2), torch.zeros(2), BINARY)
-        with pytest.raises(ValueError, match=refusal("output", r"shape \(2,\)")):
-            task_loss(torch.zeros(2), torch.zeros(2), BINARY)
-        with pytest.raises(ValueError, match=refusal("output", r"shape \(0, 1\)")):
-            task_loss(torch.zeros(0, 1), torch.zeros(0), BINARY)
-
-    @given(st.integers(2, 5), st.integers(1, 5), st.data())
-    def test_domains_out_of_range(self, n_domains, rows, data):
-        wrong = data.draw(st.one_of(st.integers(-5, -1), st.integers(n_domains, n_domains + 5)))
-        domains = torch.zeros(rows, dtype=torch.int64)
-        domains[data.draw(st.integers(0, rows - 1))] = wrong
-        with pytest.raises(ValueError, match=rf"^domains: got labels .*, expected 0 to {n_domains - 1}"):
-            domain_loss(torch.zeros(rows, n_domains), domains)
-
     @pytest.mark.parametrize(
-        "domains",
-        [torch.zeros(3), torch.zeros(3, 1, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), [0, 1, 0], None],
-    )
-    def test_domains_of_another_kind(self, domains):
-        with pytest.raises(ValueError, match=r"^domains: got .*, expected integer labels of shape \(3,\)"):
-            domain_loss(torch.zeros(3, 2), domains)
-
-    @pytest.mark.parametrize(
-        "logits", [torch.zeros(3), torch.zeros(()), torch.zeros(3, 1), torch.zeros(0, 2), [[0.0, 1.0]], None]
-    )
-    def test_domain_logits_of_another_kind(self, logits):
-        with pytest.raises(ValueError, match=refusal("domain_logits")):
-            domain_loss(logits, torch.zeros(3, dtype=torch.int64))
-
-    def test_domain_logits_that_are_not_finite(self):
-        with pytest.raises(ValueError, match=refusal("domain_logits", "NaN")):
-            domain_loss(torch.tensor([[0.0, math.nan]]), torch.tensor([0]))
-
-    @pytest.mark.parametrize(
-        ("changed", "named"),
+        ("config", "named", "came"),
         [
-            ({"feature_dim": 0}, "feature_dim"),
-            ({"feature_dim": 2.0}, "feature_dim"),
-            ({"feature_dim": True}, "feature_dim"),
-            ({"hidden_dims": ()}, "hidden_dims"),
-            ({"hidden_dims": 16}, "hidden_dims"),
-            ({"hidden_dims": (16, 0)}, "hidden_dims"),
-            ({"hidden_dims": "16"}, "hidden_dims"),
-            ({"n_domains": 1}, "n_domains"),
-            ({"n_domains": None}, "n_domains"),
-            ({"task_configs": {}}, "task_configs"),
-            ({"task_configs": ["click"]}, "task_configs"),
-            ({"task_configs": {"click": "classification"}}, "task_configs['click']"),
-            ({"task_configs": {"click": {"task_type": "classification"}}}, "task_configs['click']"),
-            ({"task_configs": {"click": {**BINARY, "weight": 1}}}, "task_configs['click']"),
-            ({"task_configs": {"click": {**BINARY, "task_type": "ranking"}}}, "task_configs['click']['task_type']"),
-            ({"task_configs": {"click": {**BINARY, "output_dim": 0}}}, "task_configs['click']['output_dim']"),
-            ({"lambda_domain": -0.1}, "lambda_domain"),
-            ({"lambda_domain": math.nan}, "lambda_domain"),
-            ({"lambda_domain": math.inf}, "lambda_domain"),
-            ({"dropout_rate": 1.0}, "dropout_rate"),
-            ({"dropout_rate": -0.1}, "dropout_rate"),
-            ({"dropout_rate": "0.1"}, "dropout_rate"),
+            ({"task_type": "clasification"}, "['task_type']", "'clasification'.*expected one of 'classification', "),
+            ({"task_type": "classification", "outputs": 2}, "", "outputs"),
+            ({"output_dim": 0}, "['output_dim']", "0"),
         ],
     )
-    def test_arguments_of_the_network(self, changed, named):
-        with pytest.raises(ValueError, match=refusal(named)):
-            network(**changed)
+    def test_a_misspelt_configuration_is_no_squared_error(self, config, named, came):
+        with pytest.raises(ValueError, match=rf"^{re.escape(f'task_config{named}')}: got .*{came}"):
+            task_loss(torch.zeros(2, 1), torch.zeros(2), config)
+        with pytest.raises(
+            ValueError, match=rf"^{re.escape(f'task_configs[{chr(39)}click{chr(39)}]{named}')}: got .*{came}"
+        ):
+            network(task_configs={"click": config})
 
     def test_the_callers_configuration_is_copied(self):
         tasks = {"click": dict(BINARY)}
