@@ -181,9 +181,14 @@ def coral_loss(x: Tensor, y: Tensor) -> Tensor:
     Sun and Saenko (2016), equations 1 to 3.
     """
     check_samples(x, y, least=2)
-    loss = ((_covariance(x) - _covariance(y)).square().sum() / (4 * x.shape[1] ** 2)).to(x.dtype)
+    loss = covariance_distance(x, y)
     check_answer(loss, x=x, y=y)
     return loss
+
+
+def covariance_distance(x: Tensor, y: Tensor) -> Tensor:
+    """`coral_loss` of samples that have been checked, which may not be finite."""
+    return ((_covariance(x) - _covariance(y)).square().sum() / (4 * x.shape[1] ** 2)).to(x.dtype)
 
 
 @dataclass(frozen=True)

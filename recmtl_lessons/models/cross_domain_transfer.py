@@ -18,10 +18,19 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from recmtl_lessons.models._checks import check_choice, check_count, check_ids, check_number, check_widths
+from recmtl_lessons.models._checks import (
+    check_answer,
+    check_choice,
+    check_count,
+    check_features,
+    check_ids,
+    check_names,
+    check_number,
+    check_widths,
+)
 from recmtl_lessons.models._modes import evaluating
 from recmtl_lessons.models._names import NamedParts
-from recmtl_lessons.models.alignment import check_samples, coral_loss, squared_mmd
+from recmtl_lessons.models.alignment import check_samples, covariance_distance, squared_mmd
 from recmtl_lessons.models.domain_adversarial import GradientReversalLayer
 
 ALIGNMENTS = ("mmd", "coral")
@@ -113,12 +122,16 @@ class CrossDomainTransferNetwork(NamedParts):
         Raises
         ------
         ValueError
-            If the domain is unknown, an id is out of its vocabulary, or the two have different lengths.
+            If the domain is unknown, an id is out of its vocabulary, the two have different lengths, or a weight is not
+            finite or so large that the answer is not.
         """
         number = self._number(domain)
         self._check_rows(domain, user_ids, item_ids)
         person = getattr(self, f"person_{number}")[user_ids.long()]  # (batch,)
-        return self.user_embeddings(person), self.item_embeddings[number](item_ids.long())
+        user, item = self.user_embeddings(person), self.item_embeddings[number](item_ids.long())
+        for embeddings in (user, item):
+            check_answer(embeddings, self)
+        return user, item
 
     def encode_domain(self, domain: str, user_ids: Tensor, item_ids: Tensor) -> Tensor:
         """Shared representation of rows of one domain.
@@ -145,14 +158,24 @@ class CrossDomainTransferNetwork(NamedParts):
     def encode_embeddings(self, domain: str, user: Tensor, item: Tensor) -> Tensor:
         """Shared representation, (batch, shared_dims[-1]), of what `embed` returned."""
         number = self._number(domain)
+        for name, embeddings in (("user", user), ("item", item)):
+            check_features(name, embeddings, *self.user_embeddings.weight.shape[1:], self.head.weight.dtype)
+        if len(user) != len(item):
+            raise ValueError(f"item: got {len(item)} rows, expected {len(user)} as user has")
         parts = [user[:, :-1] * item[:, :-1], user[:, -1:], item[:, -1:]]
         product = torch.cat(parts, dim=1)  # (batch, embedding + 2)
         tower = self.towers[number](torch.cat([user, item, product], dim=1))  # (batch, hidden)
-        return self.product_layer(product) + self.shared_layers(tower)  # (batch, shared)
+        shared = self.product_layer(product) + self.shared_layers(tower)  # (batch, shared)
+        check_answer(shared, self, user=user, item=item)
+        return shared
 
     def read(self, domain: str, shared: Tensor) -> Tensor:
         """Predictions, (batch,), of rows of one domain from their shared representation."""
-        return self.head(shared).squeeze(1) + self.intercepts[self._number(domain)]
+        number = self._number(domain)
+        check_features("shared", shared, self.head.in_features, self.head.weight.dtype)
+        predictions = self.head(shared).squeeze(1) + self.intercepts[number]  # (batch,)
+        check_answer(predictions, self, shared=shared)
+        return predictions
 
     def answer(self, domain: str, user_ids: Tensor, item_ids: Tensor) -> Tensor:
         """Predictions like `predict`, but in the current mode and with gradients."""
@@ -206,13 +229,18 @@ class CrossDomainTransferNetwork(NamedParts):
         self._check_rows(target_domain, target_user_ids, target_item_ids, "target_")
         source = self.encode_domain(source_domain, source_user_ids, source_item_ids)
         target = self.encode_domain(target_domain, target_user_ids, target_item_ids)
+        source_logits, target_logits = (
+            self.domain_classifier(GradientReversalLayer.apply(shared, alpha)) for shared in (source, target)
+        )
+        for logits in (source_logits, target_logits):
+            check_answer(logits, self)
         return {
             "target_predictions": self.read(target_domain, target),
             "source_predictions": self.read(source_domain, source),
             "source_shared": source,
             "target_shared": target,
-            "source_domain_logits": self.domain_classifier(GradientReversalLayer.apply(source, alpha)),
-            "target_domain_logits": self.domain_classifier(GradientReversalLayer.apply(target, alpha)),
+            "source_domain_logits": source_logits,
+            "target_domain_logits": target_logits,
         }
 
     def compute_domain_alignment_loss(
@@ -245,9 +273,11 @@ class CrossDomainTransferNetwork(NamedParts):
         """
         check_choice("method", method, ALIGNMENTS)
         check_samples(source_shared, target_shared, 2, ("source_shared", "target_shared"))
-        if method == "coral":
-            return coral_loss(source_shared, target_shared)
-        return squared_mmd(source_shared, target_shared, bandwidth)
+        if method == "mmd":
+            return squared_mmd(source_shared, target_shared, bandwidth)
+        loss = covariance_distance(source_shared, target_shared)
+        check_answer(loss, source_shared=source_shared, target_shared=target_shared)
+        return loss
 
     def _number(self, domain: str) -> int:
         check_choice("domain", domain, self.domains)
@@ -279,7 +309,7 @@ def _layers(inputs: int, widths: Sequence[int], dropout_rate: float) -> nn.Seque
     for before, after in zip((inputs, *widths), widths, strict=False):
         layers += [nn.Linear(before, after), nn.ReLU()]
         if dropout_rate:
-            layers.append(nn.Dropout(dropout_rate))
+            layers.append(nn.Dropout(float(dropout_rate)))
     return nn.Sequential(*layers)
 
 
@@ -305,11 +335,13 @@ def _persons(vocab_sizes: Mapping[str, tuple[int, int]], shared_users: Mapping) 
 
 def _check_vocabularies(source: object, target: object) -> dict[str, tuple[int, int]]:
     for name, vocab in (("source_vocab_sizes", source), ("target_vocab_sizes", target)):
-        if not isinstance(vocab, Mapping) or not vocab:
-            raise ValueError(f"{name}: got {vocab!r}, expected a mapping {{domain: (n_users, n_items)}}, not empty")
+        check_names(name, vocab, "{domain: (n_users, n_items)}")
         for domain, sizes in vocab.items():
             if not isinstance(sizes, Sequence) or len(sizes) != 2:
-                raise ValueError(f"{name}[{domain!r}]: got {sizes!r}, expected (n_users, n_items)")
+                raise ValueError(
+                    f"{name}[{domain!r}]: got {sizes!r}, expected (n_users, n_items), each counted by itself: users "
+                    "and items have tables of their own, both numbered from 0"
+                )
             for size in sizes:
                 check_count(f"{name}[{domain!r}]", size)
     both = [repr(domain) for domain in source if domain in target]
