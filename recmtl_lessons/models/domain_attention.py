@@ -16,11 +16,16 @@ from torch import Tensor, nn
 
 from recmtl_lessons.models._checks import (
     _values_are_at_hand,
+    check_answer,
     check_choice,
     check_count,
+    check_dense,
     check_features,
+    check_finite,
     check_labels,
+    check_names,
     check_number,
+    check_widths,
 )
 from recmtl_lessons.models._modes import evaluating
 from recmtl_lessons.models._names import NamedParts
@@ -44,8 +49,8 @@ def masked_attention(
     keys : Tensor, (batch, D, A)
     values : Tensor, (batch, D, V)
     mask : Tensor, (batch, D), bool, optional
-        True where there is something to attend to. A row without any gives NaN: there is no right answer, and the
-        callers that can look at values refuse it.
+        True where there is something to attend to. A row without any is refused; inside ``torch.vmap``, where values
+        cannot be looked at, it gives NaN.
     temperature : float or scalar Tensor
         :math:`\tau`; 1 is plain attention, infinity is the mean over what the mask leaves.
 
@@ -55,18 +60,27 @@ def masked_attention(
     weights : Tensor, (batch, D)
         At least 0, exactly 0 where the mask is False; rows sum to 1.
 
+    Raises
+    ------
+    ValueError
+        If a shape or dtype does not fit, a value is not finite or so large that a score is not, or a row has nothing to
+        attend to.
+
     References
     ----------
     Vaswani et al. (2017), section 3.2.1, equation 1. Equal to ``torch.nn.functional.scaled_dot_product_attention``
     with a sequence of D and one query, at temperature 1.
     """
+    _check_attention(query, keys, values, mask, temperature)
     # Products and sums: one query meets a handful of keys, and tiny matrix products are slow.
     scores = (keys * query.unsqueeze(-2)).sum(-1) / math.sqrt(query.shape[-1])  # (batch, D)
     scores = scores / temperature
     if mask is not None:  # before the softmax, so that the others share the whole weight
         scores = scores.masked_fill(~mask, -math.inf)
     weights = scores.softmax(dim=-1)
-    return (weights.unsqueeze(-1) * values).sum(-2), weights
+    attended = (weights.unsqueeze(-1) * values).sum(-2)  # (batch, V)
+    check_answer(attended, None, ("temperature",), query=query, keys=keys, values=values, temperature=temperature)
+    return attended, weights
 
 
 class MultiDomainAttentionNetwork(NamedParts):
@@ -144,7 +158,7 @@ class MultiDomainAttentionNetwork(NamedParts):
         for inputs, outputs in zip((entry, *hidden_dims), hidden_dims, strict=False):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
             if dropout_rate:
-                layers.append(nn.Dropout(dropout_rate))
+                layers.append(nn.Dropout(float(dropout_rate)))
         self.hidden = nn.Sequential(*layers)
         self.output = nn.Linear(hidden_dims[-1], 1)
 
@@ -180,11 +194,10 @@ class MultiDomainAttentionNetwork(NamedParts):
         ------
         ValueError
             If a domain is unknown or missing, the batches differ, a shape or dtype is wrong, a visible feature is not
-            finite, or a user has no history anywhere. Inside ``torch.vmap`` values cannot be looked at: there a user
-            without any history gives NaN.
+            finite or so large that the answer is not, a weight is not finite, or a user has no history anywhere. Inside
+            ``torch.vmap`` values cannot be looked at: there a user without any history gives NaN.
         """
-        _check_temperature(temperature)
-        return masked_attention(*self.project(query_domain, domain_features, mask), temperature)
+        return self._attend(query_domain, domain_features, mask, temperature)[1:]
 
     def forward(
         self,
@@ -214,18 +227,19 @@ class MultiDomainAttentionNetwork(NamedParts):
         ValueError
             As `compute_cross_domain_attention`, and if item features are missing, unexpected or of the wrong shape.
         """
-        rows = _check_rows(self.domain_features, domain_features)
+        rows = self._check_rows(domain_features)
         self._check_items(item_features, rows)
-        _check_temperature(temperature)
-        token, *projected = self._project(query_domain, domain_features, mask)
-        attended, weights = masked_attention(*projected, temperature)
+        token, attended, weights = self._attend(query_domain, domain_features, mask, temperature)
         parts = [attended, token]
         if item_features is not None:
             item = self.item_encoder(item_features)  # (batch, embedding)
             parts += [item, attended * item]
         shared = self.hidden(torch.cat(parts, dim=-1))  # (batch, hidden_dims[-1])
+        predictions = self.output(shared).squeeze(-1)  # (batch,)
+        items = {} if item_features is None else {"item_features": item_features}
+        self._check_answer(predictions, domain_features, mask, **items)
         return {
-            "predictions": self.output(shared).squeeze(-1),
+            "predictions": predictions,
             "attention_weights": weights,
             "shared_representation": shared,
         }
@@ -255,7 +269,19 @@ class MultiDomainAttentionNetwork(NamedParts):
         values : Tensor, (batch, n_domains, embedding_dim)
         mask : Tensor, (batch, n_domains), bool
         """
-        return self._project(query_domain, domain_features, mask)[1:]
+        query, keys, values, mask = self._project(query_domain, domain_features, mask)[1:]
+        for part in (query, keys, values):
+            self._check_answer(part, domain_features, mask)
+        return query, keys, values, mask
+
+    def _attend(self, query_domain, domain_features, mask, temperature) -> tuple[Tensor, Tensor, Tensor]:
+        """The token of the domain asked about, (batch, embedding), what is attended to, and the weights."""
+        _check_temperature(temperature)
+        token, query, keys, values, mask = self._project(query_domain, domain_features, mask)
+        if _values_are_at_hand(query):
+            largest = query.shape[-1] * query.abs().max() * keys.abs().max() / temperature  # of all scores
+            self._check_answer(largest + values.abs().max(), domain_features, mask, temperature=temperature)
+        return token, *masked_attention(query, keys, values, mask, temperature)
 
     def _project(self, query_domain, domain_features, mask) -> tuple[Tensor, ...]:
         """The token of the domain asked about, (batch, embedding), and what `project` returns."""
@@ -266,9 +292,18 @@ class MultiDomainAttentionNetwork(NamedParts):
         keys = self.to_key(self.tokens + embedded)  # (batch, D, attention)
         return token, self.to_query(token + own), keys, self.to_value(embedded), mask
 
+    def _check_answer(self, answer: Tensor, domain_features: Mapping[str, Tensor], mask: Tensor | None, **came) -> None:
+        """Refuse an answer that is not finite, by what was visible of the features or by what else came."""
+        if _values_are_at_hand(answer) and not torch.isfinite(answer).all():
+            for d, name in enumerate(self.domains):
+                seen = domain_features[name] if mask is None else domain_features[name][mask[:, d]]
+                if len(seen):
+                    came[f"domain_features[{name!r}]"] = seen
+            check_answer(answer, self, ("temperature",), **came)
+
     def _checked(self, query_domain, domain_features, mask) -> tuple[list[Tensor], Tensor, Tensor]:
         """The features in the order of ``domains``, the mask, and whether a domain is the one asked about."""
-        rows = _check_rows(self.domain_features, domain_features)
+        rows = self._check_rows(domain_features)
         features = [domain_features[name] for name in self.domains]
         mask = self._check_mask(mask, rows, features[0].device)
         for d, name in enumerate(self.domains):
@@ -291,18 +326,31 @@ class MultiDomainAttentionNetwork(NamedParts):
             query_domain = torch.full((rows,), self.domains.index(query_domain), device=device)
         return query_domain.unsqueeze(1) == torch.arange(len(self.domains), device=device)
 
+    def _check_rows(self, domain_features: Mapping[str, Tensor]) -> int:
+        """Refuse anything but one float tensor (batch, width) a domain, all with one batch; return its size."""
+        expected = self.domain_features
+        if not isinstance(domain_features, Mapping) or set(domain_features) != set(expected):
+            came = tuple(domain_features) if isinstance(domain_features, Mapping) else type(domain_features).__name__
+            raise ValueError(f"domain_features: got {came!r}, expected a mapping with the domains {tuple(expected)}")
+        for name, width in expected.items():
+            x, dtype = domain_features[name], self.tokens.dtype
+            if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != width or x.dtype != dtype:
+                wanted = f"a tensor (batch, {width}) of {dtype} as the network's"
+                raise ValueError(f"domain_features[{name!r}]: got {_kind(x)}, expected {wanted}")
+            check_dense(f"domain_features[{name!r}]", x)
+        sizes = {name: len(domain_features[name]) for name in expected}
+        rows = next(iter(sizes.values()))
+        if rows == 0 or len(set(sizes.values())) > 1:
+            raise ValueError(
+                f"domain_features: got {sizes} rows, expected one number of at least 1, row k being one user everywhere"
+            )
+        return rows
+
     def _check_mask(self, mask: Tensor | None, rows: int, device: torch.device) -> Tensor:
         shape = (rows, len(self.domains))
         if mask is None:
             return torch.ones(shape, dtype=torch.bool, device=device)
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != shape:
-            came = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
-            raise ValueError(f"mask: got {came}, expected a bool tensor {shape}, columns in the order {self.domains}")
-        if _values_are_at_hand(mask) and not mask.any(dim=1).all():
-            empty = int((~mask.any(dim=1)).nonzero()[0])
-            raise ValueError(
-                f"mask: got no history in any domain for row {empty}, expected at least one True in each row"
-            )
+        _check_mask(mask, shape, f", columns in the order {self.domains}")
         return mask
 
     def _check_items(self, item_features: Tensor | None, rows: int) -> None:
@@ -312,28 +360,9 @@ class MultiDomainAttentionNetwork(NamedParts):
             return
         if not self.item_dim:
             raise ValueError("item_features: got a value, expected None, because the network was made with item_dim=0")
-        check_features("item_features", item_features, self.item_dim)
+        check_features("item_features", item_features, self.item_dim, self.tokens.dtype)
         if len(item_features) != rows:
             raise ValueError(f"item_features: got {len(item_features)} rows, expected {rows}, one for each user's row")
-
-
-def _check_rows(expected: Mapping[str, int], domain_features: Mapping[str, Tensor]) -> int:
-    """Refuse anything but one float tensor (batch, width) a domain, all with one batch; return its size."""
-    if not isinstance(domain_features, Mapping) or set(domain_features) != set(expected):
-        came = tuple(domain_features) if isinstance(domain_features, Mapping) else type(domain_features).__name__
-        raise ValueError(f"domain_features: got {came!r}, expected a mapping with the domains {tuple(expected)}")
-    for name, width in expected.items():
-        x = domain_features[name]
-        if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != width or not x.is_floating_point():
-            came = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-            raise ValueError(f"domain_features[{name!r}]: got {came}, expected a float tensor (batch, {width})")
-    sizes = {name: len(domain_features[name]) for name in expected}
-    rows = next(iter(sizes.values()))
-    if rows == 0 or len(set(sizes.values())) > 1:
-        raise ValueError(
-            f"domain_features: got {sizes} rows, expected one number of at least 1, row k being one user everywhere"
-        )
-    return rows
 
 
 def _check_visible(name: str, x: Tensor, mask: Tensor, d: int) -> None:
@@ -342,34 +371,55 @@ def _check_visible(name: str, x: Tensor, mask: Tensor, d: int) -> None:
         raise ValueError(f"{name}: got NaN or infinite values where the mask is True, expected finite numbers")
 
 
+def _check_attention(query, keys, values, mask, temperature) -> None:
+    if not isinstance(query, Tensor) or query.ndim != 2 or 0 in query.shape or not query.is_floating_point():
+        raise ValueError(f"query: got {_kind(query)}, expected a float tensor (batch, A), no 0")
+    for name, part in (("keys", keys), ("values", values)):
+        fits = isinstance(part, Tensor) and part.ndim == 3 and 0 not in part.shape and part.dtype == query.dtype
+        if not fits or len(part) != len(query):
+            wanted = f"a tensor of {query.dtype} (batch={len(query)}, D, width), no 0, as query"
+            raise ValueError(f"{name}: got {_kind(part)}, expected {wanted}")
+    if keys.shape[2] != query.shape[1]:
+        raise ValueError(f"keys: got {_kind(keys)}, expected a width of {query.shape[1]} as query's")
+    if values.shape[1] != keys.shape[1]:
+        raise ValueError(f"values: got {_kind(values)}, expected {keys.shape[1]} in each row as keys")
+    for name, part in (("query", query), ("keys", keys), ("values", values)):
+        check_dense(name, part)
+        check_finite(name, part)
+    if mask is not None:
+        _check_mask(mask, tuple(keys.shape[:2]))
+    _check_temperature(temperature)
+
+
+def _check_mask(mask: Tensor, shape: tuple[int, int], more: str = "") -> None:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != shape:
+        raise ValueError(f"mask: got {_kind(mask)}, expected a bool tensor {shape}{more}")
+    if _values_are_at_hand(mask) and not mask.any(dim=1).all():
+        empty = int((~mask.any(dim=1)).nonzero()[0])
+        raise ValueError(f"mask: got no history in any domain for row {empty}, expected at least one True in each row")
+
+
 def _check_temperature(temperature: object) -> None:
-    if isinstance(temperature, Tensor) or temperature == math.inf:
-        return
-    check_number("temperature", temperature, 0.0)
-    if temperature == 0:
-        raise ValueError(f"temperature: got {temperature!r}, expected a number of more than 0")
+    check_number("temperature", temperature, 0.0, above=True, infinite=True)
+
+
+def _kind(value: object) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _check_arguments(domain_features, embedding_dim, attention_dim, hidden_dims, dropout_rate, item_dim) -> None:
-    if not isinstance(domain_features, Mapping) or not domain_features:
-        raise ValueError(f"domain_features: got {domain_features!r}, expected {{domain name: width}}, at least one")
+    check_names("domain_features", domain_features, "{domain name: width}")
     for name, width in domain_features.items():
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"domain_features: got the name {name!r}, expected a non-empty string")
         check_count(f"domain_features[{name!r}]", width)
     check_count("embedding_dim", embedding_dim)
     check_count("attention_dim", attention_dim)
-    if not isinstance(hidden_dims, Sequence) or not hidden_dims:
-        raise ValueError(f"hidden_dims: got {hidden_dims!r}, expected a sequence of at least one width")
-    for width in hidden_dims:
-        check_count("hidden_dims", width)
+    check_widths("hidden_dims", hidden_dims)
     check_number("dropout_rate", dropout_rate, 0.0, 1.0, below=True)
     check_count("item_dim", item_dim, least=0)
 
 
 def _check_sharing(shared_encoder: object, domain_features: Mapping[str, int]) -> None:
-    if not isinstance(shared_encoder, bool):
-        raise ValueError(f"shared_encoder: got {shared_encoder!r}, expected True or False")
+    check_choice("shared_encoder", shared_encoder, (True, False))
     if shared_encoder and len(set(domain_features.values())) > 1:
         raise ValueError(
             f"shared_encoder: got True with widths {tuple(domain_features.values())}, expected the same everywhere"
