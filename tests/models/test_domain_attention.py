@@ -12,6 +12,7 @@ from torch.func import functional_call, stack_module_state
 from torch.nn import functional as F
 
 from recmtl_lessons.models import MultiDomainAttentionNetwork, masked_attention
+from tests.support.refusals import finite
 
 WIDTHS = {"books": 5, "films and series": 3, "games.pc": 4}
 NAMES = tuple(WIDTHS)
@@ -312,87 +313,28 @@ def unchanged():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def without(mapping, name):
-    return {key: value for key, value in mapping.items() if key != name}
-
-
-def holed():
-    x = users(4)
-    x["books"][2, 1] = math.nan
-    return x
-
-
 class TestBadInput:
     @pytest.mark.parametrize("method", ["forward", "predict"])
     @pytest.mark.parametrize(
-        ("features", "named", "came"),
+        ("features", "came"),
         [
-            (without(users(4), "books"), "domain_features", "films and series"),
-            ({**users(4), "music": normal(4, 2)}, "domain_features", "music"),
-            ({}, "domain_features", ""),
-            (None, "domain_features", "NoneType"),
-            (list(users(4).values()), "domain_features", "list"),
-            ({**users(4), "books": normal(3, 5)}, "domain_features", "'books': 3"),
-            (users(0), "domain_features", "'books': 0"),
-            ({**users(4), "books": normal(4, 4)}, "domain_features['books']", r"\(4, 4\)"),
-            ({**users(4), "books": normal(4)}, "domain_features['books']", r"\(4,\)"),
-            ({**users(4), "books": torch.zeros(4, 5, dtype=torch.int64)}, "domain_features['books']", "int64"),
-            ({**users(4), "books": [[0.0] * 5] * 4}, "domain_features['books']", "list"),
-            (holed(), "domain_features['books']", "NaN"),
-            ({**users(4), "games.pc": torch.full((4, 4), math.inf)}, "domain_features['games.pc']", "infinite"),
+            ({name: value for name, value in users(4).items() if name != "books"}, "films and series"),
+            ({**users(4), "music": normal(4, 2)}, "music"),
+            ({**users(4), "books": normal(3, 5)}, "'books': 3"),
+            (users(0), "'books': 0"),
         ],
     )
-    def test_features(self, unchanged, method, features, named, came):
-        with pytest.raises(ValueError, match=refusal(named, came)):
+    def test_features(self, unchanged, method, features, came):
+        with pytest.raises(ValueError, match=refusal("domain_features", came)):
             getattr(unchanged, method)("films and series", features, None, normal(4, ITEM))
 
-    @pytest.mark.parametrize(
-        ("mask", "came"),
-        [
-            (torch.ones(4, 3), "torch.float32"),
-            (torch.ones(4, 3, dtype=torch.int64), "torch.int64"),
-            (torch.ones(4, 2, dtype=torch.bool), r"\(4, 2\)"),
-            (torch.ones(3, 3, dtype=torch.bool), r"\(3, 3\)"),
-            (torch.ones(3, dtype=torch.bool), r"\(3,\)"),
-            ([[True] * 3] * 4, "list"),
-            (torch.tensor([[True] * 3, [False] * 3, [True] * 3, [False] * 3]), "no history in any domain for row 1"),
-        ],
-    )
-    def test_masks(self, unchanged, mask, came):
+    def test_a_user_without_any_history(self, unchanged):
+        mask = torch.tensor([[True] * 3, [False] * 3, [True] * 3, [False] * 3])
         for call in (unchanged.compute_cross_domain_attention, unchanged.project):
-            with pytest.raises(ValueError, match=refusal("mask", came)):
+            with pytest.raises(ValueError, match=refusal("mask", "no history in any domain for row 1")):
                 call("books", users(4), mask)
-        with pytest.raises(ValueError, match=refusal("mask", came)):
-            unchanged("books", users(4), mask, normal(4, ITEM))
-
-    @given(st.one_of(st.text().filter(lambda name: name not in NAMES), st.integers(), st.none()))
-    def test_unknown_domains(self, name):
-        with pytest.raises(ValueError, match=r"^query_domain: got .*expected one of 'books', 'films and series'"):
-            network().compute_cross_domain_attention(name, users(2))
-
-    @pytest.mark.parametrize(
-        "query",
-        [torch.zeros(4), torch.zeros(3, dtype=torch.int64), torch.tensor([0, 1, 2, 3]), torch.tensor([0, 0, 0, -1])],
-    )
-    def test_domains_by_row(self, unchanged, query):
-        with pytest.raises(ValueError, match=refusal("query_domain")):
-            unchanged(query, users(4), None, normal(4, ITEM))
-
-    @pytest.mark.parametrize(
-        ("item", "came"),
-        [
-            (None, "None"),
-            (normal(4, ITEM + 1), r"shape \(4, 7\)"),
-            (normal(ITEM), r"shape \(6,\)"),
-            (normal(3, ITEM), "3 rows"),
-            (torch.full((4, ITEM), math.nan), "NaN"),
-            (torch.zeros(4, ITEM, dtype=torch.int64), "int64"),
-            ([[0.0] * ITEM] * 4, "list"),
-        ],
-    )
-    def test_items(self, unchanged, item, came):
-        with pytest.raises(ValueError, match=refusal("item_features", came)):
-            unchanged("books", users(4), None, item)
+        with pytest.raises(ValueError, match=refusal("mask", "no history in any domain for row 1")):
+            masked_attention(normal(4, 2), normal(4, 3, 2), normal(4, 3, 2), mask)
 
     def test_items_where_none_are_expected(self):
         model = network(item_dim=0)
@@ -400,40 +342,89 @@ class TestBadInput:
             model("books", users(4), None, normal(4, ITEM))
         assert model("books", users(4))["predictions"].shape == (4,)
 
-    @given(st.one_of(st.floats(max_value=0.0), st.sampled_from([math.nan, "1", None, True, -math.inf])))
-    def test_temperatures(self, temperature):
-        with pytest.raises(ValueError, match=refusal("temperature")):
-            network()("books", users(2), None, normal(2, ITEM), temperature)
+    @pytest.mark.parametrize("shape", [(1,), (3,), (4,), (4, 1), (4, 3)])
+    def test_one_temperature_a_row_or_a_domain_is_refused(self, shape):
+        """A row's would be right for the weights, and a domain's would be none of a softmax."""
+        with pytest.raises(
+            ValueError, match=r"^temperature: got a tensor of shape .*expected a positive number or inf"
+        ):
+            network().compute_cross_domain_attention("books", users(4), None, torch.ones(shape))
 
-    @pytest.mark.parametrize(
-        ("changed", "named"),
-        [
-            ({"domain_features": {}}, "domain_features"),
-            ({"domain_features": ["books"]}, "domain_features"),
-            ({"domain_features": {"": 3}}, "domain_features"),
-            ({"domain_features": {1: 3}}, "domain_features"),
-            ({"domain_features": {"books": 0}}, "domain_features['books']"),
-            ({"domain_features": {"books": 2.0}}, "domain_features['books']"),
-            ({"embedding_dim": 0}, "embedding_dim"),
-            ({"attention_dim": 0}, "attention_dim"),
-            ({"attention_dim": 1.5}, "attention_dim"),
-            ({"hidden_dims": ()}, "hidden_dims"),
-            ({"hidden_dims": 16}, "hidden_dims"),
-            ({"hidden_dims": (16, 0)}, "hidden_dims"),
-            ({"dropout_rate": 1.0}, "dropout_rate"),
-            ({"dropout_rate": -0.1}, "dropout_rate"),
-            ({"item_dim": -1}, "item_dim"),
-            ({"item_dim": None}, "item_dim"),
-            ({"shared_encoder": 1}, "shared_encoder"),
-            ({"shared_encoder": True}, "shared_encoder"),  # the widths differ
-        ],
-    )
-    def test_arguments_of_the_network(self, changed, named):
-        with pytest.raises(ValueError, match=refusal(named)):
-            network(**changed)
+    @pytest.mark.parametrize("temperature", [0, 0.0, -1.0, math.nan, -math.inf])
+    def test_temperatures_as_tensors_are_numbers(self, temperature):
+        for value in (temperature, torch.tensor(temperature)):
+            with pytest.raises(ValueError, match=refusal("temperature")):
+                masked_attention(normal(4, 2), normal(4, 3, 2), normal(4, 3, 2), None, value)
+            with pytest.raises(ValueError, match=refusal("temperature")):
+                network()("books", users(2), None, normal(2, ITEM), value)
+
+    def test_domains_of_several_widths_cannot_share_an_encoder(self):
+        with pytest.raises(ValueError, match=r"^shared_encoder: got True with widths \(5, 3, 4\)"):
+            network(shared_encoder=True)
 
     def test_the_callers_mapping_is_copied(self):
         widths = dict(WIDTHS)
         model = network(domain_features=widths)
         widths["books"] = 1
         assert model.predict("books", users(2), None, normal(2, ITEM)).shape == (2,)
+
+
+class TestNothingSilent:
+    def test_scores_that_are_not_finite(self):
+        query, keys, values = torch.full((4, 2), 1e20), torch.full((4, 3, 2), 1e19), normal(4, 3, 2)
+        with pytest.raises(ValueError, match=refusal("query", r"numbers of up to 1e\+20")):
+            masked_attention(query, keys, values)
+        with pytest.raises(ValueError, match=refusal("keys", r"numbers of up to 1e\+21")):
+            masked_attention(query, 100 * keys, values)
+        with pytest.raises(ValueError, match=refusal("temperature", "numbers of up to 2.5e-39")):
+            masked_attention(query / 1e20, keys / 1e19, values, None, 1e-38 / 4)
+
+    def test_weights_of_large_scores_that_are_finite_are_right(self):
+        query, keys, values = 1e15 * normal(20, 3), 1e15 * normal(20, 4, 3, seed=1), normal(20, 4, 2, seed=2)
+        best = (keys @ query[:, :, None]).squeeze(2).argmax(1)
+        assert torch.equal(masked_attention(query, keys, values)[1], F.one_hot(best, 4).float())
+
+    @pytest.mark.parametrize("size", [1e15, 1e20, 1e38])
+    @pytest.mark.parametrize("temperature", [1.0, math.inf])
+    def test_features_are_answered_or_are_too_large(self, unchanged, size, temperature):
+        """In the domain asked about, a feature is in the query as well as in a key: their product is a square."""
+        features, item = {**users(4), "books": size * users(4)["books"]}, normal(4, ITEM)
+        unseen = torch.tensor([[False, True, True]]).expand(4, 3)
+        plain, other = (unchanged.eval()("books", x, unseen, item, temperature) for x in (features, users(4)))
+        assert all(torch.equal(plain[key], other[key]) for key in plain)
+        for call in (unchanged.compute_cross_domain_attention, unchanged, unchanged.predict):
+            more = () if call == unchanged.compute_cross_domain_attention else (item,)
+            if size == 1e15:
+                assert finite(call("books", features, None, *more, temperature=temperature))
+            elif size == 1e38 or temperature == 1:
+                with pytest.raises(ValueError, match=refusal("domain_features['books']", "numbers of up to")):
+                    call("books", features, None, *more, temperature=temperature)
+        unchanged.train()
+
+    def test_items_so_large_that_the_answer_is_not_finite(self, unchanged):
+        with pytest.raises(ValueError, match=refusal("item_features", "numbers of up to")):
+            unchanged("books", users(4), None, 3e38 * torch.ones(4, ITEM))
+
+    def test_features_of_another_dtype(self, unchanged):
+        """What `torch.from_numpy` gives."""
+        double = {name: value.double() for name, value in users(4).items()}
+        with pytest.raises(ValueError, match=refusal("domain_features['books']", "torch.float64")):
+            unchanged("books", double, None, normal(4, ITEM))
+        with pytest.raises(ValueError, match=r"^item_features: got dtype torch.float64, expected torch.float32"):
+            unchanged("books", users(4), None, normal(4, ITEM).double())
+
+    @pytest.mark.parametrize(
+        "part", ["tokens", "encoders.1.weight", "to_query.weight", "to_key.weight", "to_value.weight"]
+    )
+    def test_weights_that_are_not_finite(self, part):
+        model = network()
+        with torch.no_grad():
+            model.get_parameter(part)[-1, -1] = math.nan
+        broken = rf"^weights: got NaN or infinite values, expected finite numbers in {re.escape(part)}"
+        query = torch.arange(4) % 3
+        for call in (model.project, model.compute_cross_domain_attention):
+            with pytest.raises(ValueError, match=broken):
+                call(query, users(4))
+        for call in (model, model.predict):
+            with pytest.raises(ValueError, match=broken):
+                call(query, users(4), None, normal(4, ITEM))
