@@ -310,9 +310,9 @@ def _gaussian(squared_distances: Tensor, sigma: Tensor, scales: Sequence[float])
 
     A kernel too narrow for any distance to be seen is as narrow as its gradient stays finite.
     """
-    most = torch.finfo(squared_distances.dtype).max ** 0.5 / 1024
-    rates = [(1 / (scale * sigma)).detach().to(squared_distances.dtype).clamp(max=most) for scale in scales]
-    kernels = [torch.exp(squared_distances * (rate.square() / -2)) for rate in rates]
+    least = 1024 / torch.finfo(squared_distances.dtype).max ** 0.5
+    widths = [(scale * sigma).detach().to(squared_distances.dtype).clamp(min=least) for scale in scales]
+    kernels = [torch.exp(squared_distances / (-2 * width.square())) for width in widths]
     return sum(kernels[1:], kernels[0]) / len(kernels)
 
 
