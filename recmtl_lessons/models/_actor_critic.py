@@ -7,7 +7,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from recmtl_lessons.models._checks import _values_are_at_hand, check_choice, check_count, check_number, check_values
+from recmtl_lessons.models._checks import (
+    _values_are_at_hand,
+    check_answer,
+    check_choice,
+    check_count,
+    check_number,
+    check_values,
+)
 
 
 def orthogonal_linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
@@ -62,6 +69,13 @@ def evaluate(logits: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
 def pick(log_policy: Tensor, action: Tensor) -> Tensor:
     """The entry of each row's action: (batch, n_actions) and (batch,) -> (batch,)."""
     return log_policy.gather(1, action.long().unsqueeze(1)).squeeze(1)
+
+
+def check_answers(network: nn.Module, state: Tensor, logits: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits before any mask and the value, as they came; refused if they are no numbers."""
+    check_answer(logits, network, state=state)
+    check_answer(value, network, state=state)
+    return logits, value
 
 
 def check_luck(deterministic: object, generator: object, uniform: object) -> None:

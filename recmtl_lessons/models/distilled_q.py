@@ -453,7 +453,7 @@ def distillation_loss(
     found = (student_q_values / scale / temperature).log_softmax(dim=-1)
     # Written out: `F.kl_div` has no rule for vmap, and would go through the models one by one.
     divergence = (expected.exp() * (expected - found)).sum(dim=-1)  # (batch,)
-    loss = temperature * temperature * divergence.mean()
+    loss = 1.0 * temperature * temperature * divergence.mean()  # as floats: integers know no bound, tensors do
     values = {"student_q_values": student_q_values, "teacher_q_values": teacher_q_values}
     check_answer(loss, small=("temperature", "scale"), **values, temperature=temperature, scale=scale)
     return loss

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recmtl_lessons.models._actor_critic import (
+    check_answers,
     check_counts_by_name,
     check_luck,
     check_no_dropout,
@@ -361,8 +362,10 @@ class HierarchicalMultiTaskRL(NamedParts):
             If the state, the goals or the actions do not fit. Inside ``torch.vmap`` values cannot be looked at: there
             an action that the goal does not have gets a log-probability of minus infinity.
         """
-        logits, value = self._task(state, goals, "goals")
-        self._check_actions(actions, self._goals("goals", goals, len(state)))
+        self._check_state(state)
+        goals = self._goals("goals", goals, len(state))
+        self._check_actions(actions, goals)
+        logits, value = self._controlled(state, goals)
         return *evaluate(logits, actions), value
 
     def meta_parameters(self) -> dict[str, nn.Parameter]:
@@ -375,7 +378,7 @@ class HierarchicalMultiTaskRL(NamedParts):
 
     def _meta(self, state: Tensor) -> tuple[Tensor, Tensor]:
         self._check_state(state)
-        return self._checked(state, *self.meta(state))
+        return check_answers(self, state, *self.meta(state))
 
     def _task(self, state: Tensor, goals: Tensor | str | None, name: str = "goal") -> tuple[Tensor, Tensor]:
         self._check_state(state)
@@ -383,13 +386,8 @@ class HierarchicalMultiTaskRL(NamedParts):
 
     def _controlled(self, state: Tensor, goals: Tensor) -> tuple[Tensor, Tensor]:
         """Masked logits, (batch, max_actions), and value, (batch,), of each row's own controller."""
-        logits, value = self._checked(state, *self.controllers(state, goals))
+        logits, value = check_answers(self, state, *self.controllers(state, goals))
         return logits.masked_fill(~self.allowed[goals], -math.inf), value
-
-    def _checked(self, state: Tensor, logits: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        check_answer(logits, self, state=state)
-        check_answer(value, self, state=state)
-        return logits, value
 
     def _split(self, uniform: Tensor | None, rows: int) -> tuple[Tensor | None, Tensor | None]:
         """(batch, goals + max_actions) -> (batch, goals), (batch, max_actions)."""

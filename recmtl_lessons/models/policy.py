@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from recmtl_lessons.models._actor_critic import (
+    check_answers,
     check_counts_by_name,
     check_like,
     check_luck,
@@ -128,7 +129,7 @@ class MultiTaskPolicyNetwork(NamedParts):
         """
         task = self._number(task_name)
         self._check_state(state)
-        return self._answer(state, task)
+        return check_answers(self, state, *self._answer(state, task))
 
     def action_probabilities(self, state: Tensor, task_name: str, mask: Tensor | None = None) -> Tensor:
         """The policy itself, (batch, n_actions): rows sum to 1, exactly 0 where the mask is False.
@@ -246,17 +247,14 @@ class MultiTaskPolicyNetwork(NamedParts):
         task = self._number(task_name)
         self._check_state(state)
         self._check_mask(mask, state, task)
-        logits, value = self._answer(state, task)
+        logits, value = check_answers(self, state, *self._answer(state, task))
         if mask is not None:  # before the softmax, so that the others share the whole probability
             logits = logits.masked_fill(~mask, -math.inf)
         return logits, value
 
     def _answer(self, state: Tensor, task: int) -> tuple[Tensor, Tensor]:
         hidden = self.task_trunks[task](self.shared(state))  # (batch, width)
-        logits, value = self.policy_heads[task](hidden), self.value_heads[task](hidden).squeeze(-1)
-        check_answer(logits, self, state=state)
-        check_answer(value, self, state=state)
-        return logits, value
+        return self.policy_heads[task](hidden), self.value_heads[task](hidden).squeeze(-1)
 
     # What comes in.
 
@@ -513,7 +511,7 @@ def ppo_loss(
     ratio = log_ratio.exp()
     divergence = _mean(torch.expm1(log_ratio) - log_ratio, counted).detach()
     check_answer(divergence, log_prob=log_prob, old_log_prob=old_log_prob)
-    low, high = (torch.as_tensor(end, dtype=ratio.dtype, device=ratio.device) for end in (1 - clip, 1 + clip))
+    low, high = (torch.as_tensor(end, dtype=ratio.dtype, device=ratio.device) for end in (1.0 - clip, 1.0 + clip))
     clipped = ratio.clamp(low, high)
     policy_loss = -_mean(torch.minimum(ratio * advantage, clipped * advantage), counted)
     loss, parts = _total(policy_loss, terms, value_weight, entropy_weight, counted)

@@ -59,17 +59,9 @@ def made(kind, *arguments, **options):
         return kind(6, *arguments, **options)
 
 
-def policy():
-    return made(MultiTaskPolicyNetwork, ACTIONS, (5,), (4,))
-
-
-def q_network():
-    return made(MultiTaskDistilledQNetwork, ACTIONS, (4,), (4,), num_heads=2)
-
-
-def two_levels():
-    return made(HierarchicalMultiTaskRL, 2, ACTIONS, (5,), (4,), 3)
-
+POLICY = made(MultiTaskPolicyNetwork, ACTIONS, (5,), (4,))
+Q_NETWORK = made(MultiTaskDistilledQNetwork, ACTIONS, (4,), (4,), num_heads=2)
+TWO_LEVEL = made(HierarchicalMultiTaskRL, 2, ACTIONS, (5,), (4,), 3)
 
 COUNT, SHARE, POSITIVE, WEIGHT = Count(), Number(0.0, 1.0), Number(0.0, above=True), Number(0.0)
 WIDTHS, FLAG, LUCK, NO_DROPOUT = Widths(empty=True), Flag(), Generator(optional=True), Number(0.0, 0.0)
@@ -79,9 +71,10 @@ UNIFORM = Floats("fixed fixed", optional=True)
 GOALS = Integers(1, "fixed")
 
 
-def bound(build, name, arguments, kinds, **options):
-    """A row of a method; arguments are made anew for each call."""
-    return Call(f"{type(build()).__name__}.{name}", lambda: (getattr(build(), name), arguments()), kinds, **options)
+def bound(network, name, arguments, kinds, **options):
+    """A row of a method, none of which changes its network; arguments are made anew for each call."""
+    called = f"{type(network).__name__}.{name}"
+    return Call(called, lambda: (getattr(network, name), arguments()), kinds, **options)
 
 
 def states(**others):
@@ -100,26 +93,26 @@ POLICIES = [
         {"state_dim": COUNT, "action_dims": BY_NAME, "shared_dims": WIDTHS, "task_dims": WIDTHS,
          "dropout_rate": NO_DROPOUT},
     ),
-    bound(policy, "forward", lambda: states(task_name="home"), {"state": STATE, "task_name": TASK}),
+    bound(POLICY, "forward", lambda: states(task_name="home"), {"state": STATE, "task_name": TASK}),
     bound(
-        policy,
+        POLICY,
         "action_probabilities",
         lambda: states(task_name="home", mask=some(1)[:, None] < torch.arange(1, 4)),
         {"state": STATE, "task_name": TASK, "mask": Mask()},
     ),
     bound(
-        policy,
+        POLICY,
         "get_action",
         lambda: states(task_name="home", mask=some(1)[:, None] < torch.arange(1, 4), uniform=uniform(5, 3)),
         {"state": STATE, "task_name": TASK, "mask": Mask(), **ACTED},
     ),
     bound(
-        policy,
+        POLICY,
         "evaluate_actions",
         lambda: states(task_name="home", action=some(2), mask=some(1)[:, None] <= torch.arange(3)),
         {"state": STATE, "task_name": TASK, "action": Integers(2, "fixed"), "mask": Mask()},
     ),
-    bound(policy, "task_parameters", lambda: {"task_name": "home"}, {"task_name": TASK}),
+    bound(POLICY, "task_parameters", lambda: {"task_name": "home"}, {"task_name": TASK}),
 ]  # fmt: skip
 
 FREE_DTYPE = Floats("fixed fixed", dtype=False, integers=True)
@@ -150,40 +143,40 @@ Q_NETWORKS = [
          "distillation_weight": SHARE, "num_heads": COUNT, "attention": FLAG, "dropout_rate": NO_DROPOUT},
     ),
     bound(
-        q_network,
+        Q_NETWORK,
         "forward",
         lambda: states(task_name="home"),
         {"state": STATE, "task_name": OneOf(*ACTIONS, optional=True)},
     ),
     bound(
-        q_network,
+        Q_NETWORK,
         "answer_own",
         lambda: {"states": {"home": normal(5, 6), "search": normal(3, 6)}},
         {"states": Each(dict.fromkeys(ACTIONS, STATE))},
     ),
-    bound(q_network, "attention_weights", states, {"state": STATE}),
-    bound(q_network, "greedy_action", lambda: states(task_name="home"), {"state": STATE, "task_name": TASK}),
+    bound(Q_NETWORK, "attention_weights", states, {"state": STATE}),
+    bound(Q_NETWORK, "greedy_action", lambda: states(task_name="home"), {"state": STATE, "task_name": TASK}),
     bound(
-        q_network,
+        Q_NETWORK,
         "act",
         lambda: states(task_name="home", epsilon=0.5),
         {"state": STATE, "task_name": TASK, "epsilon": SHARE, "generator": LUCK},
     ),
     bound(
-        q_network,
+        Q_NETWORK,
         "action_probabilities",
         lambda: states(task_name="home", temperature=0.5, scale=2.0),
         {"state": STATE, "task_name": TASK, "temperature": POSITIVE, "scale": POSITIVE},
     ),
     bound(
-        q_network,
+        Q_NETWORK,
         "compute_distillation_loss",
         lambda: states(target_task="home", **taught()),
         {"state": STATE, "target_task": TASK, **TAUGHT},
         also=("student_q_values",),
     ),
     bound(
-        q_network,
+        Q_NETWORK,
         "loss",
         lambda: states(task_name="home", **taken(), **taught(), weights=uniform(5), distillation_weight=0.3),
         {"state": STATE, "task_name": TASK, **TAKEN, **TAUGHT, "weights": WEIGHTS, "distillation_weight": SHARES},
@@ -257,25 +250,25 @@ TWO_LEVELS = [
         )
     ),
     bound(
-        two_levels,
+        TWO_LEVEL,
         "forward",
         lambda: states(level="task", goal=some(1)),
         {"state": STATE, "level": OneOf("meta", "task"), "goal": GOALS},
         infinite=True,
     ),
-    bound(two_levels, "goal_probabilities", states, {"state": STATE}),
-    bound(two_levels, "action_probabilities", controlled, CONTROLLED),
-    bound(two_levels, "get_goal", lambda: states(uniform=uniform(5, 2)), {"state": STATE, **ACTED}),
-    bound(two_levels, "get_action", lambda: controlled(uniform=uniform(5, 4)), {**CONTROLLED, **ACTED}),
+    bound(TWO_LEVEL, "goal_probabilities", states, {"state": STATE}),
+    bound(TWO_LEVEL, "action_probabilities", controlled, CONTROLLED),
+    bound(TWO_LEVEL, "get_goal", lambda: states(uniform=uniform(5, 2)), {"state": STATE, **ACTED}),
+    bound(TWO_LEVEL, "get_action", lambda: controlled(uniform=uniform(5, 4)), {**CONTROLLED, **ACTED}),
     bound(
-        two_levels,
+        TWO_LEVEL,
         "get_hierarchical_action",
         lambda: states(goal=some(1), uniform=uniform(5, 6)),
         {"state": STATE, "goal": Integers(1, "fixed", optional=True), **ACTED},
     ),
-    bound(two_levels, "evaluate_goals", controlled, CONTROLLED),
+    bound(TWO_LEVEL, "evaluate_goals", controlled, CONTROLLED),
     bound(
-        two_levels,
+        TWO_LEVEL,
         "evaluate_actions",
         lambda: controlled(actions=some(2)),
         {**CONTROLLED, "actions": Integers(3, "fixed")},

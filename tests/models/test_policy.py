@@ -741,7 +741,9 @@ class TestLosses:
 
     def test_a_clip_past_all_floats_clips_nothing(self):
         log_prob, old, *rest = (part.float() for part in terms())
-        assert_close(ppo_loss(log_prob, old, *rest, clip=1e300)[0], ppo_loss(log_prob, old, *rest, clip=1e6)[0])
+        expected = ppo_loss(log_prob, old, *rest, clip=1e6)[0]
+        for clip in (1e300, torch.tensor(200, dtype=torch.uint8)):  # bytes that begin anew below 0
+            assert_close(ppo_loss(log_prob, old, *rest, clip=clip)[0], expected)
 
     def test_where_no_row_counts_the_loss_is_0(self):
         log_prob, *others = (part.requires_grad_() for part in terms(4))
