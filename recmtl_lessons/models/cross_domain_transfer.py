@@ -47,7 +47,8 @@ class CrossDomainTransferNetwork(NamedParts):
     The tower T and the intercept b are the domain's own; P, S and w are shared by all. S starts at zero and w at the
     row sums of an orthogonal P, so that training starts from matrix factorization with biases, :math:`\hat y =
     u^\top v + a + c + b_d` (exactly so where the shared representation has room for it, ``embedding_dim + 2`` or
-    more). Users and items have tables of their own: user 5 and item 5 share nothing.
+    more). Users and items have tables of their own: user 5 and item 5 share nothing. A `state_dict` holds the names of
+    the domains, and is loaded by them, whatever their order.
 
     Parameters
     ----------

@@ -87,7 +87,8 @@ class DomainAdversarialNetwork(NamedParts):
     .. math:: \min_{f, g}\; L_\text{task}(g_t(f(x)), y) - \lambda L_\text{domain}(h(f(x)), d),
               \qquad \min_{h}\; L_\text{domain}(h(f(x)), d),
 
-    which the reversal turns into one ordinary descent on ``task loss + domain loss``.
+    which the reversal turns into one ordinary descent on ``task loss + domain loss``. A `state_dict` holds the names of
+    the tasks, and is loaded by them, whatever their order.
 
     Parameters
     ----------

@@ -93,7 +93,8 @@ class MultiDomainAttentionNetwork(NamedParts):
 
     and `masked_attention` of q, k and v with mask m is what the rest of the network gets to know about the user. It
     meets the candidate item c, as :math:`[u,\, t_a,\, C c,\, u \odot C c]`, in a feed-forward network with one logit.
-    A user without history in the domain asked about (:math:`m_a = 0`) asks with the token alone.
+    A user without history in the domain asked about (:math:`m_a = 0`) asks with the token alone. A `state_dict` holds
+    the names of the domains, and is loaded by them, whatever their order.
 
     Parameters
     ----------
