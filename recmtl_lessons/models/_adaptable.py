@@ -1,6 +1,6 @@
 """What MAML and Reptile share: a network whose parameters can be handed in, for many tasks at once."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +8,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from recmtl_lessons.models._checks import (
+    _values_are_at_hand,
+    check_answer,
     check_count,
     check_dense,
     check_features,
@@ -15,6 +17,7 @@ from recmtl_lessons.models._checks import (
     check_number,
     check_positive,
     check_values,
+    check_weights,
     check_widths,
 )
 from recmtl_lessons.models._modes import evaluating
@@ -46,12 +49,19 @@ class AdaptableNetwork(nn.Module):
         check_positive("inner_lr", inner_lr)
         check_number("dropout_rate", dropout_rate, 0.0, 1.0, below=True)
         super().__init__()
-        self.input_dim, self.output_dim = input_dim, output_dim
+        self.input_dim = input_dim
         self.meta_lr, self.inner_lr, self.dropout_rate = float(meta_lr), float(inner_lr), float(dropout_rate)
         widths = (input_dim, *hidden_dims)
         self.body = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, hidden_dims, strict=False))
         self.head = nn.Linear(widths[-1], output_dim)
         self._layers = (*(f"body.{k}" for k in range(len(hidden_dims))), "head")
+        self._adapting = tuple(self.named_weights())  # what an inner step moves, unless it is frozen
+        self._optimizer: torch.optim.Optimizer | None = None
+
+    @property
+    def output_dim(self) -> int:
+        """Values answered for each row."""
+        return self.head.out_features
 
     def named_weights(self) -> Params:
         """The network's weights and biases by name, as `forward` takes them."""
@@ -74,15 +84,19 @@ class AdaptableNetwork(nn.Module):
         Raises
         ------
         ValueError
-            If ``x`` has the wrong shape, no rows, or values that are not finite, or ``params`` are not this network's.
+            If ``x`` has the wrong shape, no rows, or values that are not finite, ``params`` are not this network's, or
+            the answer is not finite, as with weights that are not.
         """
         self._check_features("x", x)
         if params is not None:
             self._check_params(params)
             return functional_call(self, dict(params), (x,))
+        hidden = x
         for layer in self.body:
-            x = F.dropout(layer(x).relu(), self.dropout_rate, self.training)  # (batch, hidden)
-        return self.head(x)  # (batch, output_dim)
+            hidden = F.dropout(layer(hidden).relu(), self.dropout_rate, self.training)  # (batch, hidden)
+        answers = self.head(hidden)  # (batch, output_dim)
+        check_answer(answers, self, x=x)
+        return answers
 
     @torch.no_grad()
     def predict(self, x: Tensor, params: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -116,12 +130,40 @@ class AdaptableNetwork(nn.Module):
 
         return loss
 
-    # What comes in.
+    @property
+    def _moving(self) -> tuple[str, ...]:
+        """Names of the weights that an inner step moves: frozen ones stay.
+
+        Within `torch.func.functional_call`, as in a stack, weights are plain tensors: none of them is frozen.
+        """
+        weights = self.named_weights()
+        frozen = {n for n, w in weights.items() if isinstance(w, nn.Parameter) and not w.requires_grad}
+        moving = tuple(name for name in self._adapting if name not in frozen)
+        if not moving:
+            raise ValueError(
+                f"parameters: got {', '.join(self._adapting)} all frozen, expected one that may move; "
+                "requires_grad_(True) frees them"
+            )
+        return moving
+
+    # What comes in, and what comes out.
 
     def _check_features(self, name: str, x: Tensor) -> None:
-        check_features(name, x, self.input_dim)
-        if x.dtype != self.head.weight.dtype:
-            raise ValueError(f"{name}: got dtype {x.dtype}, expected {self.head.weight.dtype} as the network's")
+        check_features(name, x, self.input_dim, self.head.weight.dtype)
+
+    def _check_moved(
+        self, name: str, values: Iterable[Tensor], num_steps: int, inner_lr: float | Tensor | None = None
+    ) -> None:
+        """Refuse what is not finite after inner steps: by the weights, if they are not, or by the name of the data."""
+        if not all(torch.isfinite(value).all() for value in values if _values_are_at_hand(value)):
+            check_weights(self)
+            raise ValueError(self._diverged(name, num_steps, inner_lr))
+
+    def _diverged(self, name: str, num_steps: int, inner_lr: float | Tensor | None = None) -> str:
+        return (
+            f"{name}: got numbers after {num_steps} inner steps that are not finite, expected finite ones; a lower "
+            f"inner_lr than {self.inner_lr if inner_lr is None else inner_lr:g} may help, or features of moderate size"
+        )
 
     def _check_params(self, params: Mapping[str, Tensor]) -> None:
         expected = {name: value.shape for name, value in self.named_weights().items()}
@@ -156,8 +198,8 @@ class AdaptableNetwork(nn.Module):
         return x, self._targets(names[1], y, tuple(x.shape[:2]))
 
 
-def stack_by_shape(tasks: object, fields: Sequence[str], name: str = "tasks") -> list[tuple[Tensor, ...]]:
-    """Tasks given as stacked tensors or as a list of tuples of tensors, stacked: those of equal shapes together.
+def stack_by_shape(tasks: object, fields: Sequence[str], name: str = "tasks_data") -> list[tuple[Tensor, ...]]:
+    """Tasks given as stacked tensors or as a list of tuples of tensors, stacked: those of one shape and kind together.
 
     Raises
     ------
@@ -175,29 +217,58 @@ def stack_by_shape(tasks: object, fields: Sequence[str], name: str = "tasks") ->
         if not _are_tensors(task, size):
             raise ValueError(f"{name}[{number}]: got {_kind(task)}, expected {count} tensors: {', '.join(fields)}")
         for field, part in zip(fields, task, strict=True):
-            check_dense(f"tasks[{number}], {field}", part)
-        groups.setdefault(tuple(part.shape for part in task), []).append(tuple(task))
+            check_dense(f"{name}[{number}], {field}", part)
+        groups.setdefault(tuple((part.shape, part.dtype, part.device) for part in task), []).append(tuple(task))
     return [tuple(torch.stack(parts) for parts in zip(*group, strict=True)) for group in groups.values()]
 
 
 def adam_step(model: nn.Module, loss: Tensor, refusal: str) -> float:
-    """One step of the model's own Adam, at its ``meta_lr``, on a loss, which is returned.
+    """One step of the model's own Adam on a loss, which is returned.
 
     Raises
     ------
     ValueError
-        With ``refusal``, if the loss is not finite, or a gradient's square, which Adam keeps. Nothing has changed then.
+        As `outer_step`, with ``refusal`` if the loss is not finite, or if no parameter that requires a gradient takes
+        part in it. Nothing has changed then.
     """
-    gradients = torch.autograd.grad(loss, list(model.parameters()))
-    if not all(torch.isfinite(value.square()).all() for value in (loss, *gradients)):
+    moving = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    if not loss.requires_grad:
+        came = "gradients switched off" if moving else "all frozen"
+        raise ValueError(f"parameters: got {came}, expected at least one that a gradient leads to")
+    if not torch.isfinite(loss):
         raise ValueError(refusal)
-    if model._optimizer is None:
-        model._optimizer = torch.optim.Adam(model.parameters(), lr=model.meta_lr)
-    model._optimizer.param_groups[0]["lr"] = model.meta_lr
-    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
-        parameter.grad = gradient
-    model._optimizer.step()
+    gradients = torch.autograd.grad(loss, list(moving.values()), allow_unused=True)
+    found = {name: value for name, value in zip(moving, gradients, strict=True) if value is not None}
+    outer_step(model, found, torch.optim.Adam, refusal)
     return float(loss.detach())
+
+
+def outer_step(model: nn.Module, gradients: Params, kind: type[torch.optim.Optimizer], refusal: str) -> None:
+    """One step of the model's own optimizer, at its ``meta_lr``, along gradients by the parameter's name.
+
+    The optimizer keeps to the parameters that the model has now. What it remembers of one goes with it, to another
+    device or dtype too; one that has taken another's place begins afresh; one without a gradient stays as it is.
+
+    Raises
+    ------
+    ValueError
+        With ``refusal``, if a gradient's square, which Adam keeps, is not finite. Nothing has changed then.
+    """
+    check_positive("meta_lr", model.meta_lr)
+    if not all(torch.isfinite(value.square()).all() for value in gradients.values()):
+        raise ValueError(refusal)
+    parameters = dict(model.named_parameters())
+    if model._optimizer is None:
+        model._optimizer = kind(parameters.values())
+    state = model._optimizer.state
+    model._optimizer.param_groups[0] |= {"params": list(parameters.values()), "lr": float(model.meta_lr)}
+    for gone in state.keys() - set(parameters.values()):
+        del state[gone]
+    for name, value in parameters.items():
+        value.grad = gradients.get(name)
+        if value in state:
+            state[value] |= {key: kept.to(value) for key, kept in state[value].items() if key != "step"}
+    model._optimizer.step()
 
 
 def detached(params: Mapping[str, Tensor]) -> Params:

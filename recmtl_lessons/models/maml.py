@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import grad
 
 from recmtl_lessons.models._adaptable import AdaptableNetwork, Params, adam_step, detached, stack_by_shape
-from recmtl_lessons.models._checks import check_choice, check_count, check_positive
+from recmtl_lessons.models._checks import check_choice, check_count, check_number, check_positive
 
 Task = tuple[Tensor, Tensor, Tensor, Tensor]
 _FIELDS = ("support_x", "support_y", "query_x", "query_y")
@@ -67,6 +67,13 @@ class MAMLRecommender(AdaptableNetwork):
     The default rates are for standardised features and targets: with features of scale 3 and raw stars they hardly
     converge.
 
+    Weights frozen by ``requires_grad_(False)`` stay in inner steps and in `meta_update`, while the others move. (Within
+    `torch.func.functional_call`, as in a stack of models, inner steps cannot tell frozen weights, and move them too.)
+
+    `state_dict` holds the weights, and the rates if they are learned, but nothing of the optimizer: Adam's moments are
+    not in it. They stay with their parameters; those of a new head, or of ``load_state_dict(..., assign=True)``, begin
+    afresh.
+
     References
     ----------
     Finn et al. (2017), section 2.2 and algorithm 1; first-order MAML, section 5.2. Li et al. (2017), section 3.2;
@@ -87,17 +94,20 @@ class MAMLRecommender(AdaptableNetwork):
         learn_inner_lr: bool = False,
         adapt: str = "all",
     ):
-        super().__init__(input_dim, hidden_dims, output_dim, meta_lr, inner_lr, dropout_rate)
         check_count("inner_steps", inner_steps)
         check_choice("first_order", first_order, (False, True))
+        check_choice("learn_inner_lr", learn_inner_lr, (False, True))
+        if learn_inner_lr:
+            check_number("inner_lr", inner_lr, 0.0, torch.finfo(torch.get_default_dtype()).max, above=True)
         check_choice("adapt", adapt, ("all", "head"))
+        super().__init__(input_dim, hidden_dims, output_dim, meta_lr, inner_lr, dropout_rate)
         self.inner_steps, self.first_order, self.adapt = inner_steps, bool(first_order), adapt
-        self._moving = tuple(name for name in self.named_weights() if adapt == "all" or name.startswith("head."))
+        if adapt == "head":
+            self._adapting = ("head.weight", "head.bias")
         self.inner_rates = None
         if learn_inner_lr:
-            moving = [self.named_weights()[name] for name in self._moving]
-            self.inner_rates = nn.ParameterList(torch.full_like(weight, inner_lr) for weight in moving)
-        self._optimizer: torch.optim.Adam | None = None
+            adapting = [self.named_weights()[name] for name in self._adapting]
+            self.inner_rates = nn.ParameterList(torch.full_like(weight, self.inner_lr) for weight in adapting)
 
     def inner_update(
         self,
@@ -134,16 +144,17 @@ class MAMLRecommender(AdaptableNetwork):
         Raises
         ------
         ValueError
-            If shapes or values do not fit, ``params`` are not this network's, or ``num_steps`` is negative.
+            If shapes or values do not fit, ``params`` are not this network's, ``num_steps`` is negative, the steps
+            diverge, or all that adapts is frozen.
         """
         self._check_features("support_x", support_x)
         targets = self._targets("support_y", support_y, (len(support_x),))
-        check_count("num_steps", num_steps, least=0)
-        self._check_rate(inner_lr)
+        self._check_steps(num_steps, first_order, inner_lr)
         if params is not None:
             self._check_params(params)
         start = {name: value.unsqueeze(0) for name, value in (params or self.named_weights()).items()}
         moved = self._inner_loops(start, support_x[None], targets[None], num_steps, first_order, inner_lr)
+        self._check_moved("support_x", moved.values(), num_steps, inner_lr)
         return {name: value.squeeze(0) for name, value in moved.items()}
 
     def adapt_to_new_task(self, support_x: Tensor, support_y: Tensor, num_steps: int = 5) -> Params:
@@ -170,7 +181,7 @@ class MAMLRecommender(AdaptableNetwork):
 
     def query_losses(
         self,
-        tasks: Task,
+        tasks_data: Task,
         num_steps: int | None = None,
         first_order: bool | None = None,
         inner_lr: float | Tensor | None = None,
@@ -181,7 +192,7 @@ class MAMLRecommender(AdaptableNetwork):
 
         Parameters
         ----------
-        tasks : tuple of four Tensor
+        tasks_data : tuple of four Tensor
             Stacked: support_x (T, shots, input_dim), support_y (T, shots) or (T, shots, output_dim), and the same for
             the query rows.
         num_steps, first_order : optional
@@ -196,28 +207,29 @@ class MAMLRecommender(AdaptableNetwork):
         Raises
         ------
         ValueError
-            If shapes or values do not fit.
+            If shapes or values do not fit, the inner steps diverge, or all that adapts is frozen.
         """
-        if not isinstance(tasks, (tuple, list)) or len(tasks) != len(_FIELDS):
-            came = f"{len(tasks)} parts" if isinstance(tasks, (tuple, list)) else type(tasks).__name__
-            raise ValueError(f"tasks: got {came}, expected four stacked tensors: {', '.join(_FIELDS)}")
-        support_x, support_y, query_x, query_y = self._check_stacked(tasks)
+        if not isinstance(tasks_data, (tuple, list)) or len(tasks_data) != len(_FIELDS):
+            came = f"{len(tasks_data)} parts" if isinstance(tasks_data, (tuple, list)) else type(tasks_data).__name__
+            raise ValueError(f"tasks_data: got {came}, expected four stacked tensors: {', '.join(_FIELDS)}")
+        support_x, support_y, query_x, query_y = self._check_stacked(tasks_data)
         num_steps = self.inner_steps if num_steps is None else num_steps
-        check_count("num_steps", num_steps, least=0)
-        self._check_rate(inner_lr)
         first_order = self.first_order if first_order is None else first_order
+        self._check_steps(num_steps, first_order, inner_lr)
         count = len(support_x)
         start = {name: value.expand(count, *value.shape) for name, value in self.named_weights().items()}
         adapted = self._inner_loops(start, support_x, support_y, num_steps, first_order, inner_lr)
         answers = self._answer_each(adapted, query_x, self.dropout_rate if self.training else 0.0)
-        return (answers - query_y).square().mean((1, 2))
+        losses = (answers - query_y).square().mean((1, 2))
+        self._check_moved("tasks_data", [losses], num_steps, inner_lr)
+        return losses
 
-    def meta_update(self, tasks: Sequence[Task] | Task) -> float:
+    def meta_update(self, tasks_data: Sequence[Task] | Task) -> float:
         """One step of Adam on the mean query loss of some tasks after adapting to each.
 
         Parameters
         ----------
-        tasks : list of (support_x, support_y, query_x, query_y), or a tuple of four stacked tensors
+        tasks_data : list of (support_x, support_y, query_x, query_y), or a tuple of four stacked tensors
             Shapes as in `inner_update`; stacked, with a leading dimension of tasks. Tasks of a list may differ in their
             numbers of rows; each counts the same.
 
@@ -229,17 +241,13 @@ class MAMLRecommender(AdaptableNetwork):
         Raises
         ------
         ValueError
-            If there is no task, shapes or values do not fit, or the query loss or its gradient is not finite, which
-            means that the inner steps diverge. Nothing has changed then.
+            If there is no task, shapes or values do not fit, all parameters are frozen, or the query loss or its
+            gradient is not finite, which means that the inner steps diverge. Nothing has changed then.
         """
-        groups = [self._check_stacked(group) for group in stack_by_shape(tasks, _FIELDS)]
+        groups = [self._check_stacked(group) for group in stack_by_shape(tasks_data, _FIELDS)]
         n_tasks = sum(len(group[0]) for group in groups)
         loss = torch.stack([self.query_losses(group).sum() for group in groups]).sum() / n_tasks
-        refusal = (
-            f"tasks: got a query loss of {float(loss.detach()):g} after {self.inner_steps} inner steps, or its "
-            f"gradient, that is not finite, expected finite ones; a lower inner_lr than {self.inner_lr:g} may help"
-        )
-        return adam_step(self, loss, refusal)
+        return adam_step(self, loss, self._diverged("tasks_data", self.inner_steps))
 
     # All tasks at once.
 
@@ -250,8 +258,8 @@ class MAMLRecommender(AdaptableNetwork):
         """Inner steps of T tasks: ``params`` (T, ...), x (T, shots, input_dim), y (T, shots, output_dim)."""
         rate = self.inner_lr if inner_lr is None else inner_lr
         rate = 1.0 if self.inner_rates is not None else rate
-        fixed = {name: value for name, value in params.items() if name not in self._moving}
         moving = {name: params[name] for name in self._moving}
+        fixed = {name: value for name, value in params.items() if name not in moving}
         for _ in range(num_steps):
             seen, frozen = moving, fixed
             if first_order:
@@ -261,23 +269,32 @@ class MAMLRecommender(AdaptableNetwork):
             loss = self._support_loss(frozen, x, y, -rate)
             move = grad(loss)(seen)  # minus rate times gradient, (T, ...)
             if self.inner_rates is not None:
-                rates = zip(self._moving, self.inner_rates, strict=True)
-                move = {name: rate * move[name] for name, rate in rates}
+                rates = dict(zip(self._adapting, self.inner_rates, strict=True))
+                move = {name: rates[name] * value for name, value in move.items()}
             moving = {name: value + move[name] for name, value in moving.items()}
         return {name: moving.get(name, value) for name, value in params.items()}
 
     # What comes in.
 
-    def _check_rate(self, inner_lr: float | Tensor | None) -> None:
-        if inner_lr is None:
-            return
-        if self.inner_rates is not None:
-            raise ValueError(f"inner_lr: got {inner_lr!r}, expected None: this model learns its rates")
-        check_positive("inner_lr", inner_lr)
+    def _check_steps(self, num_steps: int, first_order: bool, inner_lr: float | Tensor | None) -> None:
+        check_count("num_steps", num_steps, least=0)
+        check_choice("first_order", first_order, (False, True))
+        if inner_lr is not None and self.inner_rates is not None:
+            raise ValueError(
+                f"inner_lr: got {inner_lr!r}, expected None: this model learns its rates; to give one, build it "
+                "without learn_inner_lr"
+            )
+        if inner_lr is not None:
+            check_positive("inner_lr", inner_lr)
+        weights = self.named_weights()
+        for name, rate in zip(self._adapting, self.inner_rates or (), strict=False):
+            if rate.shape != weights[name].shape:
+                came, wanted = tuple(rate.shape), tuple(weights[name].shape)
+                raise ValueError(f"inner_rates: got shape {came} for {name}, expected {wanted}: one rate a number")
 
-    def _check_stacked(self, tasks: Task) -> Task:
-        support = self._check_rows(_FIELDS[:2], *tasks[:2])
-        query = self._check_rows(_FIELDS[2:], *tasks[2:])
+    def _check_stacked(self, tasks_data: Task) -> Task:
+        support = self._check_rows(_FIELDS[:2], *tasks_data[:2])
+        query = self._check_rows(_FIELDS[2:], *tasks_data[2:])
         if len(support[0]) != len(query[0]):
             raise ValueError(f"query_x: got {len(query[0])} tasks, expected {len(support[0])} as in support_x")
         return (*support, *query)

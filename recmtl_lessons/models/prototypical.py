@@ -17,10 +17,14 @@ from recmtl_lessons.models._adaptable import adam_step, stack_by_shape
 from recmtl_lessons.models._checks import (
     _INTEGERS,
     _values_are_at_hand,
+    check_answer,
     check_choice,
     check_count,
+    check_dense,
+    check_finite,
     check_number,
     check_positive,
+    check_weights,
     check_widths,
 )
 from recmtl_lessons.models._modes import evaluating
@@ -65,6 +69,13 @@ class PrototypicalNetworkRecommender(nn.Module):
     ------
     ValueError
         If an argument is out of its range; the message names it, what came and what was expected.
+
+    Notes
+    -----
+    `meta_update` leaves weights that are frozen by ``requires_grad_(False)`` as they are, and moves the others.
+
+    `state_dict` holds the weights, but nothing of the optimizer: Adam's moments are not in it. They stay with their
+    parameters; those of a new head, or of ``load_state_dict(..., assign=True)``, begin afresh.
 
     References
     ----------
@@ -113,10 +124,12 @@ class PrototypicalNetworkRecommender(nn.Module):
         Raises
         ------
         ValueError
-            If ``x`` has the wrong shape, no rows, or values that are not finite.
+            If ``x`` has the wrong shape, no rows, or values that are not finite, or the answer is not finite.
         """
         self._check_features("x", x)
-        return self._embed(x)
+        embeddings = self._embed(x)
+        check_answer(embeddings, self, x=x)
+        return embeddings
 
     def compute_prototypes(
         self, support_embeddings: Tensor, support_labels: Tensor, n_classes: int | None = None
@@ -142,10 +155,12 @@ class PrototypicalNetworkRecommender(nn.Module):
         ValueError
             If shapes, types or values do not fit, or a class is empty.
         """
-        _check_rows("support_embeddings", support_embeddings, None)
+        _check_rows("support_embeddings", support_embeddings)
         _check_labels("support_labels", support_labels, support_embeddings.shape[:-1])
         codes, n = self._support_codes("support_labels", support_labels, n_classes)
-        return _means(support_embeddings, codes, n)
+        prototypes = _means(support_embeddings, codes, n)
+        check_answer(prototypes, support_embeddings=support_embeddings)
+        return prototypes
 
     def classify(self, query_embeddings: Tensor, prototypes: Tensor) -> Tensor:
         """Log-probabilities of the classes: each row's exponentials sum to 1.
@@ -164,16 +179,14 @@ class PrototypicalNetworkRecommender(nn.Module):
         ValueError
             If the shapes do not fit together, or a value is not finite.
         """
-        _check_rows("query_embeddings", query_embeddings, None)
-        _check_rows("prototypes", prototypes, query_embeddings.shape[-1])
-        if prototypes.dtype != query_embeddings.dtype:
-            raise ValueError(
-                f"prototypes: got dtype {prototypes.dtype}, expected {query_embeddings.dtype} as query_embeddings"
-            )
+        _check_rows("query_embeddings", query_embeddings)
+        _check_rows("prototypes", prototypes, query_embeddings.shape[-1], query_embeddings.dtype, "query_embeddings")
         if prototypes.shape[:-2] != query_embeddings.shape[:-2]:
             came, wanted = tuple(prototypes.shape), (*query_embeddings.shape[:-2], "n", query_embeddings.shape[-1])
             raise ValueError(f"prototypes: got shape {came}, expected {_written(wanted)} as in query_embeddings")
-        return self._log_probabilities(query_embeddings, prototypes)
+        log_p = self._log_probabilities(query_embeddings, prototypes)
+        check_answer(log_p, query_embeddings=query_embeddings, prototypes=prototypes)
+        return log_p
 
     def episode_forward(
         self, support_x: Tensor, support_y: Tensor, query_x: Tensor, n_classes: int | None = None
@@ -196,7 +209,7 @@ class PrototypicalNetworkRecommender(nn.Module):
         Raises
         ------
         ValueError
-            If shapes, types or values do not fit, or a class is empty.
+            If shapes, types or values do not fit, a class is empty, or the distances are not finite.
         """
         self._check_episode(support_x, support_y, query_x)
         codes, n = self._support_codes("support_y", support_y, n_classes)
@@ -228,15 +241,14 @@ class PrototypicalNetworkRecommender(nn.Module):
         Raises
         ------
         ValueError
-            If shapes, types or values do not fit, a class is empty, there is only one, or a query label is not among
-            the support's.
+            If shapes, types or values do not fit, a class is empty, there is only one, a query label is not among the
+            support's, or the distances are not finite.
         """
         if not isinstance(episodes, (tuple, list)) or len(episodes) != len(_FIELDS):
             came = f"{len(episodes)} parts" if isinstance(episodes, (tuple, list)) else type(episodes).__name__
             raise ValueError(f"episodes: got {came}, expected four tensors: {', '.join(_FIELDS)}")
         support_x, support_y, query_x, query_y = episodes
-        self._check_episode(support_x, support_y, query_x)
-        _check_labels("query_y", query_y, query_x.shape[:-1])
+        self._check_episode(support_x, support_y, query_x, query_y)
         codes, n = self._support_codes("support_y", support_y, n_classes)
         if n < 2:
             raise ValueError("support_y: got one class, expected at least two: there is nothing to tell apart")
@@ -260,8 +272,8 @@ class PrototypicalNetworkRecommender(nn.Module):
         Raises
         ------
         ValueError
-            If there is no episode, one does not fit, or the loss or its gradient is too large to go on from. Nothing
-            has changed then.
+            If there is no episode, one does not fit, all parameters are frozen, or the loss or its gradient is too
+            large to go on from. Nothing has changed then.
         """
         groups = self._by_size(episodes)
         count = sum(len(group[0]) for group in groups)
@@ -283,43 +295,41 @@ class PrototypicalNetworkRecommender(nn.Module):
         shots = support_x.shape[-2]
         embedded = self._embed(torch.cat([support_x, query_x], dim=-2))  # (..., K + Q, D)
         prototypes = _means(embedded[..., :shots, :], codes, n)
-        return self._log_probabilities(embedded[..., shots:, :], prototypes)
+        log_p = self._log_probabilities(embedded[..., shots:, :], prototypes)
+        if _values_are_at_hand(log_p) and not torch.isfinite(log_p).all():
+            check_weights(self)
+            raise ValueError(f"query_x: got distances too large for {log_p.dtype}, expected features of moderate size")
+        return log_p
 
     def _log_probabilities(self, queries: Tensor, prototypes: Tensor) -> Tensor:
         if self.distance == "euclidean":
             logits = -squared_distances(queries, prototypes)
         else:
             logits = _cosines(queries, prototypes)
-        logits = logits / self.temperature
-        if _values_are_at_hand(logits) and not torch.isfinite(logits).all():
-            raise ValueError(f"x: got distances too large for {logits.dtype}, expected features of moderate size")
-        return logits.log_softmax(-1)  # (..., Q, n)
+        return (logits / self.temperature).log_softmax(-1)  # (..., Q, n)
 
     # What comes in.
 
     def _check_features(self, name: str, x: Tensor) -> None:
-        _check_rows(name, x, self.input_dim)
-        if x.dtype != self.head.weight.dtype:
-            raise ValueError(f"{name}: got dtype {x.dtype}, expected {self.head.weight.dtype} as the network's")
+        _check_rows(name, x, self.input_dim, self.head.weight.dtype, "the network's")
 
-    def _check_episode(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> None:
+    def _check_episode(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, *query_y: Tensor) -> None:
         self._check_features("support_x", support_x)
         _check_labels("support_y", support_y, support_x.shape[:-1])
         self._check_features("query_x", query_x)
         if query_x.shape[:-2] != support_x.shape[:-2]:
             wanted = (*support_x.shape[:-2], "rows", self.input_dim)
             raise ValueError(f"query_x: got shape {tuple(query_x.shape)}, expected {_written(wanted)} as in support_x")
+        for labels in query_y:
+            _check_labels("query_y", labels, query_x.shape[:-1])
 
     def _by_size(self, episodes: Sequence[Episode] | Episode) -> list[Episode]:
         """Stacked episodes, those with equal shapes and numbers of classes together."""
-        for episode in episodes if isinstance(episodes, list) else ():
-            if isinstance(episode, (tuple, list)) and len(episode) == len(_FIELDS):
-                self._check_episode(*episode[:3])  # one by one: stacking would turn integers beside floats into floats
-                _check_labels("query_y", episode[3], episode[2].shape[:-1])
         groups = []
         for group in stack_by_shape(episodes, _FIELDS, "episodes"):
             if group[1].ndim != 2 or 0 in group[1].shape:
                 raise ValueError(f"support_y: got shape {tuple(group[1].shape)}, expected (episodes, rows)")
+            self._check_episode(*group)
             counts = torch.tensor([len(row.unique()) for row in group[1]])
             groups += [tuple(part[counts == n] for part in group) for n in counts.unique()]
         return groups
@@ -353,7 +363,13 @@ def squared_distances(queries: Tensor, prototypes: Tensor) -> Tensor:
 
 def _cosines(queries: Tensor, prototypes: Tensor) -> Tensor:
     """Minus the cosine distance, (..., Q, n)."""
-    return F.normalize(queries, dim=-1) @ F.normalize(prototypes, dim=-1).mT - 1
+    return _directions(queries) @ _directions(prototypes).mT - 1
+
+
+def _directions(rows: Tensor) -> Tensor:
+    """Rows of length 1, (..., D), however large or small they came: the square of 1e20 has no place in float32."""
+    largest = rows.detach().abs().amax(-1, keepdim=True)
+    return F.normalize(rows / largest.clamp(min=torch.finfo(rows.dtype).tiny), dim=-1)
 
 
 def _means(embeddings: Tensor, codes: Tensor, n: int) -> Tensor:
@@ -388,7 +404,9 @@ def _places(name: str, labels: Tensor, support: Tensor) -> Tensor:
     return places
 
 
-def _check_rows(name: str, value: Tensor, width: int | None) -> None:
+def _check_rows(
+    name: str, value: Tensor, width: int | None = None, dtype: torch.dtype | None = None, whose: str = ""
+) -> None:
     """Refuse anything but finite floats (rows, width) or (T, rows, width), none of them empty."""
     wanted = f"(rows, {width or 'D'}) or (T, rows, {width or 'D'})"
     if not isinstance(value, Tensor) or not value.is_floating_point():
@@ -396,14 +414,17 @@ def _check_rows(name: str, value: Tensor, width: int | None) -> None:
         raise ValueError(f"{name}: got {came}, expected a float tensor {wanted}")
     if value.ndim not in (2, 3) or 0 in value.shape or width not in (None, value.shape[-1]):
         raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected {wanted}, nothing empty")
-    if _values_are_at_hand(value) and not torch.isfinite(value).all():
-        raise ValueError(f"{name}: got NaN or infinite values, expected finite numbers")
+    if dtype not in (None, value.dtype):
+        raise ValueError(f"{name}: got dtype {value.dtype}, expected {dtype} as {whose}")
+    check_dense(name, value)
+    check_finite(name, value)
 
 
 def _check_labels(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
     if not isinstance(value, Tensor) or value.dtype not in _INTEGERS or value.shape != shape:
         came = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"{name}: got {came}, expected integer labels of shape {tuple(shape)}")
+    check_dense(name, value)
 
 
 def _check_codes(name: str, labels: Tensor, n_classes: int) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from recmtl_lessons.models._adaptable import AdaptableNetwork, Params, detached, stack_by_shape
+from recmtl_lessons.models._adaptable import AdaptableNetwork, Params, detached, outer_step, stack_by_shape
 from recmtl_lessons.models._checks import check_choice, check_count, check_number, check_positive
 
 TaskData = tuple[Tensor, Tensor]
@@ -64,6 +64,14 @@ class ReptileRecommender(AdaptableNetwork):
     ValueError
         If an argument is out of its range; the message names it, what came and what was expected.
 
+    Notes
+    -----
+    Weights frozen by ``requires_grad_(False)`` stay in inner steps and in `meta_update`, while the others move. (Within
+    `torch.func.functional_call`, as in a stack of models, inner steps cannot tell frozen weights, and move them too.)
+
+    `state_dict` holds the weights, but nothing of the outer optimizer: Adam's moments are not in it. They stay with
+    their parameters; those of a new head, or of ``load_state_dict(..., assign=True)``, begin afresh.
+
     References
     ----------
     Nichol et al. (2018), algorithm 2 (several tasks an update), and section 3 for Adam outside.
@@ -84,7 +92,6 @@ class ReptileRecommender(AdaptableNetwork):
         inner_betas: tuple[float, float] = (0.0, 0.999),
         meta_optimizer: str = "sgd",
     ):
-        super().__init__(input_dim, hidden_dims, output_dim, meta_lr, inner_lr, dropout_rate)
         check_count("inner_steps", inner_steps)
         if inner_batch_size is not None:
             check_count("inner_batch_size", inner_batch_size)
@@ -94,10 +101,10 @@ class ReptileRecommender(AdaptableNetwork):
             raise ValueError(f"inner_betas: got {inner_betas!r}, expected two decay rates")
         for beta in inner_betas:
             check_number("inner_betas", beta, 0.0, 1.0, below=True)
+        super().__init__(input_dim, hidden_dims, output_dim, meta_lr, inner_lr, dropout_rate)
         self.inner_steps, self.inner_batch_size = inner_steps, inner_batch_size
-        self.inner_optimizer, self.inner_betas = inner_optimizer, tuple(inner_betas)
+        self.inner_optimizer, self.inner_betas = inner_optimizer, tuple(map(float, inner_betas))
         self.meta_optimizer = meta_optimizer
-        self._optimizer: torch.optim.Optimizer | None = None
 
     def inner_loop(
         self,
@@ -129,7 +136,8 @@ class ReptileRecommender(AdaptableNetwork):
         Raises
         ------
         ValueError
-            If shapes or values do not fit, ``params`` are not this network's, or ``num_steps`` is negative.
+            If shapes or values do not fit, ``params`` are not this network's, ``num_steps`` is negative, the steps
+            diverge, or all weights are frozen.
         """
         if not isinstance(task_data, (tuple, list)) or len(task_data) != 2:
             came = f"{type(task_data).__name__}" + (f" of {len(task_data)}" if isinstance(task_data, Sequence) else "")
@@ -157,7 +165,7 @@ class ReptileRecommender(AdaptableNetwork):
         return self._adapt(("support_x", "support_y"), support_x, support_y, num_steps, None, None)
 
     def pseudo_gradient(
-        self, tasks: TaskData, num_steps: int | None = None, inner_lr: float | Tensor | None = None
+        self, tasks_data: TaskData, num_steps: int | None = None, inner_lr: float | Tensor | None = None
     ) -> Params:
         r"""What stands where other methods have a gradient: the mean over some tasks of :math:`\phi - W_t`.
 
@@ -165,7 +173,7 @@ class ReptileRecommender(AdaptableNetwork):
 
         Parameters
         ----------
-        tasks : tuple of two Tensor
+        tasks_data : tuple of two Tensor
             Stacked: x (T, rows, input_dim), and y (T, rows) or (T, rows, output_dim).
         num_steps, inner_lr : optional
             The model's ``inner_steps`` and ``inner_lr`` if not given.
@@ -178,25 +186,26 @@ class ReptileRecommender(AdaptableNetwork):
         Raises
         ------
         ValueError
-            If shapes or values do not fit.
+            If shapes or values do not fit, the inner steps diverge, or all weights are frozen.
         """
-        if not isinstance(tasks, (tuple, list)) or len(tasks) != 2:
-            came = f"{len(tasks)} parts" if isinstance(tasks, (tuple, list)) else type(tasks).__name__
-            raise ValueError(f"tasks: got {came}, expected two stacked tensors: x, y")
-        x, y = self._check_rows(_FIELDS, *tasks)
+        if not isinstance(tasks_data, (tuple, list)) or len(tasks_data) != 2:
+            came = f"{len(tasks_data)} parts" if isinstance(tasks_data, (tuple, list)) else type(tasks_data).__name__
+            raise ValueError(f"tasks_data: got {came}, expected two stacked tensors: x, y")
+        x, y = self._check_rows(_FIELDS, *tasks_data)
         num_steps = self.inner_steps if num_steps is None else num_steps
         check_count("num_steps", num_steps)
-        return self._move(x, y, num_steps, self._rate(inner_lr))[0]
+        move = self._move(x, y, num_steps, self._rate(inner_lr))[0]
+        self._check_moved("tasks_data", move.values(), num_steps, inner_lr)
+        return move
 
-    def meta_update(self, tasks: Sequence[TaskData] | TaskData) -> float:
+    def meta_update(self, tasks_data: Sequence[TaskData] | TaskData) -> float:
         r"""One step towards the parameters of some tasks after their inner loops.
 
-        A new value of ``meta_lr`` counts from the next update on. Parameters that do not require a gradient stay as
-        they are; in the inner loops they move with the others.
+        A new value of ``meta_lr`` counts from the next update on.
 
         Parameters
         ----------
-        tasks : list of (x, y), or a tuple of two stacked tensors
+        tasks_data : list of (x, y), or a tuple of two stacked tensors
             Shapes as in `inner_loop`; stacked, with a leading dimension of tasks. Tasks of a list may differ in their
             numbers of rows; each counts the same.
 
@@ -208,32 +217,21 @@ class ReptileRecommender(AdaptableNetwork):
         Raises
         ------
         ValueError
-            If there is no task, shapes or values do not fit, or the inner steps diverge. Nothing has changed then.
+            If there is no task, shapes or values do not fit, all weights are frozen, or the inner steps diverge.
+            Nothing has changed then.
         """
-        groups = [self._check_rows(_FIELDS, *group) for group in stack_by_shape(tasks, _FIELDS)]
+        groups = [self._check_rows(_FIELDS, *group) for group in stack_by_shape(tasks_data, _FIELDS)]
         moves = [self._move(*group, self.inner_steps, self.inner_lr) for group in groups]
         shares = [len(x) / sum(len(x) for x, _ in groups) for x, _ in groups]
         loss = sum(share * loss for share, (_, loss) in zip(shares, moves, strict=True))
         mean = {name: sum(s * move[name] for s, (move, _) in zip(shares, moves, strict=True)) for name in moves[0][0]}
-        if not all(torch.isfinite(value).all() for value in (loss, *mean.values())):
-            raise ValueError(
-                f"tasks: got numbers that are not finite after {self.inner_steps} inner steps, expected finite ones; "
-                f"a lower inner_lr than {self.inner_lr:g} may help"
-            )
-        self._step(mean)
-        return float(loss)
-
-    def _step(self, mean: Params) -> None:
-        if self._optimizer is None:
-            kind = torch.optim.SGD if self.meta_optimizer == "sgd" else torch.optim.Adam
-            self._optimizer = kind(self.parameters(), lr=self.meta_lr)
-        self._optimizer.param_groups[0]["lr"] = self.meta_lr
-        for name, value in self.named_weights().items():
-            # phi - W: an SGD step of rate epsilon is phi += epsilon (W - phi)
-            value.grad = mean[name] if value.requires_grad else None
-            _move_state(self._optimizer, value)
-        self._optimizer.step()
+        self._check_moved("tasks_data", (loss, *mean.values()), self.inner_steps)
+        # phi - W: an SGD step of rate epsilon is phi += epsilon (W - phi)
+        kind = torch.optim.SGD if self.meta_optimizer == "sgd" else torch.optim.Adam
+        moving = {name: mean[name] for name in self._moving}
+        outer_step(self, moving, kind, self._diverged("tasks_data", self.inner_steps))
         self._optimizer.zero_grad()
+        return float(loss)
 
     # All tasks at once.
 
@@ -255,13 +253,15 @@ class ReptileRecommender(AdaptableNetwork):
         # Without Adam the loss is multiplied by minus the rate, so that its gradient already is the step: one product,
         # and not one at each parameter.
         factor = 1.0 if adam else -inner_lr
+        moving = {name: params[name] for name in self._moving}
+        fixed = {name: value for name, value in params.items() if name not in moving}
         for step in range(num_steps):
             rows_x, rows_y = (_rows(part, step, size) for part in (x, y))  # (T, size, ...)
-            gradient, loss = grad_and_value(self._support_loss({}, rows_x, rows_y, factor, dropout))(params)
+            gradient, loss = grad_and_value(self._support_loss(fixed, rows_x, rows_y, factor, dropout))(moving)
             move = {n: -inner_lr * m for n, m in adam(gradient).items()} if adam else gradient  # (T, ...)
-            params = {name: value + move[name] for name, value in params.items()}
+            moving = {name: value + move[name] for name, value in moving.items()}
             total = total + loss / (factor * len(x))
-        return params, total
+        return {name: moving.get(name, value) for name, value in params.items()}, total
 
     # What comes in.
 
@@ -286,6 +286,7 @@ class ReptileRecommender(AdaptableNetwork):
         start = {n: value[None] for n, value in detached(params or self.named_weights()).items()}
         with torch.no_grad():
             after, _ = self._inner_loops(start, x, y, num_steps, rate)
+        self._check_moved(names[0], after.values(), num_steps, inner_lr)
         return {name: value.squeeze(0).clone() for name, value in after.items()}
 
     def _rate(self, inner_lr: float | Tensor | None) -> float | Tensor:
@@ -293,12 +294,6 @@ class ReptileRecommender(AdaptableNetwork):
             return self.inner_lr
         check_positive("inner_lr", inner_lr)
         return inner_lr
-
-
-def _move_state(optimizer: torch.optim.Optimizer, value: Tensor) -> None:
-    """Let what Adam remembers of a parameter follow it to another dtype or device."""
-    state = optimizer.state.get(value, {})
-    state |= {name: kept.to(value) for name, kept in state.items() if kept.shape == value.shape != ()}
 
 
 class _Adam:
