@@ -3,65 +3,44 @@
 import contextvars
 import sys
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import pairwise
 from typing import TypeVar
 
+from recmtl_lessons.training._callables import check_callable
 from recmtl_lessons.training.device import settle_threads, usable_cores
 
 K, T = TypeVar("K"), TypeVar("T")
 
 
 class Stopped(Exception):
-    """Raised in a job whose company has failed or was interrupted."""
-
-
-class _Company:
-    """The jobs of one call of `concurrently`, and those of calls within them: they share threads and their end."""
-
-    def __init__(self):
-        self.waiting: deque[_Job] = deque()  # for a thread
-        self.stop = threading.Event()
-        self.changed = threading.Condition()  # guards `waiting`, and what jobs have said and whether they are over
-        self.news = False  # since it was last shown
-
-    def tell(self) -> None:
-        """Wake all who wait for something. The caller holds ``changed``."""
-        self.news = True
-        self.changed.notify_all()
-
-    def take_on(self, jobs: Sequence[Callable], within: "deque[str | _Job]") -> "list[_Job]":
-        """Let jobs wait for threads, before all who wait already, and be heard where ``within`` stands now."""
-        new = [_Job(self, job) for job in jobs]
-        with self.changed:
-            self.waiting.extendleft(reversed(new))
-            within.extend(new)
-            self.tell()
-        return new
-
-    def work(self, jobs: "Sequence[_Job]") -> None:
-        """Run whatever waits for a thread, until these jobs are over."""
-        while True:
-            with self.changed:
-                self.changed.wait_for(lambda: self.waiting or all(job.over for job in jobs))
-                if all(job.over for job in jobs):
-                    return
-                job = self.waiting.popleft()
-            job.context.run(job.run)
+    """Raised in a job when another one has failed, or the wait for all was interrupted."""
 
 
 class _Job:
-    """One job, and a file for what it says: texts, and jobs of its own that are heard in their place."""
+    """One of several jobs, and the file for its bars: heard once those before it are over, and kept until then."""
 
-    def __init__(self, company: _Company, work: Callable):
-        self.company, self._work = company, work
+    def __init__(self, work: Callable, pool: ThreadPoolExecutor, stop: threading.Event):
+        self._work, self.pool, self.stop = work, pool, stop
         self.context = contextvars.copy_context()  # tells a notebook to which cell a thread's output belongs
-        self.said: deque[str | _Job] = deque()
-        self.over = False
-        self.result: object = None
-        self.error: BaseException | None = None
+        self._said, self._out, self._turn = [], None, threading.Lock()
+        self.next: _Job | None = None
+        self.over, self.result, self.error = False, None, None
+
+    def run(self) -> None:
+        """Work in its context, and keep what comes of it."""
+        _JOB.set(self)
+        try:
+            stop_if_told()
+            self.result = self._work()
+        except BaseException as error:
+            self.error = error
+            self.stop.set()
+        with self._turn:
+            self.over = True
+            self._pass_on()
 
     @property
     def encoding(self) -> str | None:
@@ -70,27 +49,26 @@ class _Job:
 
     def write(self, text: str) -> None:
         """As a file's."""
-        with self.company.changed:
-            self.said.append(text)
-            self.company.tell()
+        with self._turn:
+            self._said.append(text)
+            self._pass_on()
 
     def flush(self) -> None:
         """As a file's."""
 
-    def run(self) -> None:
-        """Work, and keep what comes of it."""
-        _JOB.set(self)
-        try:
-            stop_if_told()
-            settle_threads()
-            self.result = self._work()
-        except BaseException as error:
-            self.error = error
-            self.company.stop.set()
-        finally:
-            with self.company.changed:
-                self.over = True
-                self.company.tell()
+    def say_to(self, out) -> None:
+        """It is its turn: what it has said and will say goes to this file."""
+        with self._turn:
+            self._out = out
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        if self._out is not None:
+            self._out.write("".join(self._said))
+            self._out.flush()
+            self._said.clear()
+            if self.over and self.next:
+                self.next.say_to(self._out)
 
 
 _JOB: contextvars.ContextVar[_Job | None] = contextvars.ContextVar("job", default=None)
@@ -103,9 +81,9 @@ def concurrently(*jobs: Callable[[], T]) -> list[T]:
     ``python -m tests.benchmarks jobs``). Every `Stack` draws from generators of its own, so what comes out is the same
     as one after another. And so they run where there is one core, or ``RECMTL_THREADS`` is 1.
 
-    A job may call this again: its jobs share the threads with all others, and are taken up before those that wait
-    already. Progress bars stand in the order of the jobs. When one fails, or the wait is interrupted, the others stop
-    before their next update of a `Stack`, and those that wait do not start.
+    A job may call this again: its jobs wait for the same threads, and it runs those itself that none has begun.
+    Progress bars stand in the order of the jobs. When one fails, or the wait is interrupted, the others stop before
+    their next update of a `Stack`, and those that wait do not start.
 
     Parameters
     ----------
@@ -121,80 +99,58 @@ def concurrently(*jobs: Callable[[], T]) -> list[T]:
     Exception
         What a job has raised; the first of them in order, if there are several.
     """
-    outer = _JOB.get()
-    if len(jobs) < 2 or (outer is None and usable_cores() < 2):
+    for job in jobs:
+        check_callable("jobs", job)
+    outer, cores = _JOB.get(), usable_cores()
+    if len(jobs) < 2 or (outer is None and cores < 2):
         return [job() for job in jobs]
-    if outer is None:
-        running = _at_once(jobs, usable_cores())
-    else:
-        running = outer.company.take_on(jobs, outer.said)
-        outer.company.work(running)
-    return _results(running)
+    if outer is not None:
+        return _results([_Job(job, outer.pool, outer.stop) for job in jobs])
+    with ThreadPoolExecutor(cores, "recmtl-job", settle_threads) as pool:
+        stop = threading.Event()
+        try:
+            return _results([_Job(job, pool, stop) for job in jobs])
+        finally:
+            stop.set()
 
 
 def concurrently_for(keys: Iterable[K], job: Callable[[K], T]) -> dict[K, T]:
     """`concurrently`, with one job for each of some keys: ``{key: job(key)}``."""
-    keys = list(keys)
+    try:
+        keys = list(dict.fromkeys(keys))
+    except TypeError as error:
+        raise ValueError(f"keys: got {keys!r}, expected some that a dict can have") from error
+    check_callable("job", job, 1)
     return dict(zip(keys, concurrently(*(partial(job, key) for key in keys)), strict=True))
 
 
-def _at_once(jobs: Sequence[Callable], threads: int) -> list[_Job]:
-    """Run jobs in a company of their own, and show what they say."""
-    company, said = _Company(), deque()
-    running = company.take_on(jobs, said)
-    with ThreadPoolExecutor(threads, thread_name_prefix="recmtl-job") as pool:
-        for _ in range(threads):
-            pool.submit(company.work, running)
-        try:
-            _show(company, said)
-        finally:
-            company.stop.set()
-    return running
-
-
-def _results(jobs: Sequence[_Job]) -> list:
-    """Of jobs that are over, or else their first error, a `Stopped` only if there is no other."""
-    errors = [job.error for job in jobs if job.error is not None]
-    errors.sort(key=lambda error: isinstance(error, Stopped))
+def _results(jobs: list[_Job]) -> list:
+    """Let them run; return their results, or raise their first error, a `Stopped` only if there is no other."""
+    for job, following in pairwise(jobs):
+        job.next = following
+    jobs[0].say_to(output())
+    futures = [job.pool.submit(job.context.run, job.run) for job in jobs]
+    for job, future in zip(jobs, futures, strict=True):
+        if _JOB.get() is not None and future.cancel():  # else it might wait for the very thread that waits for it
+            job.context.run(job.run)
+    for future in futures:
+        if not future.cancelled():
+            future.result()
+    errors = sorted((job.error for job in jobs if job.error), key=lambda error: isinstance(error, Stopped))
     if errors:
         raise errors[0]
     return [job.result for job in jobs]
 
 
-def _show(company: _Company, said: deque) -> None:
-    """Write what jobs say, in their order, until all are over: a job is heard when those before it are over."""
-    over = False
-    while not over:
-        texts = []
-        with company.changed:
-            company.changed.wait_for(lambda: company.news)
-            company.news = False
-            over = _hear(said, texts)
-        sys.stdout.write("".join(texts))
-        sys.stdout.flush()
-
-
-def _hear(said: deque, texts: list[str]) -> bool:
-    """Move what can be heard now to ``texts``; whether nothing is left and all jobs are over."""
-    while said:
-        if isinstance(said[0], str):
-            texts.append(said.popleft())
-        elif _hear(said[0].said, texts) and said[0].over:
-            said.popleft()
-        else:
-            return False
-    return True
-
-
 def stop_if_told() -> None:
-    """End the job that calls this, if its company has failed or was interrupted.
+    """End the job that calls this, if another one has failed or the wait was interrupted.
 
     Raises
     ------
     Stopped
     """
     job = _JOB.get()
-    if job is not None and job.company.stop.is_set():
+    if job is not None and job.stop.is_set():
         raise Stopped
 
 
