@@ -11,7 +11,7 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-_ROOMS = ("datasets", "lessons", "models", "teaching", "training")
+_ROOMS = ("datasets", "envs", "lessons", "models", "teaching", "training")
 
 __all__ = ["__version__", *_ROOMS]
 

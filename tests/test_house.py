@@ -1,6 +1,7 @@
 """The house in order: who imports whom, pins, the table of lessons, and the form of every notebook."""
 
 import ast
+import importlib
 import json
 import re
 import subprocess
@@ -13,6 +14,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+
+import recmtl_lessons
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "recmtl_lessons"
@@ -97,6 +100,12 @@ def test_models_need_torch_and_nothing_else():
 
 def test_the_package_has_no_other_rooms():
     assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} <= set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_room_can_be_reached_from_the_package(room):
+    assert recmtl_lessons.__getattr__(room) is importlib.import_module(f"recmtl_lessons.{room}")
+    assert room in dir(recmtl_lessons)
 
 
 def test_importing_the_package_imports_nothing_heavy():
