@@ -1,5 +1,9 @@
 """Where sessions come from: recommender environments under the Gymnasium API, one by one and as tensors."""
 
+import os
+
+import torch
+
 from recmtl_lessons.envs.chain import (
     ChainEnv,
     Chains,
@@ -22,7 +26,12 @@ from recmtl_lessons.envs.session import (
 )
 from recmtl_lessons.envs.surfaces import SURFACES, Surface, make_surface
 from recmtl_lessons.envs.users import SessionUsers, join_users, make_users
-from recmtl_lessons.envs.vector import SessionVectorEnv
+from recmtl_lessons.envs.vector import SessionVectorEnv, VectorOutcome
+
+# A forked process, such as a worker of Gymnasium's AsyncVectorEnv, inherits that torch has threads, but no threads:
+# whoever computes with several there waits for them for ever.
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 __all__ = [
     "SURFACES",
@@ -40,6 +49,7 @@ __all__ = [
     "SessionUsers",
     "SessionVectorEnv",
     "Surface",
+    "VectorOutcome",
     "chain_matrices",
     "chain_value",
     "chain_values_by_place",

@@ -1,23 +1,34 @@
-"""What the environments ask of plain numbers, in one voice: the argument, what came, what was expected."""
+"""What the environments ask of their input beyond `models._checks`, in the same voice."""
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from recmtl_lessons.models._checks import check_count, check_dense, check_values
 
-def check_count(name: str, value: object, least: int = 1, most: int | None = None) -> None:
-    """Refuse anything but an integer from ``least`` to ``most``."""
-    plain = isinstance(value, int) and not isinstance(value, bool)
-    if not plain or value < least or (most is not None and value > most):
-        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{name}: got {value!r}, expected an integer {limits}")
+#: Logits beyond which nothing changes: a click is certain or out of the question, and sums of them stay finite.
+MOST_LOGITS = 1e6
 
 
-def check_number(name: str, value: object, low: float, high: float = float("inf"), below: bool = False) -> None:
-    """Refuse anything but a finite number in [low, high], or in [low, high) if ``below``."""
-    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not plain or not low <= value <= high or value == (high if below else float("inf")):
-        limits = f"of at least {low}" if high == float("inf") else f"in [{low}, {high}{')' if below else ']'}"
-        raise ValueError(f"{name}: got {value!r}, expected a number {limits}")
+def whole_number(name: str, value: object, most: float) -> int:
+    """The integer from 0 to ``most`` that a plain number stands for, or a scalar of NumPy or torch; refuse all else."""
+    if isinstance(value, (np.generic, np.ndarray, Tensor)) and value.shape == ():
+        value = value.item()
+    check_count(name, value, 0, most)
+    return value
+
+
+def checked_seed(seed: object) -> int | None:
+    """None, or a seed of whatever size."""
+    return None if seed is None else whole_number("seed", seed, math.inf)
+
+
+def check_no_options(options: object, expected: str = "none") -> None:
+    """Refuse anything but no options."""
+    if options is not None and not (isinstance(options, dict) and not options):
+        raise ValueError(f"options: got {options!r}, expected {expected}")
 
 
 def check_policy(policy: object, shape: tuple[int, ...], more: bool = False) -> None:
@@ -27,8 +38,35 @@ def check_policy(policy: object, shape: tuple[int, ...], more: bool = False) -> 
         came = f"shape {tuple(policy.shape)}" if isinstance(policy, Tensor) else type(policy).__name__
         expected = f"(..., {', '.join(map(str, shape))})" if more else shape
         raise ValueError(f"policy: got {came}, expected a tensor {expected}")
+    check_values("policy", policy, policy.shape)
     if not bool((policy >= 0).all() & ((policy.sum(-1) - 1).abs() < 1e-4).all()):
         raise ValueError("policy: got rows that are no probabilities, expected each to sum to 1")
+
+
+def check_chances(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
+    """Refuse anything but a tensor of this shape of numbers from 0 to 1."""
+    if not isinstance(value, Tensor) or value.shape != shape or value.is_complex() or value.layout != torch.strided:
+        check_values(name, value, shape)
+    low, high = _ends(value.double())
+    if not (low >= 0 and high <= 1):  # one of them is NaN where a number is
+        raise ValueError(f"{name}: got numbers from {low:g} to {high:g}, expected 0 to 1")
+
+
+def check_choices(name: str, chosen: Tensor, shape: tuple[int, ...], count: float) -> None:
+    """Refuse anything but a tensor of this shape whose values are whole numbers from 0 to count - 1."""
+    if not isinstance(chosen, Tensor) or chosen.shape != shape or chosen.dtype != torch.int64:
+        came = f"{chosen.dtype} {tuple(chosen.shape)}" if isinstance(chosen, Tensor) else type(chosen).__name__
+        raise ValueError(f"{name}: got {came}, expected torch.int64 {shape}")
+    check_dense(name, chosen)
+    low, high = _ends(chosen)
+    if low < 0 or high >= count:
+        expected = f"0 to {count - 1}" if count < math.inf else "at least 0"
+        raise ValueError(f"{name}: got numbers from {low} to {high}, expected {expected}")
+
+
+def _ends(values: Tensor) -> tuple[float, float]:
+    """The smallest and the largest; both 0 where there are none."""
+    return tuple(end.item() for end in values.aminmax()) if values.numel() else (0, 0)
 
 
 def checked_device(device: torch.device | str) -> torch.device:
@@ -36,17 +74,7 @@ def checked_device(device: torch.device | str) -> torch.device:
     try:
         found = torch.device(device)
         torch.zeros((), device=found).item()  # "meta" makes tensors too, but they hold no numbers
-    except (RuntimeError, AssertionError, TypeError) as error:
+    except (RuntimeError, AssertionError, TypeError, ValueError, OverflowError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device: got {device!r}, expected a device of this machine ({reason})") from error
     return found
-
-
-def check_choices(name: str, chosen: Tensor, shape: tuple[int, ...], count: int) -> None:
-    """Refuse anything but a tensor of this shape whose values are whole numbers from 0 to count - 1."""
-    if not isinstance(chosen, Tensor) or chosen.shape != shape or chosen.dtype != torch.int64:
-        came = f"{chosen.dtype} {tuple(chosen.shape)}" if isinstance(chosen, Tensor) else type(chosen).__name__
-        raise ValueError(f"{name}: got {came}, expected torch.int64 {shape}")
-    if bool(((chosen < 0) | (chosen >= count)).any()):
-        low, high = int(chosen.min()), int(chosen.max())
-        raise ValueError(f"{name}: got numbers from {low} to {high}, expected 0 to {count - 1}")

@@ -16,7 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recmtl_lessons.envs._checks import check_count, check_number, check_policy
+from recmtl_lessons.envs._checks import (
+    check_chances,
+    check_choices,
+    check_no_options,
+    check_policy,
+    checked_seed,
+    whole_number,
+)
+from recmtl_lessons.models._checks import check_choice, check_count, check_number
 
 LENGTH = 6  # states, numbered from 0 here: s1 is 0, s6 is 5
 START, LAST = 1, LENGTH - 1
@@ -95,14 +103,14 @@ class ChainEnv(gymnasium.Env):
     Raises
     ------
     ValueError
-        If the render mode is unknown.
+        If an argument is none of these.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012  as Gymnasium asks for it
 
     def __init__(self, history: bool = False, render_mode: str | None = None):
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode: got {render_mode!r}, expected None or 'ansi'")
+        check_choice("history", history, (False, True))
+        check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
         self.history, self.render_mode = history, render_mode
         self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (LENGTH + history,), np.float32)
         self.action_space = gymnasium.spaces.Discrete(2)
@@ -115,11 +123,10 @@ class ChainEnv(gymnasium.Env):
         Raises
         ------
         ValueError
-            If there are options: it has none.
+            If there are options: it has none. Or if the seed is no whole number of at least 0.
         """
-        if options:
-            raise ValueError(f"options: got {options!r}, expected none")
-        super().reset(seed=seed)
+        check_no_options(options)
+        super().reset(seed=checked_seed(seed))
         self._state, self._running = begin_chain(1), True
         return self._observation(), self._info()
 
@@ -135,10 +142,9 @@ class ChainEnv(gymnasium.Env):
         """
         if not self._running:
             raise RuntimeError("step: the episode has not begun or is over, call reset() first")
-        if not self.action_space.contains(action):
-            raise ValueError(f"action: got {action!r}, expected 0 (left) or 1 (right)")
+        action = whole_number("action", action, RIGHT)
         chance = torch.tensor([self.np_random.random()], dtype=torch.float64)
-        self._state, reward, terminated = step_chain(self._state, torch.tensor([int(action)]), chance)
+        self._state, reward, terminated = step_chain(self._state, torch.tensor([action]), chance)
         self._running = not bool(terminated)
         return self._observation(), float(reward), bool(terminated), False, self._info()
 
@@ -176,10 +182,13 @@ class Chains:
     def __init__(self, models: int, per_model: int, history: Sequence[bool] | None = None):
         for name, value in (("models", models), ("per_model", per_model)):
             check_count(name, value)
-        flags = [False] * models if history is None else [bool(flag) for flag in history]
-        if len(flags) != models:
-            raise ValueError(f"history: got {len(flags)} flags, expected one for each of {models} models")
-        self._shown = torch.tensor(flags) if any(flags) else None
+        history = [False] * models if history is None else history
+        history = history.tolist() if isinstance(history, (np.ndarray, Tensor)) else history
+        if not isinstance(history, Sequence) or len(history) != models:
+            raise ValueError(f"history: got {history!r}, expected a flag for each of {models} models")
+        for flag in history:
+            check_choice("history", flag, (False, True))
+        self._shown = torch.tensor(history) if any(history) else None
         self.state = begin_chain(models, per_model)
 
     @property
@@ -208,13 +217,10 @@ class Chains:
         Raises
         ------
         ValueError
-            If a shape is another, or an action is neither 0 nor 1.
+            If a shape or dtype is another, an action is neither 0 nor 1, or a chance is not from 0 to 1.
         """
-        for name, value in (("action", action), ("chance", chance)):
-            if value.shape != self.state.position.shape:
-                raise ValueError(f"{name}: got {tuple(value.shape)}, expected {tuple(self.state.position.shape)}")
-        if not bool(((action == LEFT) | (action == RIGHT)).all()):
-            raise ValueError(f"action: got {action.min()} to {action.max()}, expected 0 (left) or 1 (right)")
+        check_choices("action", action, self.state.position.shape, 1 + RIGHT)
+        check_chances("chance", chance, self.state.position.shape)
         after, reward, terminated = step_chain(self.state, action, chance)
         fresh = begin_chain(*terminated.shape)
         self.state = ChainState(
@@ -246,13 +252,18 @@ def solve_chain(discount: float = 1.0) -> Tensor:
     ValueError
         If the discount is out of range.
     """
-    check_number("discount", discount, 0, 1)
+    discount = _checked_discount(discount)
     reward, moves = chain_matrices()
     value, moved = torch.zeros(2 * LENGTH, dtype=torch.float64), 1.0
     while moved > 1e-14:
         q = reward + discount * moves @ value  # (A, S)
         moved, value = float((q.amax(0) - value).abs().max()), q.amax(0)
     return (reward + discount * moves @ value).T.reshape(LENGTH, 2, 2)
+
+
+def _checked_discount(discount: float) -> float:
+    check_number("discount", discount, 0, 1)
+    return float(discount)
 
 
 def chain_value(policy: Tensor, discount: float = 1.0) -> Tensor:
@@ -275,7 +286,7 @@ def chain_value(policy: Tensor, discount: float = 1.0) -> Tensor:
     ValueError
         If the shape does not fit, rows do not sum to 1, or the discount is out of range.
     """
-    check_number("discount", discount, 0, 1)
+    discount = _checked_discount(discount)
     check_policy(policy, (LENGTH, 2, 2), more=True)
     reward, moves = chain_matrices()
     chosen = policy.double().flatten(-3, -2)  # (..., S, A)

@@ -18,9 +18,10 @@ from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from recmtl_lessons.envs._checks import check_choices, check_number, check_policy
+from recmtl_lessons.envs._checks import check_choices, check_policy
 from recmtl_lessons.envs.session import SessionRules, SessionSettings, SessionState
 from recmtl_lessons.envs.users import SessionUsers
+from recmtl_lessons.models._checks import check_number
 
 _MOST_STATES = 50_000
 _AT_ONCE = 2**24  # coefficients of the equations that are solved together
@@ -64,12 +65,12 @@ class SessionPlanner:
     Raises
     ------
     ValueError
-        If the discount is out of range, or the settings make more than 50,000 states.
+        If an argument does not fit, or the settings make more than 50,000 states.
     """
 
     def __init__(self, users: SessionUsers, task: str, settings: SessionSettings | None = None, discount: float = 0.9):
         check_number("discount", discount, 0, 1, below=True)
-        self.rules, self.discount = SessionRules(users, task, settings or SessionSettings()), discount
+        self.rules, self.discount = SessionRules(users, task, settings), float(discount)
         self.states = self._all_states()
         self._clicked, self._ignored = self._what_follows(True), self._what_follows(False)
 
@@ -115,6 +116,7 @@ class SessionPlanner:
         check_policy(policy, (users, count, actions))
         at_once = max(1, _AT_ONCE // count**2)
         policy = policy.detach().cpu()
+        policy = policy if policy.dtype == torch.float32 else policy.double()
         chunks = zip(policy.split(at_once), self._chance.split(at_once), strict=True)
         return torch.cat([self._solved(probability.transpose(1, 2), chance) for probability, chance in chunks])
 
@@ -205,6 +207,9 @@ class SessionPlanner:
 
     def index(self, state: SessionState) -> Tensor:
         """The number of each session's state among the S, (N,)."""
+        self.rules._check_state(state)
+        if bool(((state.streak > 0).sum(1) > 1).any()):
+            raise ValueError("state.streak: got clicks on several categories, expected on one at most")
         levels, needed = self.rules.settings.levels, self.rules.settings.clicks_needed
         categories = state.satiation.shape[1]
         places = levels ** torch.arange(categories - 1, -1, -1)

@@ -1,12 +1,15 @@
 """Users of sessions whose tastes are measured in real ratings. How a session runs stays invented."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from recmtl_lessons.datasets import Ratings, place_within
-from recmtl_lessons.envs._checks import check_count, check_number
+from recmtl_lessons.envs._checks import MOST_LOGITS
 from recmtl_lessons.envs.surfaces import CATEGORIES, SURFACES
-from recmtl_lessons.envs.users import SessionUsers
+from recmtl_lessons.envs.users import SessionUsers, checked_names
+from recmtl_lessons.models._checks import check_answer, check_choice, check_count, check_number
 
 _SHARES = (0.6, 0.2, 0.2)  # of the users: to learn from, to choose settings on, to be judged on
 _SHRINK = 3.0  # ratings of nobody in particular that are added to each user's own
@@ -17,7 +20,7 @@ def users_from_ratings(
     ratings: Ratings,
     seed: int,
     group: int = 0,
-    genres: tuple[str, ...] = ("Drama", "Comedy", "Action"),
+    genres: Sequence[str] = ("Drama", "Comedy", "Action"),
     strength: float = 1.5,
 ) -> SessionUsers:
     """Turn raters into users of sessions, with genres as categories.
@@ -42,10 +45,10 @@ def users_from_ratings(
         Of the halves, and of who belongs to which group.
     group : {0, 1, 2}
         Six tenths of the users, two tenths, and the other two tenths.
-    genres : tuple of str
+    genres : sequence of str
         C of them, from 2 to 6, all different.
     strength : float
-        In logits.
+        In logits; at most a million.
 
     Returns
     -------
@@ -55,31 +58,35 @@ def users_from_ratings(
     Raises
     ------
     ValueError
-        If the ratings have no genres or too few users for three groups, or another argument is out of range.
+        If the ratings have no genres, too few users for three groups or too few rows for two halves, or another
+        argument is out of range.
     """
-    if ratings.genres is None:
-        raise ValueError("ratings: its items have no genres, expected Ratings with `genres` set")
-    if not 2 <= len(set(genres)) == len(genres) <= len(CATEGORIES):
-        raise ValueError(f"genres: got {genres!r}, expected from 2 to {len(CATEGORIES)} names, all different")
+    if not isinstance(ratings, Ratings) or ratings.genres is None:
+        came = "Ratings without genres" if isinstance(ratings, Ratings) else type(ratings).__name__
+        raise ValueError(f"ratings: got {came}, expected Ratings with `genres` set")
+    genres = checked_names("genres", genres, 2, len(CATEGORIES))
     for name in genres:
-        if name not in ratings.genre_names:
-            raise ValueError(f"genres: got {name!r}, expected some of {', '.join(ratings.genre_names)}")
+        check_choice("genres", name, ratings.genre_names)
     check_count("seed", seed, 0)
     check_count("group", group, 0, len(_SHARES) - 1)
-    check_number("strength", strength, 0)
+    check_number("strength", strength, 0, MOST_LOGITS)
     generator = torch.Generator().manual_seed(seed)
     columns = [ratings.genre_names.index(name) for name in genres]
     belongs = ratings.genres[:, columns][ratings.item].float()  # (N, C)
     first = torch.rand(len(ratings.user), generator=generator) < 0.5
-    known, hidden = (_Half(ratings, belongs, rows) for rows in (first, ~first))
-    profile = torch.cat([known.share(), known.liking(), known.habits()], dim=1)
-    tastes = torch.stack([hidden.share(), hidden.liking(), _Half(ratings, belongs, hidden.later()).share()], dim=1)
     order = torch.randperm(ratings.n_users, generator=generator)
     ends = [0, *(torch.tensor(_SHARES).cumsum(0) * ratings.n_users).round().long().tolist()]
     rows = order[ends[group] : ends[group + 1]]
-    if len(rows) == 0:
+    if len(rows) == 0 or len(order) == 1:
         raise ValueError(f"ratings: got {ratings.n_users} users, expected enough for three groups")
-    return SessionUsers(_standard(profile)[rows], strength * _standard(tastes)[rows], SURFACES, tuple(genres))
+    if len(first.unique()) == 1:
+        raise ValueError(f"ratings: got {len(first)} ratings that all fell into one half, expected some in each")
+    known, hidden = (_Half(ratings, belongs, rows) for rows in (first, ~first))
+    profile = torch.cat([known.share(), known.liking(), known.habits()], dim=1)
+    tastes = torch.stack([hidden.share(), hidden.liking(), _Half(ratings, belongs, hidden.later()).share()], dim=1)
+    profile, tastes = _standard(profile), _standard(tastes)
+    check_answer(torch.cat([profile, tastes.flatten(1)], dim=1), ratings=ratings.rating)
+    return SessionUsers(profile[rows], float(strength) * tastes[rows], SURFACES, genres)
 
 
 class _Half:

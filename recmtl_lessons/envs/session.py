@@ -4,6 +4,7 @@ The rules stand once, for a batch of sessions as tensors. The environment of a s
 in `recmtl_lessons.envs.vector` both follow them, so that they agree step for step.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -12,9 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recmtl_lessons.envs._checks import check_count, check_number
+from recmtl_lessons.envs._checks import (
+    MOST_LOGITS,
+    check_chances,
+    check_choices,
+    check_no_options,
+    checked_device,
+    checked_seed,
+    whole_number,
+)
 from recmtl_lessons.envs.surfaces import Surface, make_surface
 from recmtl_lessons.envs.users import WIDEST_PROFILE, SessionUsers
+from recmtl_lessons.models._checks import check_choice, check_count, check_number, check_values
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,7 @@ class SessionSettings:
     Attributes
     ----------
     satiation : float
-        By how many logits one level of satiation lowers the appeal of a category.
+        By how many logits one level of satiation lowers the appeal of a category; at most a million.
     levels : int
         Satiation is a whole number from 0 to levels - 1.
     patience : int
@@ -48,7 +58,8 @@ class SessionSettings:
     time_limit: int = 20
 
     def __post_init__(self):
-        check_number("satiation", self.satiation, 0)
+        check_number("satiation", self.satiation, 0, MOST_LOGITS)
+        object.__setattr__(self, "satiation", float(self.satiation))
         for name, least in (("levels", 2), ("patience", 1), ("clicks_needed", 1), ("time_limit", 1)):
             check_count(name, getattr(self, name), least)
 
@@ -134,7 +145,7 @@ class SessionRules:
     users : SessionUsers
     task : str
         The surface.
-    settings : SessionSettings
+    settings : SessionSettings, optional
     device : torch.device
     satiation : Tensor, (N,), optional
         Another strength of satiation for each of N sessions, instead of that of the settings.
@@ -142,25 +153,30 @@ class SessionRules:
     Raises
     ------
     ValueError
-        If the task is unknown.
+        If an argument does not fit.
     """
 
     def __init__(
         self,
         users: SessionUsers,
         task: str,
-        settings: SessionSettings,
+        settings: SessionSettings | None = None,
         device: torch.device | str = "cpu",
         satiation: Tensor | None = None,
     ):
-        self.users, self.settings, self.device = users, settings, torch.device(device)
+        if not isinstance(users, SessionUsers):
+            raise ValueError(f"users: got {type(users).__name__}, expected SessionUsers")
+        if not isinstance(settings, SessionSettings | None):
+            raise ValueError(f"settings: got {settings!r}, expected SessionSettings or None")
+        tastes = users.on(task)
+        self.users, self.settings, self.device = users, settings or SessionSettings(), checked_device(device)
         self.surface: Surface = make_surface(task, len(users.categories))
-        self.tastes = users.on(task).to(self.device)  # (U, C)
-        self.profile = users.profile.to(self.device)  # (U, F)
+        self.tastes = tastes.detach().to(self.device)  # (U, C)
+        self.profile = users.profile.detach().to(self.device)  # (U, F)
         self._share, self._dose = self.surface.share.to(self.device), self.surface.dose.to(self.device)  # (A, C)
         self._lead, self._shows = self.surface.lead.to(self.device), self.surface.shows.to(self.device)  # (A,)
         self._categories = torch.arange(len(users.categories), device=self.device)
-        self._satiation = settings.satiation if satiation is None else satiation.to(self.device)[:, None]
+        self._satiation = self.settings.satiation if satiation is None else self._strengths(satiation)
 
     @property
     def observation_dim(self) -> int:
@@ -174,9 +190,8 @@ class SessionRules:
 
     def begin(self, user: Tensor) -> SessionState:
         """Fresh sessions of some users, (N,)."""
-        none = torch.zeros(len(user), len(self._categories), dtype=torch.long, device=self.device)
-        nil = torch.zeros(len(user), dtype=torch.long, device=self.device)
-        return SessionState(user, none, none, nil, nil)
+        check_choices("user", user, (user.numel(),) if isinstance(user, Tensor) else (), len(self.users))
+        return self._begin(user)
 
     def observe(self, state: SessionState) -> Tensor:
         """What a system can see, (N, F + 2 C + 1).
@@ -185,22 +200,23 @@ class SessionRules:
         felt; the share of the clicks towards the next reward, a category; the share of the patience that is gone. The
         tastes are hidden.
         """
-        lately = state.satiation / (self.settings.levels - 1)
-        streak = state.streak / self.settings.clicks_needed
-        gone = state.ignored[:, None] / self.settings.patience
-        return torch.cat([self.profile[state.user], lately, streak, gone], dim=1).float()
+        self._check_state(state)
+        return self._observe(state)
 
     def click_logit(self, state: SessionState, action: Tensor) -> Tensor:
         """Appeal of what an action shows, (N,)."""
-        appeal = self.tastes[state.user] - self._satiation * state.satiation  # (N, C)
-        return (self._share[action] * appeal).sum(1)
+        self._check_action(state, action)
+        return self._click_logit(state, action)
 
     def click_probability(self, state: SessionState, action: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
         """How likely a click on what an action shows is, (N,); 0 where nothing is shown.
 
         In double precision unless told otherwise: in single, a batch's sigmoid and a row's differ in the last digit.
         """
-        return torch.where(self._shows[action], self.click_logit(state, action).to(dtype).sigmoid(), 0.0)
+        self._check_action(state, action)
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise ValueError(f"dtype: got {dtype!r}, expected a floating point dtype")
+        return self._click_probability(state, action, dtype)
 
     def step(self, state: SessionState, action: Tensor, chance: Tensor) -> "Outcome":
         """One step of every session.
@@ -217,10 +233,61 @@ class SessionRules:
         -------
         Outcome
         """
-        return self.advance(state, action, chance < self.click_probability(state, action))
+        self._check_action(state, action)
+        check_chances("chance", chance, action.shape)
+        return self._step(state, action, chance)
 
     def advance(self, state: SessionState, action: Tensor, clicked: Tensor) -> "Outcome":
         """As `step`, with the clicks (N,) known. The rest of a step is certain, which `envs.planning` makes use of."""
+        self._check_action(state, action)
+        if not isinstance(clicked, Tensor) or clicked.dtype != torch.bool or clicked.shape != action.shape:
+            came = f"{clicked.dtype} {tuple(clicked.shape)}" if isinstance(clicked, Tensor) else type(clicked).__name__
+            raise ValueError(f"clicked: got {came}, expected torch.bool {tuple(action.shape)}")
+        return self._advance(state, action, clicked)
+
+    def _check_state(self, state: SessionState) -> None:
+        """Refuse anything but a state of sessions under these rules."""
+        if not isinstance(state, SessionState):
+            raise ValueError(f"state: got {type(state).__name__}, expected a SessionState")
+        count = state.user.numel() if isinstance(state.user, Tensor) else 0
+        if isinstance(self._satiation, Tensor) and count != len(self._satiation):
+            raise ValueError(f"state: got {count} sessions, expected {len(self._satiation)}, as of satiation")
+        table = (count, len(self._categories))
+        check_choices("state.user", state.user, (count,), len(self.users))
+        check_choices("state.satiation", state.satiation, table, self.settings.levels)
+        check_choices("state.streak", state.streak, table, self.settings.clicks_needed)
+        check_choices("state.ignored", state.ignored, (count,), math.inf)
+        check_choices("state.elapsed", state.elapsed, (count,), math.inf)
+
+    def _check_action(self, state: SessionState, action: Tensor) -> None:
+        """Refuse anything but such a state, and an action for each of its sessions."""
+        self._check_state(state)
+        check_choices("action", action, state.user.shape, len(self.surface))
+
+    # What environments do at every step, with what they have looked at.
+
+    def _begin(self, user: Tensor) -> SessionState:
+        none = torch.zeros(len(user), len(self._categories), dtype=torch.long, device=self.device)
+        nil = torch.zeros(len(user), dtype=torch.long, device=self.device)
+        return SessionState(user, none, none, nil, nil)
+
+    def _observe(self, state: SessionState) -> Tensor:
+        lately = state.satiation / (self.settings.levels - 1)
+        streak = state.streak / self.settings.clicks_needed
+        gone = state.ignored[:, None] / self.settings.patience
+        return torch.cat([self.profile[state.user], lately, streak, gone], dim=1).float()
+
+    def _click_logit(self, state: SessionState, action: Tensor) -> Tensor:
+        appeal = self.tastes[state.user] - self._satiation * state.satiation  # (N, C)
+        return (self._share[action] * appeal).sum(1)
+
+    def _click_probability(self, state: SessionState, action: Tensor, dtype: torch.dtype) -> Tensor:
+        return torch.where(self._shows[action], self._click_logit(state, action).to(dtype).sigmoid(), 0.0)
+
+    def _step(self, state: SessionState, action: Tensor, chance: Tensor) -> "Outcome":
+        return self._advance(state, action, chance < self._click_probability(state, action, torch.float64))
+
+    def _advance(self, state: SessionState, action: Tensor, clicked: Tensor) -> "Outcome":
         needed = self.settings.clicks_needed
         dose, lead = self._dose[action], self._lead[action]  # (N, C), (N,)
         satiation = (state.satiation + torch.where(dose > 0, dose, -1)).clamp(0, self.settings.levels - 1)
@@ -233,6 +300,14 @@ class SessionRules:
         after = SessionState(state.user, satiation, streak, ignored, elapsed)
         terminated, truncated = ignored >= self.settings.patience, elapsed >= self.settings.time_limit
         return Outcome(after, needed * paid.float(), terminated, truncated, clicked)
+
+    def _strengths(self, satiation: Tensor) -> Tensor:
+        """Strengths of satiation as a column, (N, 1)."""
+        check_values("satiation", satiation, (max(1, satiation.numel()),) if isinstance(satiation, Tensor) else ())
+        if not bool(((satiation >= 0) & (satiation <= MOST_LOGITS)).all()):
+            came = f"values from {satiation.min():g} to {satiation.max():g}"
+            raise ValueError(f"satiation: got {came}, expected numbers in [0, {MOST_LOGITS}]")
+        return satiation.float().to(self.device)[:, None]
 
 
 class Outcome(NamedTuple):
@@ -274,6 +349,9 @@ class SessionEnv(gymnasium.Env):
     Notes
     -----
     ``info`` has what an observation has not: the user's number, the tastes and levels of satiation.
+
+    In Gymnasium's `AsyncVectorEnv` each worker computes on one thread, `make_users` included: in a process that was
+    forked, several would wait for each other for ever. For hundreds of sessions `SessionVectorEnv` is faster.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012  as Gymnasium asks for it
@@ -285,10 +363,9 @@ class SessionEnv(gymnasium.Env):
         settings: SessionSettings | None = None,
         render_mode: str | None = None,
     ):
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode: got {render_mode!r}, expected None or 'ansi'")
+        check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
         self.render_mode = render_mode
-        self.rules = SessionRules(users, task, settings or SessionSettings())
+        self.rules = SessionRules(users, task, settings)
         self.observation_space, self.action_space = spaces_of(self.rules)
         self._state: SessionState | None = None
         self._running, self._last = False, ""
@@ -299,13 +376,14 @@ class SessionEnv(gymnasium.Env):
         Raises
         ------
         ValueError
-            If there is no such user, or another option. The session goes on from where it stands then.
+            If there is no such user, another option, or the seed is no
+            whole number of at least 0. The session goes on from where it stands then.
         """
-        asked = _asked_user(options, len(self.rules.users))
+        asked, seed = _asked_user(options, len(self.rules.users)), checked_seed(seed)
         super().reset(seed=seed)
         chance = torch.tensor([self.np_random.random()], dtype=torch.float64)  # drawn even if a user is asked for
         user = user_of(chance, 0, len(self.rules.users)) if asked is None else torch.tensor([asked])
-        self._state, self._running, self._last = self.rules.begin(user), True, ""
+        self._state, self._running, self._last = self.rules._begin(user), True, ""
         return self._observation(), self._info()
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
@@ -320,15 +398,14 @@ class SessionEnv(gymnasium.Env):
         """
         if not self._running:
             raise RuntimeError("step: the session has not begun or is over, call reset() first")
-        if not self.action_space.contains(action):
-            raise ValueError(f"action: got {action!r}, expected a whole number from 0 to {self.action_space.n - 1}")
+        action = whole_number("action", action, len(self.rules.surface) - 1)
         chance = torch.tensor([self.np_random.random()], dtype=torch.float64)
-        outcome = self.rules.step(self._state, torch.tensor([int(action)]), chance)
+        outcome = self.rules._step(self._state, torch.tensor([action]), chance)
         terminated, truncated, clicked = bool(outcome.terminated), bool(outcome.truncated), bool(outcome.clicked)
         self._state, self._running = outcome.state, not (terminated or truncated)
-        shown = bool(self.rules.surface.shows[int(action)])
+        shown = bool(self.rules.surface.shows[action])
         heard = "clicked" if clicked else "ignored" if shown else "left alone"
-        self._last = f"{self.rules.surface.actions[int(action)]}: {heard}"
+        self._last = f"{self.rules.surface.actions[action]}: {heard}"
         info = {**self._info(), "clicked": clicked}
         return self._observation(), float(outcome.reward), terminated, truncated, info
 
@@ -344,7 +421,7 @@ class SessionEnv(gymnasium.Env):
         )
 
     def _observation(self) -> np.ndarray:
-        return self.rules.observe(self._state)[0].numpy()
+        return self.rules._observe(self._state)[0].numpy()
 
     def _info(self) -> dict:
         user = int(self._state.user)
@@ -381,11 +458,7 @@ def with_rows(state: SessionState, where: Tensor, other: SessionState) -> Sessio
 
 def _asked_user(options: dict | None, count: int) -> int | None:
     """The user that options ask for, None if they ask for nobody."""
-    if not options:
-        return None
-    if not isinstance(options, dict) or set(options) != {"user"}:
-        raise ValueError(f"options: got {options!r}, expected {{'user': number}} or none")
-    user = options["user"]
-    if isinstance(user, bool) or not isinstance(user, int) or not 0 <= user < count:
-        raise ValueError(f"options['user']: got {user!r}, expected a whole number from 0 to {count - 1}")
-    return user
+    if isinstance(options, dict) and set(options) == {"user"}:
+        return whole_number("options['user']", options["user"], count - 1)
+    check_no_options(options, "{'user': number} or none")
+    return None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recmtl_lessons.envs._checks import check_count
+from recmtl_lessons.models._checks import check_choice, check_count
 
 #: Names for up to six categories of items, in the order of their numbers.
 CATEGORIES = ("news", "music", "sport", "food", "travel", "games")
@@ -45,7 +45,7 @@ class Surface:
         return self.lead >= 0
 
 
-def make_surface(name: str, n_categories: int) -> Surface:
+def make_surface(task: str, n_categories: int) -> Surface:
     """Return one of the course's three surfaces.
 
     - ``"home"``: a page for one category; C actions.
@@ -58,20 +58,19 @@ def make_surface(name: str, n_categories: int) -> Surface:
     ValueError
         If there is no such surface, or the number of categories is not between 2 and 6.
     """
-    if name not in SURFACES:
-        raise ValueError(f"task: got {name!r}, expected one of {', '.join(map(repr, SURFACES))}")
+    check_choice("task", task, SURFACES)
     check_count("n_categories", n_categories, 2, len(CATEGORIES))
     names, one = CATEGORIES[:n_categories], torch.eye(n_categories)
-    if name == "search":
+    if task == "search":
         pairs = torch.tensor(list(itertools.permutations(range(n_categories), 2)))  # (A, 2)
         first, second = one[pairs[:, 0]], one[pairs[:, 1]]  # (A, C)
         labels = tuple(f"{names[i]}, {names[j]}" for i, j in pairs.tolist())
-        return Surface(name, labels, 0.6 * first + 0.4 * second, (first + second).long(), pairs[:, 0])
+        return Surface(task, labels, 0.6 * first + 0.4 * second, (first + second).long(), pairs[:, 0])
     lead = torch.arange(n_categories)
-    if name == "home":
-        return Surface(name, names, one, 2 * one.long(), lead)
+    if task == "home":
+        return Surface(task, names, one, 2 * one.long(), lead)
     nothing = torch.zeros(1, n_categories)
     return Surface(
-        name, (*names, "nothing"), torch.cat([one, nothing]), torch.cat([2 * one, nothing]).long(),
+        task, (*names, "nothing"), torch.cat([one, nothing]), torch.cat([2 * one, nothing]).long(),
         torch.cat([lead, torch.tensor([-1])]),
     )  # fmt: skip

@@ -1,12 +1,14 @@
 """The users of the sessions: what a system knows of them, and what it does not."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from recmtl_lessons.envs._checks import check_count, check_number
+from recmtl_lessons.envs._checks import MOST_LOGITS
 from recmtl_lessons.envs.surfaces import CATEGORIES, SURFACES
+from recmtl_lessons.models._checks import check_choice, check_count, check_number, check_values
 
 WIDEST_PROFILE = 10.0  # of a standardised feature
 
@@ -22,15 +24,15 @@ class SessionUsers:
     tastes : Tensor, (U, K, C)
         What it does not know: in logits, 0 is as many clicks as not.
     tasks : tuple of str
-        The K surfaces.
+        The K surfaces, of "home", "search" and "notify".
     categories : tuple of str
-        Names of the C categories.
+        Names of the C categories, from 2 to 6.
 
     Raises
     ------
     ValueError
-        If these are no float tensors, shapes do not fit together, a value is not finite, or the profile is not
-        standardised (10 at the most).
+        If these are no float tensors or no such names, shapes do not fit together, a value is not finite, or the
+        profile is not standardised (10 at the most).
     """
 
     profile: Tensor
@@ -39,21 +41,20 @@ class SessionUsers:
     categories: tuple[str, ...] = CATEGORIES[:3]
 
     def __post_init__(self):
+        object.__setattr__(self, "tasks", checked_names("tasks", self.tasks, 1, len(SURFACES)))
+        for task in self.tasks:
+            check_choice("tasks", task, SURFACES)
+        object.__setattr__(self, "categories", checked_names("categories", self.categories, 2, len(CATEGORIES)))
         for name in ("profile", "tastes"):
             value = getattr(self, name)
             if not isinstance(value, Tensor) or value.dtype != torch.float32:
                 came = value.dtype if isinstance(value, Tensor) else type(value).__name__
                 raise ValueError(f"{name}: got {came}, expected a tensor of torch.float32")
-        wanted = (*self.profile.shape[:1], len(self.tasks), len(self.categories))
-        if self.profile.ndim != 2 or 0 in self.profile.shape or self.tastes.shape != wanted:
-            raise ValueError(
-                f"tastes: got shape {tuple(self.tastes.shape)} for a profile of shape {tuple(self.profile.shape)}, "
-                f"expected (users, {len(self.tasks)} tasks, {len(self.categories)} categories)"
-            )
-        for name in ("profile", "tastes"):
-            if not torch.isfinite(getattr(self, name)).all():
-                raise ValueError(f"{name}: got NaN or infinite values, expected finite numbers")
-        widest = float(self.profile.abs().max())
+        if self.profile.ndim != 2 or 0 in self.profile.shape:
+            raise ValueError(f"profile: got shape {tuple(self.profile.shape)}, expected (users, features)")
+        check_values("profile", self.profile, self.profile.shape)
+        check_values("tastes", self.tastes, (len(self.profile), len(self.tasks), len(self.categories)))
+        widest = float(self.profile.detach().abs().max())
         if widest > WIDEST_PROFILE:
             raise ValueError(
                 f"profile: got values up to {widest:g}, expected at most {WIDEST_PROFILE:g}: standardise it"
@@ -63,17 +64,27 @@ class SessionUsers:
         return len(self.profile)
 
     def __getitem__(self, rows) -> "SessionUsers":
-        """Some of the users."""
-        return SessionUsers(self.profile[rows], self.tastes[rows], self.tasks, self.categories)
+        """Some of the users: a slice, or a list or tensor of their numbers or of a flag for each."""
+        try:
+            return SessionUsers(self.profile[rows], self.tastes[rows], self.tasks, self.categories)
+        except (IndexError, TypeError, ValueError) as error:
+            raise ValueError(f"rows: got {rows!r}, expected some of {len(self)} users ({error})") from error
 
     def on(self, task: str) -> Tensor:
         """Tastes on one surface, (U, C)."""
-        if task not in self.tasks:
-            raise ValueError(f"task: got {task!r}, expected one of {', '.join(map(repr, self.tasks))}")
+        check_choice("task", task, self.tasks)
         return self.tastes[:, self.tasks.index(task)]
 
 
-def join_users(groups: list[SessionUsers]) -> SessionUsers:
+def checked_names(name: str, value: object, least: int, most: int) -> tuple[str, ...]:
+    """So many names as a tuple, all different."""
+    fits = isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(one, str) for one in value)
+    if not fits or not least <= len(set(value)) == len(value) <= most:
+        raise ValueError(f"{name}: got {value!r}, expected from {least} to {most} names, all different")
+    return tuple(value)
+
+
+def join_users(groups: Sequence[SessionUsers]) -> SessionUsers:
     """Users of several worlds in one table, group after group.
 
     Raises
@@ -81,6 +92,8 @@ def join_users(groups: list[SessionUsers]) -> SessionUsers:
     ValueError
         If there is no group, or they differ in tasks, categories or the width of the profile.
     """
+    if not isinstance(groups, Sequence) or not all(isinstance(group, SessionUsers) for group in groups):
+        raise ValueError(f"groups: got {groups!r}, expected a list of SessionUsers")
     kinds = {(group.tasks, group.categories, group.profile.shape[1]) for group in groups}
     if len(kinds) != 1:
         raise ValueError(f"groups: got {len(kinds)} kinds of users, expected one: same tasks, categories and features")
@@ -121,9 +134,9 @@ def make_users(
     sharing : float
         s, in [0, 1].
     strength : float
-        About the standard deviation of a taste, in logits.
+        About the standard deviation of a taste, in logits; at most a million.
     noise : float
-        Standard deviation of the noise on the profile; the traits' is 1.
+        Standard deviation of the noise on the profile; the traits' is 1, and what both come to has to stay below 10.
     n_categories : int
         C, from 2 to 6.
     profile_dim : int
@@ -141,14 +154,18 @@ def make_users(
     check_count("n_categories", n_categories, 2, len(CATEGORIES))
     check_count("profile_dim", profile_dim)
     check_number("sharing", sharing, 0, 1)
-    check_number("strength", strength, 0)
+    check_number("strength", strength, 0, MOST_LOGITS)
     check_number("noise", noise, 0)
     world = torch.Generator().manual_seed(seed)
     directions = torch.randn(3, 1 + len(SURFACES), n_categories, profile_dim, generator=world)
     linear, left, right = directions / directions.norm(dim=-1, keepdim=True)  # (1 + K, C, F) each
     people = torch.Generator().manual_seed(1_000_003 * (seed + 1) + group)
     traits, blur = torch.randn(2, n_users, profile_dim, generator=people)
+    profile = traits + float(noise) * blur
+    widest = float(profile.abs().max())
+    if widest > WIDEST_PROFILE:
+        raise ValueError(f"noise: got {noise}, expected less: profiles reach {widest:g}, of at most {WIDEST_PROFILE:g}")
     per_user = [torch.einsum("uf,kcf->ukc", traits, d) for d in (linear, left, right)]
     f = (per_user[0] + per_user[1] * per_user[2]) / 2**0.5  # (U, 1 + K, C)
-    tastes = strength * (sharing**0.5 * f[:, :1] + (1 - sharing) ** 0.5 * f[:, 1:])
-    return SessionUsers(traits + noise * blur, tastes, SURFACES, CATEGORIES[:n_categories])
+    tastes = float(strength) * (float(sharing) ** 0.5 * f[:, :1] + (1 - float(sharing)) ** 0.5 * f[:, 1:])
+    return SessionUsers(profile, tastes, SURFACES, CATEGORIES[:n_categories])

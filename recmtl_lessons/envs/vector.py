@@ -1,7 +1,8 @@
 """Many sessions at once, under Gymnasium's vector API, with the whole batch as tensors."""
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,11 +11,57 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from recmtl_lessons.envs._checks import check_count, checked_device
+from recmtl_lessons.envs._checks import check_no_options, whole_number
 from recmtl_lessons.envs.session import SessionRules, SessionSettings, spaces_of, user_of, with_rows
 from recmtl_lessons.envs.users import SessionUsers
+from recmtl_lessons.models._checks import check_count, check_dense, check_values
 
 _BLOCK = 256  # uniform numbers kept ready for each session
+
+
+class VectorOutcome(NamedTuple):
+    """What a step of N sessions led to.
+
+    Attributes
+    ----------
+    observations : Tensor, (N, F + 2 C + 1)
+        Of the session that began, where one ended.
+    rewards : Tensor, (N,)
+    terminated, truncated : Tensor, (N,), bool
+    reached : Tensor, (N, F + 2 C + 1)
+        What was seen before a new session began.
+    clicked : Tensor, (N,), bool
+    """
+
+    observations: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    reached: Tensor
+    clicked: Tensor
+
+
+class _Numbers(Tensor):
+    """A tensor that NumPy's functions compute with as with an array, as Gymnasium's wrappers expect.
+
+    Torch's own answer to ``array += tensor`` and ``np.sum(np.logical_or(tensor, tensor))`` is an error. What torch
+    makes of it is a plain tensor, as is a copy, and what is shown or saved.
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> np.ndarray:
+        arrays = [value.cpu().numpy() if isinstance(value, Tensor) else value for value in inputs]
+        return getattr(ufunc, method)(*arrays, **options)
+
+    def __repr__(self) -> str:
+        return repr(self.as_subclass(Tensor))
+
+    def __deepcopy__(self, memo: dict) -> Tensor:
+        return self.clone()
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        return self.as_subclass(Tensor).__reduce_ex__(protocol)
 
 
 class SessionVectorEnv(VectorEnv):
@@ -23,6 +70,11 @@ class SessionVectorEnv(VectorEnv):
     Observations, actions, rewards and flags are tensors. Session i draws from a generator of its own, seeded as
     Gymnasium's `SyncVectorEnv` seeds its i-th environment: with the same seed and the same actions the two agree step
     for step (against ``SyncVectorEnv(..., autoreset_mode=AutoresetMode.SAME_STEP)``).
+
+    Of Gymnasium's wrappers for vectors, `RecordEpisodeStatistics`, `DictInfoToList`, `TransformReward`, `ClipReward`
+    and those of actions work on it. `NormalizeReward` subtracts flags, which tensors refuse: it works on
+    ``ArrayConversion(env, env_xp=torch, target_xp=numpy)``, for which ``pip install array-api-compat`` is needed.
+    Wrappers of observations such as `NormalizeObservation` take no vector that begins sessions anew in the same step.
 
     Parameters
     ----------
@@ -59,9 +111,10 @@ class SessionVectorEnv(VectorEnv):
         device: torch.device | str = "cpu",
     ):
         check_count("num_envs", num_envs)
-        _check_satiation(satiation, num_envs)
-        self.num_envs, self.device = num_envs, checked_device(device)
-        self.rules = SessionRules(users, task, settings or SessionSettings(), self.device, satiation)
+        if satiation is not None:
+            check_values("satiation", satiation, (num_envs,))
+        self.rules = SessionRules(users, task, settings, device, satiation)
+        self.num_envs, self.device = num_envs, self.rules.device
         self.single_observation_space, self.single_action_space = spaces_of(self.rules)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -90,12 +143,11 @@ class SessionVectorEnv(VectorEnv):
         ValueError
             If there is not one seed for each session, or there are options.
         """
-        if options:
-            raise ValueError(f"options: got {options!r}, expected none")
+        check_no_options(options)
         if seed is not None or not self._generators:
             self._seed(seed)
-        self._state = self.rules.begin(self._new_users())
-        return self.rules.observe(self._state), {}
+        self._state = self.rules._begin(self._new_users())
+        return self.rules._observe(self._state), {}
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict]:
         """Let every session take a step.
@@ -110,9 +162,10 @@ class SessionVectorEnv(VectorEnv):
             Of the session that began, where one ended.
         rewards : Tensor, (N,)
         terminated, truncated : Tensor, (N,), bool
-        info : dict
-            ``final_obs`` (N, F + 2 C + 1): what was reached by the step, before a new session began, for every row;
-            ``_final_obs`` (N,): the rows where one ended; ``clicked`` (N,).
+        info : dict of NumPy arrays, as Gymnasium's own vectors have it
+            ``clicked`` (N,); ``final_obs`` (N, F + 2 C + 1): what was reached by the step, before a new session began,
+            for every row; ``_clicked`` and ``_final_obs`` (N,): the rows that have one, which are all, and those where
+            a session ended.
 
         Raises
         ------
@@ -121,19 +174,31 @@ class SessionVectorEnv(VectorEnv):
         RuntimeError
             Before the first `reset`.
         """
+        taken = self.advance(actions)
+        numbers = (part.as_subclass(_Numbers) for part in (taken.rewards, taken.terminated, taken.truncated))
+        ended = taken.terminated | taken.truncated
+        info = {
+            "clicked": taken.clicked.cpu().numpy(),
+            "_clicked": np.ones(self.num_envs, dtype=bool),
+            "final_obs": taken.reached.cpu().numpy(),
+            "_final_obs": ended.cpu().numpy(),
+        }
+        return taken.observations, *numbers, info
+
+    def advance(self, actions: Tensor) -> VectorOutcome:
+        """As `step`, with all that came of it as tensors on the environment's device."""
         if self._state is None:
             raise RuntimeError("step: the sessions have not begun, call reset() first")
         actions = self.check_actions(actions)
         chance = self._draw(self._rows)
-        after, rewards, terminated, truncated, clicked = self.rules.step(self._state, actions, chance)
-        final, ended = self.rules.observe(after), terminated | truncated
-        observations = final
+        after, rewards, terminated, truncated, clicked = self.rules._step(self._state, actions, chance)
+        reached, ended = self.rules._observe(after), terminated | truncated
+        observations = reached
         if bool(ended.any()):
-            after = with_rows(after, ended, self.rules.begin(self._new_users(ended, after.user)))
-            observations = torch.where(ended[:, None], self.rules.observe(after), final)
+            after = with_rows(after, ended, self.rules._begin(self._new_users(ended, after.user)))
+            observations = torch.where(ended[:, None], self.rules._observe(after), reached)
         self._state = after
-        info = {"final_obs": final, "_final_obs": ended, "clicked": clicked}
-        return observations, rewards, terminated, truncated, info
+        return VectorOutcome(observations, rewards, terminated, truncated, reached, clicked)
 
     @property
     def state(self):
@@ -156,7 +221,7 @@ class SessionVectorEnv(VectorEnv):
         """
         try:
             actions = torch.as_tensor(actions, device=self.device)
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             came = f"{type(actions).__name__}, of which no tensor can be made"
             raise ValueError(f"{name}: got {came}, expected {self.num_envs} whole numbers") from error
         count = len(self.rules.surface)
@@ -165,11 +230,13 @@ class SessionVectorEnv(VectorEnv):
             raise ValueError(
                 f"{name}: got {actions.dtype} {tuple(actions.shape)}, expected {self.num_envs} whole numbers"
             )
+        check_dense(name, actions)
+        actions = actions.long()
         if not bool(((actions >= 0) & (actions < count)).all()):
             raise ValueError(
                 f"{name}: got numbers from {int(actions.min())} to {int(actions.max())}, expected 0 to {count - 1}"
             )
-        return actions.long()
+        return actions
 
     def _seed(self, seed: int | Sequence[int] | None) -> None:
         self._generators = [np_random(s)[0] for s in _seeds_of(seed, self.num_envs)]
@@ -205,18 +272,13 @@ class SessionVectorEnv(VectorEnv):
 def _seeds_of(seed: int | Sequence[int] | None, num_envs: int) -> list[int] | list[None]:
     if seed is None:
         return [None] * num_envs
-    if isinstance(seed, (int, np.integer)):
-        seeds = [seed + k for k in range(num_envs)]
-    else:
-        try:
-            seeds = list(seed)
-        except TypeError as error:
-            raise ValueError(f"seed: got {seed!r}, expected one number, or one for each of {num_envs}") from error
-    if len(seeds) != num_envs:
-        raise ValueError(f"seed: got {len(seeds)} seeds, expected one number, or one for each of {num_envs}")
-    if not all(isinstance(s, (int, np.integer)) and s >= 0 for s in seeds):
-        raise ValueError(f"seed: got {seed!r}, expected integers of at least 0")
-    return [int(s) for s in seeds]
+    many = isinstance(seed, (Sequence, np.ndarray, Tensor)) and not isinstance(seed, (str, bytes))
+    if not many or getattr(seed, "ndim", 1) == 0:
+        first = whole_number("seed", seed, math.inf)
+        return [first + k for k in range(num_envs)]
+    if len(seed) != num_envs:
+        raise ValueError(f"seed: got {len(seed)} seeds, expected one number, or one for each of {num_envs}")
+    return [whole_number("seed", one, math.inf) for one in seed]
 
 
 def _check_ranges(ranges: Tensor | None, num_envs: int, n_users: int) -> Tensor:
@@ -225,20 +287,10 @@ def _check_ranges(ranges: Tensor | None, num_envs: int, n_users: int) -> Tensor:
     if not isinstance(ranges, Tensor) or ranges.shape != (num_envs, 2) or ranges.dtype != torch.int64:
         came = f"{ranges.dtype} {tuple(ranges.shape)}" if isinstance(ranges, Tensor) else type(ranges).__name__
         raise ValueError(f"user_ranges: got {came}, expected a tensor of torch.int64 ({num_envs}, 2)")
+    check_dense("user_ranges", ranges)
     low, high = ranges.unbind(1)
     wrong = ~((low >= 0) & (low < high) & (high <= n_users))
     if bool(wrong.any()):
         first = ranges[wrong][0].tolist()
         raise ValueError(f"user_ranges: got {first}, expected low < high, both from 0 to {n_users}")
     return ranges
-
-
-def _check_satiation(satiation: Tensor | None, num_envs: int) -> None:
-    if satiation is None:
-        return
-    if not isinstance(satiation, Tensor) or satiation.shape != (num_envs,):
-        came = tuple(satiation.shape) if isinstance(satiation, Tensor) else type(satiation).__name__
-        raise ValueError(f"satiation: got {came}, expected a tensor ({num_envs},)")
-    if not bool(((satiation >= 0) & torch.isfinite(satiation)).all()):
-        came = f"values from {satiation.min():g} to {satiation.max():g}"
-        raise ValueError(f"satiation: got {came}, expected finite numbers of at least 0")

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -396,57 +395,6 @@ class TestValueOf:
             mixed = planner.value_of((one + other) / 2)
             apart = (mixed - (planner.value_of(one) + planner.value_of(other)) / 2).abs().max()
             assert (float(apart) < 1e-5) == linear
-
-
-def refusal(name, came=""):
-    return rf"^{re.escape(name)}: got .*{came}.*expected "
-
-
-class TestBadInput:
-    @pytest.mark.parametrize("discount", [1.0, 1, -0.1, math.nan, None, "much", True])
-    def test_discount(self, discount):
-        with pytest.raises(ValueError, match=refusal("discount", re.escape(repr(discount)))):
-            SessionPlanner(USERS, "home", discount=discount)
-
-    def test_task(self):
-        with pytest.raises(ValueError, match=refusal("task", "'shop'")):
-            SessionPlanner(USERS, "shop")
-
-    def test_too_many_states(self):
-        with pytest.raises(ValueError, match=refusal("settings", "64,000 states")):
-            SessionPlanner(USERS, "home", SessionSettings(levels=20, patience=8))
-
-    @pytest.mark.parametrize(
-        ("policy", "came"),
-        [
-            (torch.full((10, 192, 4), 0.25), r"\(10, 192, 4\)"),
-            (torch.full((192, 3), 1 / 3), r"\(192, 3\)"),
-            (torch.full((10, 192, 3), 0.3), "no probabilities"),
-            (torch.tensor([1.5, -0.5, 0.0]).expand(10, 192, 3), "no probabilities"),
-            (torch.full((10, 192, 3), math.nan), "no probabilities"),
-            ([[[1.0, 0.0, 0.0]] * 192] * 10, "list"),
-            (None, "NoneType"),
-        ],
-    )
-    def test_policy(self, policy, came):
-        with pytest.raises(ValueError, match=refusal("policy", came)):
-            SessionPlanner(USERS, "home").value_of(policy)
-
-    @pytest.mark.parametrize(
-        ("action", "came"),
-        [
-            (torch.zeros(10, 191, dtype=torch.long), r"torch.int64 \(10, 191\)"),
-            (torch.zeros(192, dtype=torch.long), r"torch.int64 \(192,\)"),
-            (torch.zeros(10, 192), r"torch.float32 \(10, 192\)"),
-            (torch.full((10, 192), 3), "numbers from 3 to 3"),
-            (torch.full((10, 192), -1), "numbers from -1 to -1"),
-            ([[0] * 192] * 10, "list"),
-            (None, "NoneType"),
-        ],
-    )
-    def test_actions(self, action, came):
-        with pytest.raises(ValueError, match=refusal("action", came)):
-            SessionPlanner(USERS, "home").value_of_actions(action)
 
 
 def test_what_would_be_done_where_no_session_comes_changes_nothing():

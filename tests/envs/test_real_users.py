@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -196,36 +195,6 @@ class TestGroups:
         assert found.categories == ("Comedy", "War")
         env = SessionVectorEnv(found, "search", 5)
         assert env.reset(seed=0)[0].shape == (5, 2 * 2 + 2 + 2 * 2 + 1)
-
-
-def refusal(name, came=""):
-    return rf"^{re.escape(name)}: .*{came}.*expected "
-
-
-class TestBadInput:
-    @pytest.mark.parametrize(
-        ("changed", "named", "came"),
-        [
-            ({"genres": ("Comedy", "Opera")}, "genres", "'Opera'"),
-            ({"genres": ("Comedy",)}, "genres", "'Comedy'"),
-            ({"genres": ()}, "genres", r"\(\)"),
-            ({"genres": ("Comedy", "War", "Comedy")}, "genres", "'War'"),
-            ({"genres": (*NAMES, "A", "B", "C")}, "genres", "'C'"),
-            ({"genres": "War"}, "genres", "'W'"),
-            ({"group": 3}, "group", "3"),
-            ({"group": -1}, "group", "-1"),
-            ({"group": None}, "group", "None"),
-            ({"seed": -1}, "seed", "-1"),
-            ({"seed": 0.5}, "seed", "0.5"),
-            ({"strength": -1.0}, "strength", "-1.0"),
-            ({"strength": math.nan}, "strength", "nan"),
-            ({"ratings": ratings_of(3), "group": 1}, "ratings", "3 users"),
-            ({"ratings": replace(ratings_of(), genres=None, genre_names=())}, "ratings", "no genres"),
-        ],
-    )
-    def test_arguments(self, changed, named, came):
-        with pytest.raises(ValueError, match=refusal(named, came)):
-            users_from_ratings(**({"ratings": ratings_of(), "seed": 0, "genres": GENRES} | changed))
 
 
 _NAMED = os.environ.get("RECMTL_DATA_DIR")

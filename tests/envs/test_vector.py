@@ -1,12 +1,20 @@
 """Many sessions at once against Gymnasium's own vector of single ones, step for step."""
 
-import math
-import re
+import copy
+import io
 
 import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers.vector import (
+    ClipReward,
+    DictInfoToList,
+    NormalizeReward,
+    RecordEpisodeStatistics,
+    TransformAction,
+    TransformReward,
+)
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -46,9 +54,8 @@ def assert_same_steps(env, sync, actions):
         ended = expected[2] | expected[3]
         assert info["_final_obs"].tolist() == ended.tolist()
         for row in ended.nonzero()[0]:
-            assert np.array_equal(info["final_obs"][row].cpu().numpy(), expected[4]["final_obs"][row])
-        going = torch.from_numpy(~ended)
-        assert torch.equal(info["final_obs"].cpu()[going], observed.cpu()[going])
+            assert np.array_equal(info["final_obs"][row], expected[4]["final_obs"][row])
+        assert np.array_equal(info["final_obs"][~ended], observed.cpu().numpy()[~ended])
         clicked = np.where(ended, expected[4].get("final_info", {}).get("clicked", False), expected[4].get("clicked"))
         assert info["clicked"].tolist() == clicked.tolist()
         ends += torch.tensor([int(expected[2].sum()), int((expected[3] & ~expected[2]).sum())])
@@ -103,8 +110,7 @@ def course(env, actions, seed=0):
     """Everything that a tensor environment answers, one row a session: (N, ...)."""
     answers = [env.reset(seed=seed)[0].flatten()]
     for action in actions:
-        *tensors, info = env.step(action)
-        answers += [tensor.float().flatten() for tensor in (*tensors, info["final_obs"], info["clicked"])]
+        answers += [tensor.float().flatten() for tensor in env.advance(action)]
     rows = [answer.view(env.num_envs, -1) for answer in answers]
     return torch.cat(rows, dim=1)
 
@@ -178,16 +184,24 @@ class TestVectorApi:
             assert env.action_space.contains(action.numpy())
             observed, reward, terminated, truncated, info = env.step(action.to(device))
             assert observed.shape == info["final_obs"].shape == (6, 15)
-            assert env.observation_space.contains(info["final_obs"].cpu().numpy())
-            for value, dtype in (
-                (reward, torch.float32),
-                (terminated, torch.bool),
-                (truncated, torch.bool),
-                (info["_final_obs"], torch.bool),
-                (info["clicked"], torch.bool),
-            ):
+            assert env.observation_space.contains(info["final_obs"])
+            for value, dtype in ((reward, torch.float32), (terminated, torch.bool), (truncated, torch.bool)):
                 assert (value.shape, value.dtype, value.device.type) == ((6,), dtype, device)
+            for key in ("_final_obs", "clicked", "_clicked"):
+                assert (info[key].shape, info[key].dtype) == ((6,), bool)
             assert (observed.dtype, observed.device.type) == (torch.float32, device)
+
+    @pytest.mark.parametrize("device", ["cpu", CUDA])
+    def test_all_that_came_of_a_step_as_tensors(self, device):
+        env, other = (SessionVectorEnv(USERS, "search", 6, device=device) for _ in range(2))
+        env.reset(seed=0)
+        other.reset(seed=0)
+        for action in actions_for(env, 40):
+            taken, (*tensors, info) = env.advance(action), other.step(action)
+            assert {part.device.type for part in taken} == {device}
+            assert all(map(torch.equal, taken[:4], tensors))
+            assert np.array_equal(taken.reached.cpu().numpy(), info["final_obs"])
+            assert taken.clicked.tolist() == info["clicked"].tolist()
 
     @pytest.mark.parametrize("kind", [list, np.array, lambda a: np.array(a, np.uint8), lambda a: torch.tensor(a).int()])
     def test_actions_in_other_forms(self, kind):
@@ -201,101 +215,112 @@ class TestVectorApi:
         env.step(env.action_space.sample())
 
 
-def refusal(name, came=""):
-    return rf"^{re.escape(name)}: got .*{came}.*expected "
+def wrapped(wrap, task="home", sessions=5):
+    """The same wrapper over both kinds of vectors, begun from one seed."""
+    make = [lambda: SessionEnv(USERS, task)] * sessions
+    both = SessionVectorEnv(USERS, task, sessions), SyncVectorEnv(make, autoreset_mode=AutoresetMode.SAME_STEP)
+    envs = [wrap(env) for env in both]
+    for env in envs:
+        env.reset(seed=6)
+    return envs
 
 
-def vector(**changed):
-    return SessionVectorEnv(USERS, **{"num_envs": 3, **changed})
+class TestWrappers:
+    """What Gymnasium's wrappers make of it, against what they make of Gymnasium's own vector."""
 
+    @pytest.mark.parametrize("task", SURFACES)
+    def test_statistics_of_episodes(self, task):
+        env, sync = wrapped(RecordEpisodeStatistics, task)
+        for action in actions_for(env, 100):
+            info, expected = (e.step(a)[-1] for e, a in ((env, action), (sync, action.numpy())))
+            assert ("episode" in info) == ("episode" in expected)
+            if "episode" in info:
+                assert np.array_equal(info["_episode"], expected["_episode"])
+                for key in ("r", "l"):
+                    found = info["episode"][key]
+                    assert (found.dtype, found.tolist()) == (
+                        expected["episode"][key].dtype,
+                        expected["episode"][key].tolist(),
+                    )
+        assert env.episode_count == sync.episode_count > 30
+        assert env.return_queue == sync.return_queue
+        assert env.length_queue == sync.length_queue
 
-class TestBadInput:
+    def test_a_list_of_infos(self):
+        env, sync = wrapped(lambda env: DictInfoToList(RecordEpisodeStatistics(env)))
+        episodes = 0
+        for action in actions_for(env, 100):
+            infos, expected = (e.step(a)[-1] for e, a in ((env, action), (sync, action.numpy())))
+            for info, one in zip(infos, expected, strict=True):
+                ended = "final_obs" in one
+                assert info.keys() == {"clicked", "final_obs", "episode"} if ended else {"clicked"}
+                assert info["clicked"] == (one["final_info"] if ended else one)["clicked"]
+                if ended:
+                    assert np.array_equal(info["final_obs"], one["final_obs"])
+                    assert [info["episode"][k] for k in "rl"] == [one["episode"][k] for k in "rl"]
+                    episodes += 1
+        assert episodes > 30
+
     @pytest.mark.parametrize(
-        ("name", "value", "came"),
+        "wrap",
         [
-            ("num_envs", 0, "0"),
-            ("num_envs", 2.0, "2.0"),
-            ("num_envs", True, "True"),
-            ("task", "shop", "'shop'"),
-            ("satiation", torch.ones(2), r"\(2,\)"),
-            ("satiation", torch.ones(3, 1), r"\(3, 1\)"),
-            ("satiation", [1.0, 1.0, 1.0], "list"),
-            ("satiation", torch.tensor([1.0, -0.5, 1.0]), "from -0.5 to 1"),
-            ("satiation", torch.tensor([1.0, math.nan, 1.0]), "nan"),
-            ("satiation", torch.tensor([1.0, math.inf, 1.0]), "inf"),
-            ("user_ranges", torch.tensor([[0, 30]]), r"\(1, 2\)"),
-            ("user_ranges", [[0, 30]] * 3, "list"),
-            ("user_ranges", torch.tensor([[0.0, 30.0]] * 3), "float32"),
-            ("user_ranges", torch.tensor([[0, 30], [0, 31], [0, 30]]), r"\[0, 31\]"),
-            ("user_ranges", torch.tensor([[0, 30], [0, 30], [-1, 30]]), r"\[-1, 30\]"),
-            ("user_ranges", torch.tensor([[5, 5], [0, 30], [0, 30]]), r"\[5, 5\]"),
-            ("user_ranges", torch.tensor([[0, 30], [9, 5], [0, 30]]), r"\[9, 5\]"),
-            ("device", "nowhere", "'nowhere'"),
-            ("device", "meta", "'meta'"),
-            ("device", "cuda:99", "'cuda:99'"),
-            ("device", 1.5, "1.5"),
+            lambda env: ClipReward(env, 0.0, 0.5),
+            lambda env: TransformReward(env, lambda reward: 3 * reward - 1),
+            lambda env: RecordEpisodeStatistics(TransformAction(env, lambda action: 2 - action)),
         ],
     )
-    def test_arguments(self, name, value, came):
-        with pytest.raises(ValueError, match=refusal(name, came)):
-            vector(**{name: value})
+    @pytest.mark.filterwarnings("ignore:__array_wrap__ must accept")  # of a plain tensor, which torch has to mend
+    def test_other_rewards_and_actions(self, wrap):
+        env, sync = wrapped(wrap)
+        rewards = set()
+        for action in actions_for(env, 60):
+            found, expected = env.step(action)[1].tolist(), sync.step(action.numpy())[1].tolist()
+            assert found == expected
+            rewards |= set(found)
+        assert len(rewards) == 2
 
-    @pytest.mark.parametrize(
-        "seed", [[1, 2], [1, 2, 3, 4], [], -1, [0, -1, 2], [0, 1.5, 2], [0, None, 2], 1.5, object()]
-    )
-    def test_seeds(self, seed):
-        env = vector()
-        with pytest.raises(ValueError, match=refusal("seed")):
-            env.reset(seed=seed)
-        with pytest.raises(RuntimeError, match="have not begun"):
-            env.step([0, 0, 0])
+    def test_those_that_need_arrays(self):
+        pytest.importorskip("array_api_compat", reason="conversion needs array-api-compat")
+        from gymnasium.wrappers.vector import ArrayConversion
 
-    def test_options(self):
-        with pytest.raises(ValueError, match=refusal("options", "'user'")):
-            vector().reset(options={"user": 3})
-        vector().reset(options={})
+        def arrays(env):
+            return ArrayConversion(env, env_xp=torch, target_xp=np) if isinstance(env, SessionVectorEnv) else env
 
-    def test_seeds_refused_leave_everything_as_it_was(self):
-        env, other = vector(), vector()
-        actions = actions_for(env, 5)
-        env.reset(seed=3)
-        other.reset(seed=3)
-        for seed in (1.5, [1, 2], [1, 2, "3"]):
-            with pytest.raises(ValueError, match=refusal("seed")):
-                env.reset(seed=seed)
-        assert all(torch.equal(env.step(action)[0], other.step(action)[0]) for action in actions)
+        env, sync = wrapped(lambda env: NormalizeReward(RecordEpisodeStatistics(arrays(env))))
+        for action in actions_for(env, 60):
+            np.testing.assert_allclose(env.step(action.numpy())[1], sync.step(action.numpy())[1], rtol=1e-6)
 
-    @pytest.mark.parametrize(
-        ("actions", "came"),
-        [
-            (torch.zeros(2, dtype=torch.int64), r"int64 \(2,\)"),
-            (torch.zeros(3, 1, dtype=torch.int64), r"int64 \(3, 1\)"),
-            (torch.tensor(0), r"int64 \(\)"),
-            (torch.zeros(3), "float32"),
-            (torch.zeros(3, dtype=torch.bool), "bool"),
-            (torch.zeros(3, dtype=torch.complex64), "complex64"),
-            (torch.tensor([0, 3, 1]), "from 0 to 3"),
-            (torch.tensor([0, -1, 1]), "from -1 to 1"),
-            (None, "NoneType"),
-            (["a", "b", "c"], "list"),
-            ("abc", "str"),
-            ([[0], [0, 1], [2]], "list"),
-            (np.array([0, None, 2]), "ndarray"),
-        ],
-    )
-    def test_actions(self, actions, came):
-        env = vector()
+    def test_what_numpy_computes_with_is_a_tensor_all_the_same(self):
+        env = SessionVectorEnv(USERS, "home", 5)
         env.reset(seed=0)
-        with pytest.raises(ValueError, match=refusal("actions", came)):
-            env.step(actions)
-        assert env.state.elapsed.tolist() == [0, 0, 0]  # nothing had happened
+        _, rewards, terminated, truncated, _ = env.step([0, 1, 2, 0, 1])
+        plain = torch.tensor(rewards.tolist())
+        assert isinstance(rewards, torch.Tensor)
+        assert repr(rewards) == repr(plain)
+        assert type(np.logical_or(terminated, truncated)) is np.ndarray
+        file = io.BytesIO()
+        torch.save(rewards, file)
+        file.seek(0)
+        for same in (
+            rewards + 0,
+            rewards.clone(),
+            torch.load(file),
+            copy.deepcopy(rewards),
+            torch.vmap(lambda reward: reward + 0)(rewards),
+        ):
+            assert type(same) is torch.Tensor
+            assert torch.equal(same, plain)
+        assert type(torch.stack([terminated, truncated])) is torch.Tensor
 
-    def test_actions_by_another_name(self):
-        env = vector()
+
+class TestActions:
+    def test_they_can_go_by_another_name(self):
+        env = SessionVectorEnv(USERS, num_envs=3)
         assert torch.equal(env.check_actions(np.array([2, 0, 1], np.uint8)), torch.tensor([2, 0, 1]))
-        with pytest.raises(ValueError, match=refusal("acted['home']", "from 0 to 3")):
+        with pytest.raises(ValueError, match=r"^acted\['home'\]: got numbers from 0 to 3, expected 0 to 2"):
             env.check_actions([0, 3, 1], "acted['home']")
 
-    def test_before_the_beginning(self):
+    @pytest.mark.parametrize("way", ["step", "advance"])
+    def test_none_before_the_beginning(self, way):
         with pytest.raises(RuntimeError, match="have not begun, call reset"):
-            vector().step(torch.zeros(3, dtype=torch.int64))
+            getattr(SessionVectorEnv(USERS, num_envs=3), way)(torch.zeros(3, dtype=torch.int64))
