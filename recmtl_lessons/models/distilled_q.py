@@ -52,7 +52,8 @@ class MultiTaskDistilledQNetwork(NamedParts):
     hand each other could not depend on both. Whether one task is asked for or all, every token is there, so the answer
     is the same.
 
-    There is no dropout: the target network's Q-values, the greedy action and the loss are then those of one function.
+    There is no dropout: the target network's Q-values, the greedy action and the loss are then those of one function. A
+    `state_dict` holds the names of the tasks, and is loaded by them, whatever their order.
 
     Parameters
     ----------

@@ -85,7 +85,8 @@ class HierarchicalMultiTaskRL(NamedParts):
     at all: an optimizer with momentum still moves its controller.
 
     A goal's vector reaches its own controller alone, where it acts as a bias of the first layer that is learned at
-    another speed.
+    another speed. A `state_dict` holds the names of the tasks, or the goals' numbers, and is loaded by them, whatever
+    their order.
 
     Parameters
     ----------

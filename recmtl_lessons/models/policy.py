@@ -60,7 +60,8 @@ class MultiTaskPolicyNetwork(NamedParts):
     .. math:: h = g_k(f(s)), \qquad \pi_k(a \mid s) = \mathrm{softmax}(P_k h + b_k)_a, \qquad
               V_k(s) = w_k \cdot h + c_k.
 
-    Where a mask allows some actions only, the logits of the others become :math:`-\infty` before the softmax.
+    Where a mask allows some actions only, the logits of the others become :math:`-\infty` before the softmax. A
+    `state_dict` holds the names of the tasks, and is loaded by them, whatever their order.
 
     Parameters
     ----------
