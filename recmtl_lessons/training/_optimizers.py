@@ -61,12 +61,7 @@ class Adam(GradientDescent):
     ----------
     groups : sequence of (parameters, learning rate)
     betas : (float, float)
-        Decay rates of the two running means.
-
-    Raises
-    ------
-    ValueError
-        If a decay rate is not in [0, 1).
+        Decay rates of the two running means, in [0, 1).
 
     References
     ----------
@@ -75,10 +70,7 @@ class Adam(GradientDescent):
 
     def __init__(self, groups: Groups, betas: tuple[float, float]):
         super().__init__(groups)
-        for beta in betas:
-            if not 0 <= beta < 1:
-                raise ValueError(f"betas: got {betas!r}, expected two numbers in [0, 1)")
-        self.betas = betas
+        self.betas = tuple(map(float, betas))
         self._moments: dict[Tensor, _Moments] = {}  # begun with a parameter's first gradient, as torch's are
 
     def _move(self, parameters: list[Tensor], gradients: list[Tensor], rate: float) -> None:

@@ -20,12 +20,17 @@ def default_device() -> torch.device:
     wanted = os.environ.get("RECMTL_DEVICE", "").strip()
     if not wanted:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return checked_device("RECMTL_DEVICE", wanted)
+
+
+def checked_device(name: str, wanted: torch.device | str) -> torch.device:
+    """The device of this name; refuse one that cannot hold numbers on this machine."""
     try:
         device = torch.device(wanted)
         torch.zeros((), device=device).item()  # "meta" makes tensors too, but they hold no numbers
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError, ValueError, OverflowError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"RECMTL_DEVICE: got {wanted!r}, expected a device of this machine ({reason})") from error
+        raise ValueError(f"{name}: got {wanted!r}, expected a device of this machine ({reason})") from error
     return device
 
 

@@ -19,16 +19,26 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
-from recmtl_lessons.training._checks import check_count, check_fraction
+from recmtl_lessons.models._checks import (
+    check_choice,
+    check_count,
+    check_dense,
+    check_finite,
+    check_number,
+    check_positive,
+)
+from recmtl_lessons.training._callables import check_callable, takes
 from recmtl_lessons.training._optimizers import Adam, GradientDescent
 from recmtl_lessons.training._rows import laid_out, pick_rows
-from recmtl_lessons.training.device import default_device, settle_threads
+from recmtl_lessons.training.device import checked_device, default_device, settle_threads
 from recmtl_lessons.training.jobs import stop_if_told
 from recmtl_lessons.training.progress import Moment, with_bar
 
 Batch = dict[str, dict[str, Tensor]]
 Objective = Callable[[nn.Module, Batch, dict[str, Tensor], float], tuple[Tensor, dict[str, Tensor]]]
 
+
+LARGEST = torch.finfo(torch.float32).max
 
 # Torch has one generator for all threads: whoever seeds it must have it to themselves until it is put back.
 _SEEDING = threading.Lock()
@@ -49,7 +59,11 @@ class Stack:
     """Models side by side, a grid of settings times seeds, with one optimizer for all.
 
     Model number ``i`` has setting ``i // n_seeds`` and seed ``i % n_seeds``. Models of one seed start from the same
-    parameters whatever their setting.
+    parameters whatever their setting. Parameters that are frozen (``requires_grad_(False)``) stay as they are.
+
+    The models cannot look at values, as they run within `torch.vmap`: the stack looks at what they are asked, and at
+    their losses and gradients before it takes a step. The optimizer's running means live and die with the stack: no
+    `state_dict` holds them, `model`, `load` and `copy_from` neither take them along nor reset them.
 
     Parameters
     ----------
@@ -63,7 +77,7 @@ class Stack:
         the rate of all others.
     betas : (float, float)
         Adam's decay rates.
-    device : torch.device, optional
+    device : torch.device or str, optional
         `default_device` unless given.
     optimizer : {"adam", "sgd"}
         "sgd" is plain gradient descent, without momentum.
@@ -80,7 +94,7 @@ class Stack:
     Raises
     ------
     ValueError
-        If settings or seeds do not fit.
+        If settings or seeds do not fit, or the models have no parameter that is not frozen.
     """
 
     def __init__(
@@ -94,15 +108,16 @@ class Stack:
         optimizer: str = "adam",
         clip: float | None = None,
     ):
-        if optimizer not in ("adam", "sgd"):
-            raise ValueError(f"optimizer: got {optimizer!r}, expected 'adam' or 'sgd'")
-        if clip is not None and not 0 < clip < math.inf:
-            raise ValueError(f"clip: got {clip!r}, expected a positive number or None")
-        grid = _grid(settings)
-        _check_grid(grid, seeds)
+        check_callable("build", build)
+        check_choice("optimizer", optimizer, ("adam", "sgd"))
+        if clip is not None:
+            check_positive("clip", clip)
+        grid = _checked_grid(settings)
+        _check_seeds(seeds)
+        _check_betas(betas)
         _keep_freed_memory()
         settle_threads()
-        self.device = device or self._usual_device()
+        self.device = self._usual_device() if device is None else checked_device("device", device)
         self.n_settings, self.n_seeds = len(grid), len(seeds)
         self.settings = tuple(setting for setting in grid for _ in seeds)
         self.seeds = tuple(seeds) * len(grid)
@@ -113,13 +128,19 @@ class Stack:
         self._skeleton = _Doer(deepcopy(one_a_seed[0]))
         self._judged = deepcopy(self._skeleton).eval()  # to switch one back and forth takes a tenth of a short call
         self._ties = _ties_weights(self._skeleton)
-        stack = [_Doer(m).to(self.device) for m in one_a_seed]
-        parameters, buffers = stack_module_state(stack)  # (n_seeds, ...)
-        self._parameters = {k: self._over_settings(v).requires_grad_() for k, v in parameters.items()}
+        parameters, buffers = _side_by_side([_Doer(m).to(self.device) for m in one_a_seed])  # (n_seeds, ...)
+        self._parameters = {k: self._over_settings(v).requires_grad_(v.requires_grad) for k, v in parameters.items()}
         self._buffers = {k: self._over_settings(v) for k, v in buffers.items()}
-        groups = _rate_groups(self._parameters, learning_rate)
+        numbers = [v for v in [*parameters.values(), *buffers.values()] if v.is_floating_point() or v.is_complex()]
+        self._dtypes = {v.dtype for v in numbers}
+        self._extra = _extra_state(one_a_seed[0])
+        trained = {k: v for k, v in self._parameters.items() if v.requires_grad}
+        if not trained:
+            raise ValueError("build: got models without a parameter to train, expected one that is not frozen")
+        self._largest_norm = math.sqrt(min(torch.finfo(dtype).max for dtype in self._dtypes))
+        groups = _rate_groups(trained, learning_rate)
         self._optimizer = Adam(groups, betas) if optimizer == "adam" else GradientDescent(groups)
-        self._clip = clip
+        self._clip = None if clip is None else float(clip)
         self._done = 0
         self._draws = False  # whether an objective has drawn, as dropout does: then torch's generator is needed
         self._alone = threading.RLock()  # held by whoever puts parameters into the skeleton; taken after _SEEDING
@@ -146,9 +167,11 @@ class Stack:
         ValueError
             If no setting has this name, and there is no default.
         """
-        if name in self._setting:
+        if default is not None:
+            check_number("default", default, -LARGEST, LARGEST)
+        if isinstance(name, str) and name in self._setting:
             return self._setting[name]
-        if default is None:
+        if default is None or not isinstance(name, str):
             raise ValueError(f"name: got {name!r}, expected one of {', '.join(map(repr, self._setting))}")
         return torch.full((len(self),), float(default), device=self.device)
 
@@ -170,48 +193,51 @@ class Stack:
         Raises
         ------
         ValueError
-            If something in the batch is no tensor with one row a model. Nothing has changed then.
+            If something in the batch is no tensor with one row a model or has another floating dtype than the models,
+            or if a loss or a gradient is not finite, or too large to be squared. Nothing has changed then.
         """
         stop_if_told()
-        loss, logs = self.evaluate(objective, batch)
+        loss, logs, buffers = self._evaluate(objective, batch)
+        _check_depends(loss)
         self._optimizer.zero_grad()
         loss.sum().backward()
+        gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
+        try:
+            self._check_finite(loss, batch, gradients)
+        except ValueError:
+            self._optimizer.zero_grad()
+            raise
         if self._clip is not None:
-            self._shorten_gradients()
+            _shorten(gradients, self._clip)
         self._optimizer.step()
+        self._buffers = buffers
         self._done += 1
         return loss.detach(), {name: value.detach() for name, value in logs.items()}
 
     def evaluate(self, objective: Callable, batch: object) -> tuple[Tensor, dict[str, Tensor]]:
         """As `update`, but without a step: every model's loss and what it reports, in training mode."""
-        with self._rows_checked({"batch": batch}):
-            if not self._draws:
-                buffers = {name: value.clone() for name, value in self._buffers.items()}  # lest a failed try moves them
-                try:
-                    with self._alone:
-                        found = self._vmap(objective, "error")(self._parameters, buffers, batch, self._setting)
-                except RuntimeError:
-                    self._draws = True  # so it seems, and if it was another error, it comes again
-                else:
-                    self._buffers = buffers
-                    return found
-            with self._own_randomness(), self._alone:
-                return self._vmap(objective, "different")(self._parameters, self._buffers, batch, self._setting)
+        loss, logs, buffers = self._evaluate(objective, batch)
+        self._check_finite(loss, batch)
+        self._buffers = buffers
+        return loss, logs
 
     def gradients(self, objective: Callable, batch: object) -> dict[str, Tensor]:
-        """Gradient of every model's loss, without a step: {parameter: Tensor (n_models, ...)}.
+        """Gradient of every model's loss, without a step: {parameter: Tensor (n_models, ...)}, less frozen ones.
 
         Parameters
         ----------
         objective, batch
             As in `update`.
         """
-        loss, _ = self.evaluate(objective, batch)
-        names, values = zip(*self._parameters.items(), strict=True)
-        found = torch.autograd.grad(loss.sum(), values, allow_unused=True)
+        loss, _, buffers = self._evaluate(objective, batch)
+        _check_depends(loss)
+        trained = {name: value for name, value in self._parameters.items() if value.requires_grad}
+        found = torch.autograd.grad(loss.sum(), list(trained.values()), allow_unused=True)
+        self._check_finite(loss, batch, [gradient for gradient in found if gradient is not None])
+        self._buffers = buffers
         return {
             name.removeprefix("model."): torch.zeros_like(value) if gradient is None else gradient
-            for name, value, gradient in zip(names, values, found, strict=True)
+            for (name, value), gradient in zip(trained.items(), found, strict=True)
         }
 
     @torch.no_grad()
@@ -232,12 +258,12 @@ class Stack:
         Raises
         ------
         ValueError
-            If an argument does not have one row a seed.
+            If an argument does not have one row a seed, or as in `each_own`.
         """
         for number, argument in enumerate(arguments, start=1):
-            if argument.shape[:1] != (self.n_seeds,):
-                came = tuple(argument.shape)
-                raise ValueError(f"argument {number}: got shape {came}, expected (n_seeds={self.n_seeds}, ...)")
+            if not isinstance(argument, Tensor) or argument.shape[:1] != (self.n_seeds,):
+                came = _came(argument)
+                raise ValueError(f"argument {number}: got {came}, expected a tensor (n_seeds={self.n_seeds}, ...)")
         return self.each_own(function, *(self._over_settings(a.to(self.device)) for a in arguments))
 
     @torch.no_grad()
@@ -247,19 +273,27 @@ class Stack:
         Raises
         ------
         ValueError
-            If something in an argument is no tensor with one row a model.
+            If something in an argument is no tensor with one row a model, has another floating dtype than the models,
+            or is not finite. What comes out is not looked at.
         """
-        named = {f"argument {number}": argument for number, argument in enumerate(arguments, start=1)}
-        with self._alone, self._rows_checked(named):
-            return self._vmap(function, "different", self._judged)(self._parameters, self._buffers, *arguments)
+        for number, argument in enumerate(arguments, start=1):
+            values = self._check_rows(f"argument {number}", argument)
+            if not math.isfinite(_norm(values)):
+                self._blame(f"argument {number}", argument)
+        with self._alone:
+            run = self._vmap("function", function, _check_answer, "different", self._judged)
+            return run(self._parameters, self._buffers, *arguments)
 
     def by_setting(self, values: Tensor) -> Tensor:
         """View (n_models, ...) as (n_settings, n_seeds, ...)."""
+        if not isinstance(values, Tensor) or values.shape[:1] != (len(self),):
+            raise ValueError(f"values: got {_came(values)}, expected a tensor (n_models={len(self)}, ...)")
         return values.reshape(self.n_settings, self.n_seeds, *values.shape[1:])
 
     @torch.no_grad()
     def model(self, index: int) -> nn.Module:
         """One model of the stack as an ordinary module, on the CPU, in evaluation mode."""
+        check_count("index", index, 0, len(self) - 1)
         doer = deepcopy(self._skeleton)
         for name, parameter in doer.named_parameters():
             parameter.copy_(self._parameters[name][index])
@@ -280,16 +314,16 @@ class Stack:
         Raises
         ------
         ValueError
-            If ``tau`` is out of range, or the stacks differ in the number of models, or a parameter's name or shape.
-            Nothing has changed then.
+            If ``tau`` is out of range, or the stacks differ in the number of models, in a parameter's name, shape or
+            dtype, or in what else a model's state holds, such as the order of its tasks. Nothing has changed then.
         """
-        check_fraction("tau", tau)
+        check_number("tau", tau, 0, 1)
         pairs = self._pairs(other)
         extra = [name.removeprefix("model.") for name in other._parameters if name not in self._parameters]
         if extra:
             raise ValueError(f"other: got {', '.join(map(repr, extra))} as well, expected no such parameters")
         for mine, theirs in pairs:
-            mine.lerp_(theirs, tau)
+            mine.lerp_(theirs, float(tau))
 
     @torch.no_grad()
     def load(self, other: "Stack", prefix: str = "") -> None:
@@ -304,8 +338,8 @@ class Stack:
         Raises
         ------
         ValueError
-            If the other stack has not as many models, or lacks a parameter of this name and shape. Nothing has changed
-            then.
+            If the other stack has not as many models, lacks a parameter of this name, shape and dtype, or differs in
+            what else a model's state holds. Nothing has changed then.
         """
         for mine, theirs in self._pairs(other, prefix):
             mine.copy_(theirs)
@@ -315,49 +349,108 @@ class Stack:
         if not isinstance(other, Stack) or len(other) != len(self):
             came = f"{len(other)} models" if isinstance(other, Stack) else type(other).__name__
             raise ValueError(f"other: got {came}, expected a stack of {len(self)} models")
+        if not isinstance(prefix, str):
+            raise ValueError(f"prefix: got {prefix!r}, expected a str")
         pairs = []
         for name, mine in self._parameters.items():
             named = prefix + name.removeprefix("model.")
             theirs = other._parameters.get(f"model.{named}")
-            if theirs is None or theirs.shape != mine.shape:
-                came = "no parameter" if theirs is None else tuple(theirs.shape)
-                raise ValueError(f"other: got {came} for {named!r}, expected one of shape {tuple(mine.shape)}")
+            if theirs is None or (theirs.shape, theirs.dtype) != (mine.shape, mine.dtype):
+                came = "no parameter" if theirs is None else _kind(theirs)
+                raise ValueError(f"other: got {came} for {named!r}, expected one of {_kind(mine)}")
             pairs.append((mine, theirs))
+        for name, mine in self._extra.items():
+            if other._extra.get(prefix + name) != mine:
+                raise ValueError(f"other: got another {prefix + name!r} in the models' states, expected the same")
         return pairs
 
-    def _shorten_gradients(self) -> None:
-        """Bring each model's gradient to a norm of at most ``clip``; models do not meet."""
-        gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
-        squares = sum(g.square().flatten(1).sum(1) for g in gradients)  # (n_models,)
-        factor = (self._clip / (squares.sqrt() + 1e-12)).clamp(max=1.0)
-        for g in gradients:
-            g.mul_(factor.view(-1, *[1] * (g.ndim - 1)))
+    def _evaluate(self, objective: Callable, batch: object) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Loss, logs, and what the buffers are then; nothing has changed yet."""
+        self._check_rows("batch", batch)
+        if not self._draws:
+            try:
+                with self._alone:
+                    return self._ran(objective, batch, "error")
+            except RuntimeError:
+                pass  # something was drawn, so it seems; if it was another error, it comes again
+        with self._own_randomness(), self._alone:
+            found = self._ran(objective, batch, "different")
+        self._draws = True
+        return found
 
-    def _vmap(self, function: Callable, randomness: str, skeleton: _Doer | None = None) -> Callable:
+    def _ran(self, objective: Callable, batch: object, randomness: str):
+        buffers = {name: value.clone() for name, value in self._buffers.items()}
+        run = self._vmap("objective", objective, _check_objective, randomness)
+        return *run(self._parameters, buffers, batch, self._setting), buffers
+
+    def _vmap(
+        self, name: str, function: Callable, check: Callable, randomness: str, skeleton: _Doer | None = None
+    ) -> Callable:
+        """The function of one model, for all; ``name`` is that of the argument that it came as."""
         skeleton = skeleton or self._skeleton
+
+        def checked(*arguments):
+            answer = function(*arguments)
+            check(answer)
+            return answer
 
         def one(parameters, buffers, *arguments):
             # Looking for tied weights at every call takes a third of its time.
-            return functional_call(skeleton, (parameters, buffers), (function, *arguments), tie_weights=self._ties)
+            return functional_call(skeleton, (parameters, buffers), (checked, *arguments), tie_weights=self._ties)
 
-        return torch.vmap(one, randomness=randomness)
+        def run(parameters, buffers, *arguments):
+            try:
+                return torch.vmap(one, randomness=randomness)(parameters, buffers, *arguments)
+            except TypeError as error:
+                if takes(function, 1 + len(arguments)):
+                    raise
+                expected = f"a function of a model and {len(arguments)} more"
+                raise ValueError(f"{name}: got {function!r}, expected {expected}") from error
 
-    @contextmanager
-    def _rows_checked(self, arguments: Mapping[str, object]) -> Iterator[None]:
-        """Say which argument has not one row a model, where `torch.vmap` refuses the sizes.
+        return run
 
-        Looking at each tensor only then costs nothing where all is well.
+    def _check_rows(self, name: str, value: object) -> list[Tensor]:
+        """Refuse what is no tensor with one row a model, or of another floating dtype; return all of a floating one."""
+        rows, found = len(self), []
+        for way, leaf in _leaves(name, value):
+            if not isinstance(leaf, Tensor) or leaf.shape[:1] != (rows,):
+                raise ValueError(f"{way}: got {_came(leaf)}, expected a tensor (n_models={rows}, ...)")
+            check_dense(way, leaf)
+            self._check_dtype(way, leaf)
+            if leaf.dtype in self._dtypes:
+                found.append(leaf)
+        return found
+
+    def _check_dtype(self, name: str, value: Tensor) -> None:
+        """Refuse floats of a dtype that is none of the models'."""
+        if (value.is_floating_point() or value.is_complex()) and value.dtype not in self._dtypes:
+            expected = " or ".join(sorted(map(str, self._dtypes)))
+            raise ValueError(f"{name}: got dtype {value.dtype}, expected {expected} as the models'")
+
+    def _check_finite(self, loss: Tensor, batch: object, gradients: Sequence[Tensor] = ()) -> None:
+        """Refuse losses and gradients that are not finite, or whose squares, which the optimizer needs, would not be.
+
+        One look for all: on a graphics card a step waits once for what was computed, before anything changes.
         """
-        try:
-            yield
-        except ValueError as error:
-            for name, argument in arguments.items():
-                for way, value in _leaves(name, argument):
-                    if not isinstance(value, Tensor) or value.shape[:1] != (len(self),):
-                        came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-                        expected = f"a tensor (n_models={len(self)}, ...)"
-                        raise ValueError(f"{way}: got {came}, expected {expected}") from error
-            raise
+        values = [loss.detach(), *gradients]
+        if _norm(values) < self._largest_norm:  # no number is less
+            return
+        self._blame("batch", batch)
+        norms = torch.stack([v.reshape(len(self), -1).double().norm(dim=1) for v in values])  # (values, n_models)
+        index = int(norms.sum(0).nan_to_num(math.inf).argmax())
+        came = f"{loss[index]:g}" + (f" with gradients of up to {norms[1:, index].max():g}" if gradients else "")
+        raise ValueError(f"loss: got {came} from {self._which(index)}, expected finite numbers of moderate size")
+
+    def _blame(self, name: str, value: object) -> None:
+        """Refuse what is not finite in a batch, by its name and the first model that it came to."""
+        for way, leaf in _leaves(name, value):
+            amiss = ~torch.isfinite(leaf).reshape(len(self), -1).all(1)
+            if amiss.any():
+                which = self._which(int(amiss.nonzero()[0]))
+                raise ValueError(f"{way}: got NaN or infinite values for {which}, expected finite numbers")
+
+    def _which(self, index: int) -> str:
+        return f"model {index} (setting {self.settings[index]}, seed {self.seeds[index]})"
 
     @contextmanager
     def _own_randomness(self) -> Iterator[None]:
@@ -435,10 +528,14 @@ class ManyModels(Stack):
         device: torch.device | None = None,
         optimizer: str = "adam",
     ):
-        grid = _grid(settings)
-        _check_grid(grid, seeds)
-        _check_data(data, seeds, batch_size)
-        super().__init__(build, grid, seeds, learning_rate, betas, device, optimizer)
+        check_callable("objective", objective, 4)
+        check_count("batch_size", batch_size)
+        _check_seeds(seeds)
+        _check_data(data, len(seeds))
+        super().__init__(build, settings, seeds, learning_rate, betas, device, optimizer)
+        for stream, fields in data.items():
+            for name, values in fields.items():
+                self._check_dtype(f"data[{stream!r}][{name!r}]", values)
         self.batch_size = batch_size
         self._objective = objective
         self._data = {s: {f: laid_out(t.to(self.device)) for f, t in fields.items()} for s, fields in data.items()}
@@ -475,11 +572,13 @@ class ManyModels(Stack):
         """
         check_count("steps", steps)
         check_count("every", every)
+        if measure is not None:
+            check_callable("measure", measure, 1)
         rows = self._draw_rows(self._done + steps)
         for step in range(1, steps + 1):
             loss, logs = self.update(self._at((step - 1) / steps), self._batch(rows, self._done))
             if step % every == 0 or step == steps:
-                column = {"loss": loss, **logs, **(measure(self) if measure else {})}
+                column = {"loss": loss, **logs, **(self._measured(measure) if measure else {})}
                 self._columns.append({name: value.detach().cpu() for name, value in column.items()})
                 self.history_steps.append(self._done)
                 yield Moment(step, steps)
@@ -489,6 +588,9 @@ class ManyModels(Stack):
 
         Returns the stack itself.
         """
+        check_count("steps", steps)
+        if not isinstance(label, str):
+            raise ValueError(f"label: got {label!r}, expected a str")
         for _ in with_bar(self.train(steps, **options), label and f"{label}, {len(self)} models", steps):
             pass
         return self
@@ -501,12 +603,23 @@ class ManyModels(Stack):
 
     def draw_batches(self, seed_number: int, steps: int) -> Iterator[Batch]:
         """The batches that models of one seed see in their first ``steps`` steps, one after another."""
+        check_count("seed_number", seed_number, 0, self.n_seeds - 1)
+        check_count("steps", steps)
         rows = self._draw_rows(steps)
         for step in range(steps):
             yield {
                 stream: {f: t[seed_number, rows[stream][seed_number, step]] for f, t in fields.items()}
                 for stream, fields in self._data.items()
             }
+
+    def _measured(self, measure: Callable[["ManyModels"], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        found = measure(self)
+        for value in found.values() if isinstance(found, Mapping) else [found]:
+            if not isinstance(value, Tensor) or value.shape[:1] != (len(self),):
+                raise ValueError(
+                    f"measure: got {_came(value)} from it, expected {{name: a tensor (n_models={len(self)},)}}"
+                )
+        return found
 
     def _at(self, progress: float) -> Callable:
         def objective(model, batch, setting):
@@ -541,55 +654,128 @@ def _ties_weights(model: nn.Module) -> bool:
     return False
 
 
-def _grid(settings) -> list[dict[str, float]]:
+def _side_by_side(models: list[nn.Module]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Parameters and buffers, each with the models as its first dimension."""
+    try:
+        return stack_module_state(models)
+    except (RuntimeError, KeyError) as error:
+        raise ValueError(f"build: got models that differ by more than values ({error}), expected all alike") from error
+
+
+def _extra_state(model: nn.Module) -> dict[str, object]:
+    """What a model's state holds beside parameters and buffers, such as the names of its tasks; tensors as lists."""
+    known = {
+        name for members in (model.named_parameters, model.named_buffers) for name, _ in members(remove_duplicate=False)
+    }
+    extra = {name: value for name, value in model.state_dict().items() if name not in known}
+    return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in extra.items()}
+
+
+def _norm(values: Sequence[Tensor]) -> float:
+    """Sum of the tensors' norms, in few calls; NaN or infinity where one holds such or its squares are too large."""
+    return torch.stack(torch._foreach_norm(values)).sum().item() if values else 0.0
+
+
+def _check_depends(loss: Tensor) -> None:
+    if not loss.requires_grad:
+        raise ValueError("objective: got a loss in which no parameter has a part, expected one to train")
+
+
+def _shorten(gradients: Sequence[Tensor], norm: float) -> None:
+    """Bring each model's gradient to this norm at most; models do not meet."""
+    squares = sum(g.square().flatten(1).sum(1) for g in gradients)  # (n_models,)
+    factor = (norm / (squares.sqrt() + 1e-12)).clamp(max=1.0)
+    for g in gradients:
+        g.mul_(factor.view(-1, *[1] * (g.ndim - 1)))
+
+
+def _check_objective(answer: object) -> None:
+    """Refuse what an objective of one model must not answer."""
+    if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[1], dict):
+        raise ValueError(f"objective: got {_came(answer)} from it, expected (loss, {{name: value}})")
+    loss, logs = answer
+    if not isinstance(loss, Tensor) or loss.ndim or not loss.is_floating_point():
+        raise ValueError(f"objective: got a loss of {_came(loss)}, expected one number, a float tensor of shape ()")
+    _check_answer(logs, "objective")
+
+
+def _check_answer(answer: object, name: str = "function") -> None:
+    """Refuse anything but tensors, however nested: nothing else can stand side by side."""
+    for way, leaf in _leaves(name, answer):
+        if not isinstance(leaf, Tensor):
+            raise ValueError(f"{way}: got {_came(leaf)} from it, expected tensors")
+
+
+def _came(value: object) -> str:
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _kind(value: Tensor) -> str:
+    return f"{value.dtype} {tuple(value.shape)}"
+
+
+def _checked_grid(settings: object) -> list[dict[str, float]]:
+    """One dict a setting, of plain finite numbers."""
     if isinstance(settings, Mapping):
-        for name, values in settings.items():
-            if isinstance(values, (int, float, str)):
-                raise ValueError(f"settings[{name!r}]: got {values!r}, expected a sequence of numbers")
-        names, values = list(settings), [tuple(v) for v in settings.values()]
-        return [dict(zip(names, chosen, strict=True)) for chosen in itertools.product(*values)]
-    return [dict(setting) for setting in settings]
-
-
-def _check_grid(grid, seeds) -> None:
-    if not grid or any(set(setting) != set(grid[0]) for setting in grid):
-        raise ValueError(f"settings: got {grid!r}, expected at least one, all with the same names")
+        names, values = list(settings), [listed(f"settings[{name!r}]", v) for name, v in settings.items()]
+        grid = [dict(zip(names, chosen, strict=True)) for chosen in itertools.product(*values)]
+    else:
+        grid = listed("settings", settings)
+    if not grid or not all(isinstance(s, Mapping) and set(s) == set(grid[0]) for s in grid):
+        raise ValueError(f"settings: got {settings!r}, expected at least one, all with the same names")
     for setting in grid:
         for name, value in setting.items():
-            if not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise ValueError(f"settings[{name!r}]: got {value!r}, expected a finite number")
-    if any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in seeds):
-        raise ValueError(f"seeds: got {tuple(seeds)}, expected integers of at least 0")
+            check_number(f"settings[{name!r}]", value, -LARGEST, LARGEST)
+    return [{n: v.item() if isinstance(v, Tensor) else v for n, v in setting.items()} for setting in grid]
+
+
+def listed(name: str, values: object) -> list:
+    """What a sequence holds, or a tensor's first dimension; refuse anything else."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, Tensor)) or not getattr(values, "ndim", 1):
+        raise ValueError(f"{name}: got {values!r}, expected a sequence")
+    return list(values)
+
+
+def _check_seeds(seeds: object) -> None:
+    for seed in listed("seeds", seeds):
+        check_count("seeds", seed, 0)
     if not len(seeds) or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds: got {tuple(seeds)}, expected at least one and no repetition")
 
 
-def _check_data(data, seeds, batch_size) -> None:
-    check_count("batch_size", batch_size)
-    if not data:
-        raise ValueError("data: got no stream, expected at least one")
+def _check_betas(betas: object) -> None:
+    if len(listed("betas", betas)) != 2:
+        raise ValueError(f"betas: got {betas!r}, expected two numbers")
+    for beta in betas:
+        check_number("betas", beta, 0, 1, below=True)
+
+
+def _check_data(data: object, n_seeds: int) -> None:
+    if not isinstance(data, Mapping) or not data:
+        raise ValueError(f"data: got {data!r}, expected at least one stream, {{name: {{field: tensor}}}}")
     for stream, fields in data.items():
+        named = f"data[{stream!r}]"
+        if not isinstance(fields, Mapping) or not fields:
+            raise ValueError(f"{named}: got {fields!r}, expected at least one field, {{name: tensor}}")
         for name, values in fields.items():
             if not isinstance(values, Tensor):
-                raise ValueError(f"data[{stream!r}][{name!r}]: got {type(values).__name__}, expected a tensor")
+                raise ValueError(f"{named}[{name!r}]: got {type(values).__name__}, expected a tensor")
+            check_dense(f"{named}[{name!r}]", values)
         shapes = {name: tuple(tensor.shape) for name, tensor in fields.items()}
-        fits = len({shape[:2] for shape in shapes.values()}) == 1 and len(next(iter(shapes.values()))) >= 2
-        if not fits or next(iter(shapes.values()))[0] != len(seeds):
+        fits = all(len(shape) >= 2 and shape[0] == n_seeds and 0 not in shape for shape in shapes.values())
+        if not fits or len({shape[1] for shape in shapes.values()}) > 1:
             raise ValueError(
-                f"data[{stream!r}]: got shapes {shapes}, expected (n_seeds={len(seeds)}, n_rows, ...), "
-                "with the same n_rows in all fields"
+                f"{named}: got shapes {shapes}, expected (n_seeds={n_seeds}, n_rows, ...), "
+                "with the same n_rows in all fields, and nothing empty"
             )
-        if next(iter(shapes.values()))[1] == 0:
-            raise ValueError(f"data[{stream!r}]: got no rows, expected at least one")
-        for name, tensor in fields.items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise ValueError(f"data[{stream!r}][{name!r}]: got NaN or infinite values, expected numbers")
+        for name, values in fields.items():
+            check_finite(f"{named}[{name!r}]", values)
 
 
 def _leaves(name: str, value: object) -> Iterator[tuple[str, object]]:
     """What nested dicts, lists and tuples hold, each with the way that leads to it."""
-    if isinstance(value, (Mapping, list, tuple)):
-        inner = value.items() if isinstance(value, Mapping) else enumerate(value)
+    if isinstance(value, (dict, list, tuple)):
+        inner = value.items() if isinstance(value, dict) else enumerate(value)
         for key, part in inner:
             yield from _leaves(f"{name}[{key!r}]", part)
     else:
@@ -601,25 +787,30 @@ def _rate_groups(
 ) -> list[tuple[list[Tensor], float]]:
     """The parameters of each rate."""
     rates = learning_rate if isinstance(learning_rate, Mapping) else {"": learning_rate}
+    for prefix, rate in rates.items():
+        if not isinstance(prefix, str):
+            raise ValueError(f"learning_rate: got {prefix!r}, expected beginnings of parameters' names")
+        check_number("learning_rate", rate, 0)
     groups: dict[str, list[Tensor]] = {prefix: [] for prefix in rates}
     for name, parameter in parameters.items():
         own = name.removeprefix("model.")
         prefix = max((p for p in rates if own.startswith(p)), key=len, default=None)
         if prefix is None:
-            raise ValueError(f"learning_rate: no rate for parameter {own!r}, expected one under the name ''")
+            raise ValueError(f"learning_rate: got no rate for parameter {own!r}, expected one under the name ''")
         groups[prefix].append(parameter)
     for prefix, members in groups.items():
-        if not 0 <= rates[prefix] < math.inf:
-            raise ValueError(f"learning_rate: got {rates[prefix]!r}, expected a finite number of at least 0")
         if not members:
-            raise ValueError(f"learning_rate: no parameter's name starts with {prefix!r}")
-    return [(members, rates[prefix]) for prefix, members in groups.items()]
+            raise ValueError(f"learning_rate: got {prefix!r}, expected how the name of a parameter to train begins")
+    return [(members, float(rates[prefix])) for prefix, members in groups.items()]
 
 
 def _build_from(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
     with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return build().train()
+        model = build()
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"build: got {_came(model)} from it, expected a torch.nn.Module")
+    return model.train()
 
 
 def _keep_freed_memory() -> None:

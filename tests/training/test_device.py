@@ -162,7 +162,7 @@ def test_what_was_chosen_here_is_not_taken_for_the_users(threads):
 
 def test_a_stack_of_models_leaves_the_users_number(threads):
     torch.set_num_threads(5)
-    ManyModels(lambda: torch.nn.Linear(1, 1), None, {"a": {"x": torch.ones(1, 2, 1)}}, [{"w": 1.0}], [0])
+    ManyModels(lambda: torch.nn.Linear(1, 1), lambda *_: None, {"a": {"x": torch.ones(1, 2, 1)}}, [{"w": 1.0}], [0])
     assert torch.get_num_threads() == 5
 
 

@@ -6,7 +6,6 @@ import sys
 import pytest
 import torch
 
-from recmtl_lessons.training import Stack
 from recmtl_lessons.training._optimizers import Adam, GradientDescent
 
 BETAS = (0.5, 0.99)
@@ -41,33 +40,27 @@ def test_steps_are_those_of_torch_to_the_last_bit(kind):
             assert torch.equal(a, start) is (a is mine[2] and step < 5)
 
 
-@pytest.mark.parametrize("betas", [(1.0, 0.9), (0.9, -0.1), (float("nan"), 0.9)])
-def test_betas_out_of_range_are_refused(betas):
-    with pytest.raises(ValueError, match=r"^betas: got \(.*\), expected two numbers in \[0, 1\)"):
-        Stack(lambda: torch.nn.Linear(2, 1), [{"a": 0.0}], (0,), betas=betas)
-
-
-@pytest.mark.parametrize("rate", [-0.1, float("nan"), float("inf"), {"": 0.1, "bias": -1.0}])
-@pytest.mark.parametrize("kind", KINDS)
-def test_rates_out_of_range_are_refused(kind, rate):
-    with pytest.raises(ValueError, match=r"^learning_rate: got .*, expected a finite number of at least 0"):
-        Stack(lambda: torch.nn.Linear(2, 1), [{"a": 0.0}], (0,), rate, optimizer=kind)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_training_does_not_wait_for_the_compiler(kind):
+def test_a_training_does_not_wait_for_the_compiler():
     """In a process of its own: here, other tests have long imported it.
 
-    The last line is why `_optimizers` exists; where it fails one day, torch's classes will do.
+    The last lines are why `_optimizers` exists; where they fail one day, torch's classes will do.
     """
-    program = f"""
-import sys, torch
+    program = """
+import sys
+class Seen:
+    def find_spec(self, name, *_):
+        if name == "torch._dynamo":
+            raise ImportError("the compiler")
+sys.meta_path.insert(0, Seen())
+import torch
 from recmtl_lessons.training import Stack
-stack = Stack(lambda: torch.nn.Linear(2, 1), [{{"a": 0.0}}], (0, 1), optimizer={kind!r}, device=torch.device("cpu"))
-stack.update(lambda model, x, setting: (model(x).square().mean(), {{}}), torch.ones(2, 5, 2))
-assert "torch._dynamo" not in sys.modules
-torch.optim.Adam(torch.nn.Linear(2, 1).parameters())
-print("torch's classes import it:", "torch._dynamo" in sys.modules)
+for kind in ("adam", "sgd"):
+    stack = Stack(lambda: torch.nn.Linear(2, 1), [{"a": 0.0}], (0, 1), optimizer=kind, device="cpu")
+    stack.update(lambda model, x, setting: (model(x).square().mean(), {}), torch.ones(2, 5, 2))
+try:
+    torch.optim.Adam(torch.nn.Linear(2, 1).parameters())
+except ImportError as error:
+    print("torch's classes import", error)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "torch's classes import it: True\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "torch's classes import the compiler\n", "")

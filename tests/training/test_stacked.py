@@ -6,12 +6,11 @@ from itertools import islice
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from recmtl_lessons.models import DomainAdversarialNetwork, domain_loss, lambda_schedule, task_loss
 from recmtl_lessons.training import ManyModels, Moment, Stack
+from tests.support.refusals import fingerprint
 
 CPU = torch.device("cpu")
 CLICK = {"click": {"task_type": "classification", "output_dim": 1}}
@@ -110,20 +109,20 @@ def assert_same_as_one_by_one(stack, build, objective, steps, groups, tolerance,
 
 class TestSameNumbersAsOneByOne:
     def test_float32(self):
-        """A hundred steps, to 1e-4.
+        """Thirty steps, to 1e-5.
 
         Why not more: rounding differs in the last digit between a stacked and a single matrix product, and where
         that tips a ReLU from one side to the other, the two trajectories part company for good. This is chaos and
         not error, as the next test shows, where rounding is a billion times smaller.
         """
         stack = run(
-            stack_of(adversarial_network, GRID, objective=adversarial, data=two_shops(), learning_rate=1e-3), 100
+            stack_of(adversarial_network, GRID, objective=adversarial, data=two_shops(), learning_rate=1e-3), 30
         )
         groups = lambda model: [{"params": model.parameters(), "lr": 1e-3}]  # noqa: E731
-        assert_same_as_one_by_one(stack, adversarial_network, adversarial, 100, groups, 1e-4)
+        assert_same_as_one_by_one(stack, adversarial_network, adversarial, 30, groups, 1e-5)
 
     def test_float64_with_rates_and_betas(self):
-        """Four hundred steps in double precision, to 1e-8, with two learning rates and other betas."""
+        """Forty steps in double precision, to 1e-12, with two learning rates and other betas."""
 
         def build():
             return adversarial_network(torch.float64)
@@ -141,9 +140,9 @@ class TestSameNumbersAsOneByOne:
             learning_rate={"": 1e-3, "domain_classifier": 5e-3},
             betas=(0.5, 0.999),
         )
-        run(stack, 400)
+        run(stack, 40)
         assert stack.model(0).encoder[0].weight.dtype == torch.float64
-        assert_same_as_one_by_one(stack, build, adversarial, 400, groups, 1e-8, betas=(0.5, 0.999))
+        assert_same_as_one_by_one(stack, build, adversarial, 40, groups, 1e-12, betas=(0.5, 0.999))
 
     def test_a_module_with_batch_normalisation(self):
         """Running means and counts are buffers, of which every model has its own.
@@ -418,6 +417,11 @@ class TestStopping:
         assert stack.history_steps == [5, 10]
         assert stack.each(lambda model, x: model(x), normal(3, 4, WIDTH)).shape == (6, 4, 1)
 
+    @pytest.mark.parametrize("measure", [len, lambda stack: {"mean": 3.0}, lambda stack: {"mean": torch.zeros(5)}])
+    def test_a_measure_of_another_form(self, measure):
+        with pytest.raises(ValueError, match=r"^measure: got .* expected \{name: a tensor \(n_models=6,\)\}"):
+            run(stack_of(), 10, every=5, measure=measure)
+
     def test_stopping_by_an_error_in_measure(self):
         def measure(stack):
             raise RuntimeError("the score has gone")
@@ -581,12 +585,14 @@ class TestLearningRates:
             assert torch.equal(stack.model(index).get_parameter(name), start) is (not moved)
 
     def test_a_parameter_without_a_rate_is_refused(self):
-        with pytest.raises(ValueError, match=r"^learning_rate: no rate for parameter 'bias', expected one under"):
+        with pytest.raises(ValueError, match=r"^learning_rate: got no rate for parameter 'bias', expected one under"):
             stack_of(learning_rate={"weight": 1e-2})
 
     def test_a_rate_without_a_parameter_is_refused(self):
-        with pytest.raises(ValueError, match=r"^learning_rate: no parameter's name starts with 'encodr'"):
+        with pytest.raises(ValueError, match=r"^learning_rate: got 'encodr', expected how the name of a parameter"):
             stack_of(learning_rate={"": 1e-2, "encodr": 1e-3})
+        with pytest.raises(ValueError, match=r"^learning_rate: got -1.0, expected a number of at least 0"):
+            stack_of(learning_rate={"": 1e-2, "bias": -1.0})
 
 
 class TestPlainGradientDescent:
@@ -611,83 +617,12 @@ class TestPlainGradientDescent:
                 torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
                 assert float((one - adam).detach().abs().max()) > 1e-3
 
-    def test_another_optimizer_is_refused(self):
-        with pytest.raises(ValueError, match=refusal("optimizer")):
-            stack_of(optimizer="lbfgs")
-
 
 def refusal(name):
     return rf"^{re.escape(name)}: got .*, expected "
 
 
 class TestBadInput:
-    @pytest.mark.parametrize(
-        ("settings", "named"),
-        [
-            ({"slope": ()}, "settings"),
-            ([], "settings"),
-            ([{"slope": 1.0}, {"lam": 1.0}], "settings"),
-            ([{"slope": 1.0}, {"slope": 1.0, "lam": 1.0}], "settings"),
-            ({"slope": 1.0}, "settings['slope']"),
-            ({"slope": "12"}, "settings['slope']"),
-            ({"slope": ("1",)}, "settings['slope']"),
-            ({"slope": (1.0, math.nan)}, "settings['slope']"),
-            ([{"slope": None}], "settings['slope']"),
-        ],
-    )
-    def test_settings(self, settings, named):
-        with pytest.raises(ValueError, match=refusal(named)):
-            stack_of(settings=settings)
-
-    @pytest.mark.parametrize("seeds", [(), (1, 1), (-1,), (0.5,), (True,), ("a",)])
-    def test_seeds(self, seeds):
-        with pytest.raises(ValueError, match=refusal("seeds")):
-            stack_of(seeds=seeds, data=one_shop())
-
-    @given(st.integers(max_value=0) | st.sampled_from([1.0, None, "8", True]))
-    def test_batch_size_steps_and_every(self, value):
-        with pytest.raises(ValueError, match=refusal("batch_size")):
-            stack_of(batch_size=value)
-        stack = stack_of()
-        with pytest.raises(ValueError, match=refusal("steps")):
-            run(stack, value)
-        with pytest.raises(ValueError, match=refusal("every")):
-            run(stack, 5, every=value)
-        assert stack.history_steps == []
-
-    @pytest.mark.parametrize(
-        "fields",
-        [
-            {},
-            {"x": torch.zeros(3)},
-            {"x": torch.zeros(())},
-            {"x": torch.zeros(2, 10, WIDTH)},
-            {"x": torch.zeros(4, 10, WIDTH)},
-            {"x": torch.zeros(3, 0, WIDTH)},
-            {"x": torch.zeros(3, 10, WIDTH), "y": torch.zeros(3, 9)},
-            {"x": torch.zeros(3, 10, WIDTH), "y": torch.zeros(3)},
-        ],
-    )
-    def test_fields(self, fields):
-        with pytest.raises(ValueError, match=refusal("data['shop']")):
-            stack_of(data={"shop": fields})
-
-    def test_a_field_that_is_no_tensor(self):
-        fields = {"x": torch.zeros(3, 10, WIDTH), "y": [[0.0] * 10] * 3}
-        with pytest.raises(ValueError, match=r"^data\['shop'\]\['y'\]: got list, expected a tensor"):
-            stack_of(data={"shop": fields})
-
-    def test_no_stream(self):
-        with pytest.raises(ValueError, match=refusal("data")):
-            ManyModels(nn.Identity, regression, {}, {"slope": (1.0,)}, (0,))
-
-    @given(st.sampled_from([math.nan, math.inf, -math.inf]), st.integers(0, 2), st.integers(0, 99))
-    def test_values(self, wrong, seed, row):
-        data = one_shop()
-        data["shop"]["y"][seed, row] = wrong
-        with pytest.raises(ValueError, match=refusal("data['shop']['y']")):
-            stack_of(data=data)
-
     def test_refused_before_anything_is_built(self):
         def build():
             raise AssertionError("built although the data are wrong")
@@ -696,7 +631,9 @@ class TestBadInput:
             stack_of(build, data={"shop": {}})
 
     def test_each_needs_one_row_a_seed(self):
-        with pytest.raises(ValueError, match=r"^argument 2: got shape \(2, 4\), expected \(n_seeds=3, \.\.\.\)"):
+        with pytest.raises(
+            ValueError, match=r"^argument 2: got shape \(2, 4\), expected a tensor \(n_seeds=3, \.\.\.\)"
+        ):
             stack_of().each(lambda model, x, w: model(x), torch.zeros(3, 4, WIDTH), torch.zeros(2, 4))
 
     def test_settings_without_a_name_are_one_setting(self):
@@ -842,27 +779,17 @@ class TestOwnBatches:
 class TestRowsThatAreNotOneAModel:
     """Refused by the name of what does not fit; nothing has changed then."""
 
-    @pytest.mark.parametrize("way", ["update", "evaluate", "gradients"])
     @pytest.mark.parametrize(
         ("batch", "named", "came"),
         [
-            (
-                {"step": {"x": torch.zeros(5, 16, WIDTH)}, "y": torch.zeros(5, 16)},
-                "batch['step']['x']",
-                r"\(5, 16, 6\)",
-            ),
-            ({"step": {"x": torch.zeros(6, 16, WIDTH)}, "y": torch.zeros(3, 16)}, "batch['y']", r"\(3, 16\)"),
-            ({"step": {"x": torch.zeros(6, 16, WIDTH)}, "y": torch.zeros(())}, "batch['y']", r"\(\)"),
+            ({"step": {"x": torch.zeros(5, 16, WIDTH)}}, "batch['step']['x']", r"\(5, 16, 6\)"),
             ({"step": {"x": torch.zeros(6, 16, WIDTH)}, "y": [torch.zeros(6), 1.0]}, "batch['y'][1]", "float"),
             ({"step": {"x": None}, "y": torch.zeros(6, 16)}, "batch['step']['x']", "NoneType"),
         ],
     )
-    def test_batches(self, way, batch, named, came):
-        stack = bare_stack()
+    def test_batches(self, batch, named, came):
         with pytest.raises(ValueError, match=rf"^{re.escape(named)}: got .*{came}, expected a tensor \(n_models=6, "):
-            getattr(stack, way)(fit_sum, batch)
-        assert_same_models(stack, bare_stack())
-        assert torch.equal(stack.update(fit_sum, own_batches())[0], bare_stack().update(fit_sum, own_batches())[0])
+            bare_stack().update(fit_sum, batch)
 
     def test_each_own(self):
         stack = bare_stack()
@@ -876,6 +803,177 @@ class TestRowsThatAreNotOneAModel:
 
         with pytest.raises(ValueError, match=r"^the score has gone$"):
             bare_stack().update(objective, own_batches())
+
+
+def held(stack):
+    """What a stack holds between two steps, the optimizer's running means among it."""
+    moments = getattr(stack._optimizer, "_moments", {})
+    return fingerprint([stack._parameters, stack._buffers, [vars(m) for m in moments.values()], stack._done])
+
+
+class TestWhatIsNotFinite:
+    """Models inside cannot look at values: the stack does, outside, and nothing has changed by what it refuses."""
+
+    @staticmethod
+    def begun(**more):
+        """A stack with running means, of the optimizer and of the batches."""
+        stack = bare_stack(lambda: nn.Sequential(nn.BatchNorm1d(WIDTH), nn.Linear(WIDTH, 1)), **more)
+        stack.update(fit_sum, own_batches())
+        return stack
+
+    @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+    @pytest.mark.parametrize("wrong", [math.nan, math.inf])
+    @pytest.mark.parametrize("way", ["update", "evaluate", "gradients"])
+    def test_a_batch(self, way, wrong, optimizer):
+        stack, batch = self.begun(optimizer=optimizer), own_batches(1)
+        before, batch["step"]["x"][4, 3, 0] = held(stack), wrong
+        named = r"model 4 \(setting \{'slope': -2.0\}, seed 3\)"
+        with pytest.raises(
+            ValueError, match=rf"^batch\['step'\]\['x'\]: got NaN or infinite values for {named}, expected"
+        ):
+            getattr(stack, way)(fit_sum, batch)
+        assert held(stack) == before
+        twin = self.begun(optimizer=optimizer)
+        for one in (stack, twin):
+            one.update(fit_sum, own_batches(1))
+        assert held(stack) == held(twin)
+
+    def test_a_loss(self):
+        """Of numbers that are all right, by what is done with them; that of the other models is finite."""
+
+        def objective(model, batch, setting):
+            return fit_sum(model, batch, setting)[0] / (setting["slope"] - 1), {}
+
+        stack = self.begun()
+        before = held(stack)
+        with pytest.raises(
+            ValueError, match=r"^loss: got inf with .* from model 0 \(setting \{'slope': 1.0\}, seed 0\)"
+        ):
+            stack.update(objective, own_batches())
+        assert held(stack) == before
+
+    @pytest.mark.parametrize(
+        ("loss", "came"),
+        [
+            (lambda output: (0 * output).square().sum().sqrt(), "0 with gradients of up to nan"),
+            (lambda output: 1e22 * output.mean(), r".* with gradients of up to 1.*e\+22"),
+        ],
+    )
+    def test_a_gradient(self, loss, came):
+        """A square root at 0; and one whose square, which Adam and the norm want, is too large."""
+        stack = bare_stack(lambda: nn.Linear(WIDTH, 1), settings={"slope": (1.0,)})
+        before = held(stack)
+        with pytest.raises(ValueError, match=rf"^loss: got {came} from model \d \(setting .*, expected finite numbers"):
+            stack.update(lambda model, batch, setting: (loss(model(batch["step"]["x"])), {}), own_batches(models=3))
+        assert held(stack) == before
+
+    def test_what_models_are_asked(self):
+        stack, x = bare_stack(), normal(6, 5, WIDTH)
+        x[2, 1] = math.nan
+        with pytest.raises(ValueError, match=r"^argument 1\['x'\]: got NaN or infinite values for model 2 \(setting"):
+            stack.each_own(lambda model, b: model(b["x"]), {"x": x})
+        with pytest.raises(ValueError, match=r"^argument 1: got NaN or infinite values for model 2 \(setting"):
+            stack.each(lambda model, x: model(x), x[:3])
+
+    def test_what_they_answer_may_be_masked(self):
+        found = bare_stack().each_own(
+            lambda model, x: model(x).masked_fill(x[:, :1] > 0, -math.inf), normal(6, 5, WIDTH)
+        )
+        assert bool(found.isneginf().any())
+
+    def test_a_training_that_goes_to_infinity_ends_at_its_last_finite_step(self):
+        stack = stack_of(settings={"slope": (1.0,)}, optimizer="sgd", learning_rate=1e3)
+        with pytest.raises(ValueError, match=r"^loss: got .* from model \d \(setting \{'slope': 1.0\}, seed \d+\)"):
+            run(stack, 100, every=1)
+        assert 1 < len(stack.history_steps) < 100
+        assert bool(torch.isfinite(stack.history["loss"]).all())
+        assert all(bool(torch.isfinite(stack.model(k).weight).all()) for k in range(3))
+
+
+class TestDtypes:
+    """What `torch.from_numpy` gives is float64, and is refused by name wherever it comes in."""
+
+    WRONG = r"got dtype torch.float64, expected torch.float32 as the models'"
+
+    @pytest.mark.parametrize("way", ["update", "evaluate", "gradients"])
+    def test_a_batch(self, way):
+        batch = own_batches() | {"y": torch.zeros(6, 16, dtype=torch.float64)}
+        with pytest.raises(ValueError, match=rf"^batch\['y'\]: {self.WRONG}"):
+            getattr(bare_stack(), way)(fit_sum, batch)
+
+    def test_data_and_arguments(self):
+        shop = one_shop()["shop"]
+        with pytest.raises(ValueError, match=rf"^data\['shop'\]\['y'\]: {self.WRONG}"):
+            stack_of(data={"shop": shop | {"y": shop["y"].double()}})
+        with pytest.raises(ValueError, match=rf"^argument 1: {self.WRONG}"):
+            bare_stack().each(lambda model, x: model(x), torch.zeros(3, 4, WIDTH, dtype=torch.float64))
+
+    def test_integers_and_truth_values_come_along(self):
+        stack = bare_stack(lambda: nn.Embedding(5, 1))
+        rows, chosen = torch.arange(6 * 4).view(6, 4) % 5, torch.ones(6, 4, dtype=torch.bool)
+        loss, _ = stack.update(lambda m, b, s: ((m(b[0]).squeeze(1) * b[1]).square().mean(), {}), (rows, chosen))
+        assert loss.dtype == torch.float32
+
+
+class TestFrozen:
+    """``requires_grad_(False)``: such parameters stay as they were built, as in plain PyTorch."""
+
+    @staticmethod
+    def build():
+        model = two_layers()
+        model[0].requires_grad_(False)
+        return model
+
+    @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+    def test_they_stay_and_have_no_running_means(self, optimizer):
+        stack, free = bare_stack(self.build, optimizer=optimizer), bare_stack(two_layers, optimizer=optimizer)
+        start = [stack.model(k) for k in range(6)]
+        for number in range(5):
+            stack.update(fit_sum, own_batches(number))
+        for k in range(6):
+            model = stack.model(k)
+            assert torch.equal(model[0].weight, start[k][0].weight)
+            assert torch.equal(model[0].bias, start[k][0].bias)
+            assert not torch.equal(model[1].weight, start[k][1].weight)
+            assert [p.requires_grad for p in model.parameters()] == [False, False, True, True]
+        assert [len(members) for members, _ in stack._optimizer.groups] == [2]
+        assert len(getattr(stack._optimizer, "_moments", "12")) == 2
+        assert set(stack.gradients(fit_sum, own_batches())) == {"1.weight", "1.bias"}
+        assert len(free.gradients(fit_sum, own_batches())) == 4
+
+    def test_the_rest_learns_as_in_plain_pytorch(self):
+        stack = run(stack_of(self.build), 40)
+        groups = lambda model: [{"params": [p for p in model.parameters() if p.requires_grad], "lr": 1e-2}]  # noqa: E731
+        assert_same_as_one_by_one(stack, self.build, regression, 40, groups, 1e-5)
+
+    def test_all_frozen_is_nothing_to_train(self):
+        with pytest.raises(ValueError, match=r"^build: got models without a parameter to train, expected one"):
+            stack_of(lambda: two_layers().requires_grad_(False))
+
+    def test_a_rate_for_what_is_frozen(self):
+        with pytest.raises(
+            ValueError, match=r"^learning_rate: got '0.', expected how the name of a parameter to train"
+        ):
+            bare_stack(self.build, learning_rate={"": 1e-2, "0.": 1e-3})
+
+
+class TestNamesInTheState:
+    """Parts with names are numbered inside: a stack that has them in another order has other numbers."""
+
+    @staticmethod
+    def of(*tasks, seeds=SEEDS):
+        kinds = dict.fromkeys(tasks, CLICK["click"])
+        return bare_stack(lambda: DomainAdversarialNetwork(WIDTH, (8,), 2, kinds), seeds=seeds)
+
+    @pytest.mark.parametrize("way", ["load", "copy_from"])
+    def test_taken_over_only_in_the_same_order(self, way):
+        stack, same, other = self.of("a", "b"), self.of("a", "b", seeds=(5, 6, 7)), self.of("b", "a", seeds=(5, 6, 7))
+        with pytest.raises(ValueError, match=r"^other: got another 'names' in the models' states, expected the same"):
+            getattr(stack, way)(other)
+        assert_same_models(stack, self.of("a", "b"))
+        getattr(stack, way)(same)
+        assert_same_models(stack, same)
+        assert stack.model(0).tasks == same.model(0).tasks
 
 
 class TestSettingOfAStack:
@@ -924,11 +1022,6 @@ class TestClip:
         stack.update(lambda model, batch, setting: (0 * fit_sum(model, batch, setting)[0], {}), own_batches())
         assert_same_models(stack, bare_stack())
 
-    @pytest.mark.parametrize("clip", [0, 0.0, -1.0, math.inf, math.nan])
-    def test_limits_that_are_none(self, clip):
-        with pytest.raises(ValueError, match=refusal("clip")):
-            bare_stack(clip=clip)
-
 
 class TestTakingOver:
     @staticmethod
@@ -969,20 +1062,15 @@ class TestTakingOver:
         one.load(other)
         assert_same_models(one, other)
 
-    @pytest.mark.parametrize("tau", [7, -0.1, 1.1, math.nan, None, "half", True])
-    def test_a_share_that_is_none(self, tau):
-        target, online = self.pair()
-        with pytest.raises(ValueError, match=refusal("tau")):
-            target.copy_from(online, tau)
-        assert_same_models(target, bare_stack())
-
     @pytest.mark.parametrize("way", ["load", "copy_from"])
     @pytest.mark.parametrize(
         ("build", "more", "came"),
         [
             pytest.param(two_layers, {"seeds": (5, 6)}, "4 models", id="fewer models"),
             pytest.param(two_layers, {"seeds": (5,), "settings": {"slope": (1.0,)}}, "1 models", id="one model"),
-            pytest.param(lambda: two_layers(second=5), {}, r"\(6, 5, 4\) for '1.weight'", id="the second layer wider"),
+            pytest.param(
+                lambda: two_layers(second=5), {}, r".* \(6, 5, 4\) for '1.weight'", id="the second layer wider"
+            ),
             pytest.param(lambda: two_layers(bias=False), {}, "no parameter for '1.bias'", id="no bias in the second"),
         ],
     )
@@ -992,18 +1080,6 @@ class TestTakingOver:
         with pytest.raises(ValueError, match=rf"^other: got {came}, expected "):
             getattr(stack, way)(other)
         assert_same_models(stack, bare_stack(two_layers))
-
-    @pytest.mark.parametrize("way", ["load", "copy_from"])
-    def test_no_stack_at_all(self, way):
-        with pytest.raises(ValueError, match=r"^other: got Linear, expected a stack of 6 models"):
-            getattr(bare_stack(), way)(nn.Linear(WIDTH, 1))
-
-    def test_another_prefix(self):
-        whole = bare_stack(lambda: nn.ModuleDict({"policy": nn.Linear(WIDTH, 1), "value": nn.Linear(WIDTH, 1)}))
-        part = bare_stack(seeds=(5, 6, 7))
-        with pytest.raises(ValueError, match=r"^other: got no parameter for 'critic.weight', expected one of shape"):
-            part.load(whole, "critic.")
-        assert_same_models(part, bare_stack(seeds=(5, 6, 7)))
 
     def test_a_part_is_no_target_network(self):
         """What the other stack has besides would be left behind."""
