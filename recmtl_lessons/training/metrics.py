@@ -4,10 +4,13 @@ Every metric takes tensors, counts in float64, carries no gradient, and refuses 
 wrong number: shapes that would broadcast, NaN, labels out of range, a row the metric is not defined for.
 """
 
+from collections.abc import Callable
 from itertools import combinations
 
 import torch
 from torch import Tensor
+
+from recmtl_lessons.models._checks import check_answer, check_count, check_dense
 
 _RIDGE = 1.0  # weight of |w|^2 / 2 beside the summed log loss, as scikit-learn's C=1
 _NEWTON_STEPS = 50
@@ -42,13 +45,13 @@ def auc(scores: Tensor, labels: Tensor) -> Tensor:
     labels = _numbers("labels", labels)
     _check_same_shape("labels", labels, "scores", scores)
     if not ((labels == 0) | (labels == 1)).all():
-        raise ValueError(f"labels: {_first(labels, (labels != 0) & (labels != 1)):g} came, expected 0 or 1")
+        raise ValueError(f"labels: got {_first(labels, (labels != 0) & (labels != 1)):g}, expected 0 or 1")
     positives = labels.sum(-1)
     negatives = labels.shape[-1] - positives
     one_class = (positives == 0) | (negatives == 0)
     if one_class.any():
         row = tuple(one_class.nonzero()[0].tolist())
-        raise ValueError(f"labels: row {row} has one class only, expected both 0 and 1")
+        raise ValueError(f"labels: got one class only in row {row}, expected both 0 and 1")
     ordered = scores.sort(-1).values
     below, up_to = _places(ordered, scores)
     rank = (below + up_to + 1) / 2  # (..., n), from 1; tied scores share their mean
@@ -71,9 +74,9 @@ def mae(predictions: Tensor, targets: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        If the shapes differ, there is nothing to average, or a value is NaN.
+        If the shapes differ, there is nothing to average, or a value is not finite.
     """
-    return _errors(predictions, targets).abs().mean(-1)
+    return _mean_error(predictions, targets, lambda errors: errors.abs().mean(-1))
 
 
 def rmse(predictions: Tensor, targets: Tensor) -> Tensor:
@@ -92,9 +95,9 @@ def rmse(predictions: Tensor, targets: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        If the shapes differ, there is nothing to average, or a value is NaN.
+        If the shapes differ, there is nothing to average, or a value is not finite.
     """
-    return _errors(predictions, targets).square().mean(-1).sqrt()
+    return _mean_error(predictions, targets, lambda errors: errors.square().mean(-1).sqrt())
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -119,12 +122,12 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """
     logits = _numbers("logits", logits)
     if logits.dim() < 2 or logits.shape[-1] < 2:
-        raise ValueError(f"logits: shape {tuple(logits.shape)} came, expected (..., n, C) with C at least 2")
+        raise ValueError(f"logits: got shape {tuple(logits.shape)}, expected (..., n, C) with C at least 2")
     _check_integers("labels", labels)
     _check_same_shape("labels", _numbers("labels", labels), "logits without its last dimension", logits[..., 0])
     out = (labels < 0) | (labels >= logits.shape[-1])
     if out.any():
-        raise ValueError(f"labels: {_first(labels, out)} came, expected 0 to {logits.shape[-1] - 1}")
+        raise ValueError(f"labels: got {_first(labels, out)}, expected 0 to {logits.shape[-1] - 1}")
     return (logits.argmax(-1) == labels).double().mean(-1)
 
 
@@ -168,17 +171,16 @@ def ndcg_at_k(scores: Tensor, relevance: Tensor, k: int, mask: Tensor | None = N
     _check_real("relevance", relevance)
     mask = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        raise ValueError(f"mask: {getattr(mask, 'dtype', type(mask).__name__)} came, expected a bool tensor")
+        raise ValueError(f"mask: got {getattr(mask, 'dtype', type(mask).__name__)}, expected a bool tensor")
     _check_same_shape("relevance", relevance, "scores", scores)
     _check_same_shape("mask", mask, "scores", scores)
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise ValueError(f"k: {k!r} came, expected a whole number of at least 1")
+    check_count("k", k)
     if not mask.any(-1).all():
-        raise ValueError("mask: a row has no item to rank, expected at least one")
+        raise ValueError("mask: got a row without an item to rank, expected at least one")
     scores = _numbers("scores", scores.masked_fill(~mask, 0), finite=True)
     gain = _numbers("relevance", relevance.masked_fill(~mask, 0), finite=True)
     if (gain < 0).any():
-        raise ValueError(f"relevance: {_first(gain, gain < 0):g} came, expected gains of at least 0")
+        raise ValueError(f"relevance: got {_first(gain, gain < 0):g}, expected gains of at least 0")
     cost = (-scores).masked_fill(~mask, torch.inf)  # ascending cost is descending score, masked items last
     before, up_to = _places(cost.sort(-1).values, cost)
     discount = _discounts(scores.shape[-1], k, scores.device)
@@ -186,6 +188,7 @@ def ndcg_at_k(scores: Tensor, relevance: Tensor, k: int, mask: Tensor | None = N
     shared = (total[up_to] - total[before]) / (up_to - before)  # (..., n)
     dcg = (gain * shared).sum(-1)
     ideal = (gain.sort(-1, descending=True).values * discount).sum(-1)
+    check_answer(ideal, relevance=gain)
     return torch.where(ideal > 0, torch.minimum(dcg, ideal) / ideal, 0.0)  # no rounding above 1
 
 
@@ -230,23 +233,21 @@ def proxy_a_distance(features: Tensor, domains: Tensor, seed: int = 0) -> Tensor
     """
     features = _numbers("features", features, finite=True)
     _check_integers("domains", domains)
-    if features.dim() < 2 or domains.shape != features.shape[-2:-1]:
-        raise ValueError(
-            f"features, domains: shapes {tuple(features.shape)} and {tuple(domains.shape)} came, "
-            f"expected (..., n, d) and (n,)"
-        )
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed: {seed!r} came, expected a whole number of at least 0")
+    if features.dim() < 2 or domains.shape != features.shape[-2:-1] or 0 in features.shape:
+        shapes = f"{tuple(features.shape)} and domains of {tuple(domains.shape)}"
+        raise ValueError(f"features: got shape {shapes}, expected (..., n, d) and (n,), none of them 0")
+    check_count("seed", seed, 0)
     names, counts = domains.unique(return_counts=True)
     if len(names) < 2 or counts.min() < 2:
         sizes = dict(zip(names.tolist(), counts.tolist(), strict=True))
-        raise ValueError(f"domains: rows a domain {sizes} came, expected two domains or more of two rows or more")
+        raise ValueError(f"domains: got {sizes} rows a domain, expected two domains or more of two rows or more")
     generator = torch.Generator().manual_seed(seed)
     distances = []
     for first, second in combinations(names.tolist(), 2):
         train, held_out = _balanced_halves(domains, first, second, generator)
         fit, test = features[..., train, :], features[..., held_out, :]
         mean, spread = fit.mean(-2, keepdim=True), fit.std(-2, correction=0, keepdim=True)
+        check_answer(spread, features=features)
         spread = torch.where(spread > 1e-12 * (1 + mean.abs()), spread, 1.0)  # a constant feature stays 0
         weight = _fit_logistic((fit - mean) / spread, (domains[train] == second).double())
         logit = _with_intercept((test - mean) / spread) @ weight.unsqueeze(-1)  # (..., m, 1)
@@ -255,10 +256,12 @@ def proxy_a_distance(features: Tensor, domains: Tensor, seed: int = 0) -> Tensor
     return torch.stack(distances).mean(0)
 
 
-def _errors(predictions: Tensor, targets: Tensor) -> Tensor:
-    predictions, targets = _numbers("predictions", predictions), _numbers("targets", targets)
+def _mean_error(predictions: Tensor, targets: Tensor, mean: Callable[[Tensor], Tensor]) -> Tensor:
+    predictions, targets = _numbers("predictions", predictions, True), _numbers("targets", targets, True)
     _check_same_shape("targets", targets, "predictions", predictions)
-    return predictions - targets
+    answer = mean(predictions - targets)
+    check_answer(answer, predictions=predictions, targets=targets)
+    return answer
 
 
 def _places(ordered: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -313,31 +316,29 @@ def _numbers(name: str, value: Tensor, finite: bool = False) -> Tensor:
     value = value.detach().double()
     bad = ~torch.isfinite(value) if finite else torch.isnan(value)
     if bad.any():
-        wanted = "finite" if finite else "numbers"
-        count = f"{int(bad.sum())} of {value.numel()} values"
-        raise ValueError(f"{name}: {count} are not {wanted}, the first of them is {_first(value, bad)}")
+        came, wanted = ("NaN or infinity", "finite numbers") if finite else ("NaN", "numbers")
+        raise ValueError(f"{name}: got {came} in {int(bad.sum())} of {value.numel()} places, expected {wanted}")
     return value
 
 
 def _check_real(name: str, value: Tensor) -> None:
     if not isinstance(value, Tensor) or value.is_complex():
         kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"{name}: {kind} came, expected a tensor of real numbers")
+        raise ValueError(f"{name}: got {kind}, expected a tensor of real numbers")
+    check_dense(name, value)
 
 
 def _check_integers(name: str, value: Tensor) -> None:
-    if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex():
+    if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
         kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"{name}: {kind} came, expected an integer tensor")
+        raise ValueError(f"{name}: got {kind}, expected an integer tensor")
 
 
 def _check_same_shape(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
     if value.shape != other.shape:
-        raise ValueError(
-            f"{name}: shape {tuple(value.shape)} came, expected that of {other_name}, {tuple(other.shape)}"
-        )
+        raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected that of {other_name}, {tuple(other.shape)}")
     if value.dim() == 0 or value.shape[-1] == 0:
-        raise ValueError(f"{name}: shape {tuple(value.shape)} came, expected (..., n) with n at least 1")
+        raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected (..., n) with n at least 1")
 
 
 def _first(values: Tensor, where: Tensor) -> float | int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
+from recmtl_lessons.models._checks import check_count
 from recmtl_lessons.training.jobs import output
 
 
@@ -34,6 +35,12 @@ def with_bar(moments: Iterator[Moment], label: str, total: int, unit: str = "ste
     Moment
         Each once the bar shows it.
     """
+    check_count("total", total)
+    for name, text in (("label", label), ("unit", unit)):
+        if not isinstance(text, str):
+            raise ValueError(f"{name}: got {text!r}, expected a str")
+    if not isinstance(moments, Iterator):
+        raise ValueError(f"moments: got {moments!r}, expected an iterator of them")
     # The plain bar, not the widget one: it is still there when the notebook is read without a kernel.
     # At position 0 always: bars of jobs that run at once are written one after another, not one below another.
     with tqdm(total=total, desc=label, unit=f" {unit}", file=output(), ncols=80, disable=not label, position=0) as bar:

@@ -9,13 +9,12 @@ O(log N). At the sizes of a lesson, 1e4 to 1e5 steps, one pass over a tensor is 
 independent, not one from each of equal parts of the whole.
 """
 
-import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from recmtl_lessons.training._checks import check_count, check_fraction, is_number
+from recmtl_lessons.models._checks import check_count, check_dense, check_finite, check_number, check_positive
 from recmtl_lessons.training._rows import pick_rows
 
 _RESERVED = ("rows", "weights")
@@ -139,16 +138,16 @@ class ReplayBuffer:
         kept = self._store.get(name)
         rest = "..." if kept is None else ", ".join(map(str, kept.shape[2:]))
         wanted = f"({self.stacks}, {'n' if steps is None else steps}{', ' if rest else ''}{rest})"
-        if not isinstance(value, Tensor) or value.layout != torch.strided:
-            came = type(value).__name__ if not isinstance(value, Tensor) else value.layout
-            raise ValueError(f"{name}: got {came}, expected a dense tensor {wanted}")
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name}: got {type(value).__name__}, expected a tensor {wanted}")
+        check_dense(name, value)
         fits = value.ndim >= 2 and value.shape[0] == self.stacks and value.shape[1] == (steps or value.shape[1])
         if not fits or 0 in value.shape or (kept is not None and value.shape[2:] != kept.shape[2:]):
             raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected {wanted} with at least one step")
         if kept is not None and (value.dtype, value.device) != (kept.dtype, kept.device):
             came = f"{value.dtype} on {value.device}"
             raise ValueError(f"{name}: got {came}, expected {kept.dtype} on {kept.device}, as at first")
-        _check_finite(name, value)
+        check_finite(name, value)
 
     def _check_draw(self, batch_size: int, generator: torch.Generator | None = None) -> None:
         check_count("batch_size", batch_size)
@@ -193,13 +192,11 @@ class PrioritisedReplayBuffer(ReplayBuffer):
     """
 
     def __init__(self, capacity: int, stacks: int = 1, alpha: float = 0.6, beta: float = 0.4, epsilon: float = 1e-6):
+        check_count("capacity", capacity, most=_MOST_CATEGORIES)
         super().__init__(capacity, stacks)
-        if capacity > _MOST_CATEGORIES:
-            raise ValueError(f"capacity: got {capacity}, expected at most {_MOST_CATEGORIES}")
-        check_fraction("alpha", alpha)
-        check_fraction("beta", beta)
-        if not is_number(epsilon) or not 0 < epsilon < math.inf:
-            raise ValueError(f"epsilon: got {epsilon!r}, expected a positive number")
+        check_number("alpha", alpha, 0, 1)
+        check_number("beta", beta, 0, 1)
+        check_positive("epsilon", epsilon)
         self.alpha, self.beta, self.epsilon = float(alpha), float(beta), float(epsilon)
         self._priorities: Tensor | None = None  # (stacks, capacity); 0 where nothing stands yet
 
@@ -245,12 +242,12 @@ class PrioritisedReplayBuffer(ReplayBuffer):
         """
         self._check_draw(batch_size, generator)
         beta = self.beta if beta is None else beta
-        check_fraction("beta", beta)
+        check_number("beta", beta, 0, 1)
         chances = self.probabilities()  # (stacks, size)
         drawn_from = chances if generator is None else chances.to(generator.device)
         rows = torch.multinomial(drawn_from, batch_size, replacement=True, generator=generator).to(self._device)
         # N cancels, and so does the sum in P: what is left is the smallest P over the step's own.
-        weights = (chances.amin(dim=1, keepdim=True) / chances.gather(1, rows)) ** beta  # (stacks, batch)
+        weights = (chances.amin(dim=1, keepdim=True) / chances.gather(1, rows)) ** float(beta)  # (stacks, batch)
         return {**self._read(rows), "rows": rows, "weights": weights}
 
     def update_priorities(self, rows: Tensor, td_errors: Tensor) -> None:
@@ -271,9 +268,10 @@ class PrioritisedReplayBuffer(ReplayBuffer):
         self._check_rows(rows)
         if not isinstance(td_errors, Tensor) or td_errors.shape != rows.shape or not td_errors.is_floating_point():
             raise ValueError(f"td_errors: got {_kind(td_errors)}, expected a float tensor {tuple(rows.shape)}")
-        _check_finite("td_errors", td_errors)
+        check_dense("td_errors", td_errors)
+        check_finite("td_errors", td_errors)
         priorities = td_errors.detach().abs().to(self._priorities) + self.epsilon
-        _check_finite("td_errors", priorities)
+        check_finite("td_errors", priorities, f"numbers that {priorities.dtype} holds")
         self._priorities.scatter_reduce_(1, rows, priorities, "amax", include_self=False)
 
     def _check_rows(self, rows: Tensor) -> None:
@@ -283,11 +281,6 @@ class PrioritisedReplayBuffer(ReplayBuffer):
         if not self._size or not bool(((rows >= 0) & (rows < self._size)).all()):
             last = self._size - 1
             raise ValueError(f"rows: got {int(rows.min())} to {int(rows.max())}, expected 0 to {last}, those kept")
-
-
-def _check_finite(name: str, value: Tensor) -> None:
-    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-        raise ValueError(f"{name}: got NaN or infinite values, expected finite numbers")
 
 
 def _kind(value: object) -> str:
