@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor
 
-from recmtl_lessons.envs import SessionSettings, SessionUsers, SessionVectorEnv, join_users
-from recmtl_lessons.training._checks import check_count, check_fraction
-from recmtl_lessons.training.stacked import Stack
+from recmtl_lessons.envs import SURFACES, SessionSettings, SessionUsers, SessionVectorEnv, join_users
+from recmtl_lessons.models._checks import check_choice, check_count, check_dense, check_number
+from recmtl_lessons.training._callables import check_callable
+from recmtl_lessons.training.stacked import LARGEST, Stack, listed
 
 Observations = dict[str, Tensor]  # {task: (M, B, D)}
 
@@ -93,15 +94,24 @@ class Sessions:
         satiation: Sequence[float] | None = None,
         device: torch.device | str = "cpu",
     ):
-        if not worlds or len({len(world) for world in worlds}) > 1:
+        worlds, tasks = listed("worlds", worlds), listed("tasks", tasks)
+        if not all(isinstance(world, SessionUsers) for world in worlds):
+            raise ValueError(f"worlds: got {worlds!r}, expected SessionUsers")
+        if len({len(world) for world in worlds}) != 1:
             raise ValueError(f"worlds: got {[len(w) for w in worlds]} users, expected at least one, all as many")
-        if not tasks or isinstance(tasks, str) or len(set(tasks)) < len(tasks):
+        for task in tasks:
+            check_choice("tasks", task, tuple(SURFACES))
+        if not tasks or len(set(tasks)) < len(tasks):
             raise ValueError(f"tasks: got {tasks!r}, expected at least one, all different")
         check_count("per_model", per_model)
         seeds = range(len(worlds)) if seeds is None else seeds
         for name, values in (("seeds", seeds), ("satiation", satiation)):
-            if values is not None and len(values) != len(worlds):
+            if values is not None and len(listed(name, values)) != len(worlds):
                 raise ValueError(f"{name}: got {len(values)}, expected one for each of {len(worlds)} worlds")
+        for seed in seeds:
+            check_count("seeds", seed, 0)
+        for strength in satiation if satiation is not None else ():
+            check_number("satiation", strength, 0, LARGEST)
         self.n_models, self.per_model, self.tasks = len(worlds), per_model, tuple(tasks)
         distinct = {id(world): world for world in worlds}  # each world's users stand in the table once
         first = {key: k * len(worlds[0]) for k, key in enumerate(distinct)}
@@ -138,20 +148,24 @@ class Sessions:
             If a task has no actions, not one for each session, or one that its surface does not have. No session of
             any task has taken a step then.
         """
+        if not isinstance(acted, Mapping):
+            raise ValueError(f"acted: got {type(acted).__name__}, expected {{task: Acted}}")
         wanted = (self.n_models, self.per_model)
         for task in self.tasks:
-            if task not in acted or acted[task].action.shape != wanted:
-                came = tuple(acted[task].action.shape) if task in acted else "nothing"
-                raise ValueError(f"acted[{task!r}]: got {came}, expected actions of shape {wanted}")
+            did = acted.get(task)
+            if not isinstance(did, Acted) or not isinstance(did.action, Tensor) or not isinstance(did.kept, Mapping):
+                raise ValueError(f"acted[{task!r}]: got {did!r}, expected Acted with a tensor and a dict")
+            if did.action.shape != wanted:
+                raise ValueError(f"acted[{task!r}]: got {tuple(did.action.shape)}, expected actions of shape {wanted}")
         actions = {
             task: env.check_actions(acted[task].action.flatten(), f"acted[{task!r}]") for task, env in self.envs.items()
         }
         done = {}
         for task, env in self.envs.items():
             seen, did = self._observed[task], acted[task]
-            observed, reward, terminated, truncated, info = env.step(actions[task])
-            self._observed[task] = self._by_model(observed)
-            parts = (reward, info["final_obs"], terminated, truncated, info["clicked"])
+            taken = env.advance(actions[task])
+            self._observed[task] = self._by_model(taken.observations)
+            parts = (taken.rewards, taken.reached, taken.terminated, taken.truncated, taken.clicked)
             done[task] = Rollout(seen, did.action, *map(self._by_model, parts), did.kept)
         return done
 
@@ -173,6 +187,7 @@ class Sessions:
         ValueError
             If ``steps`` is not at least 1, or actions do not fit.
         """
+        check_callable("choose", choose, 1)
         check_count("steps", steps)
         taken = [self.step(choose(self.observations)) for _ in range(steps)]
         return {task: stack_steps([step[task] for step in taken]) for task in self.tasks}
@@ -199,11 +214,13 @@ def stack_steps(steps: Sequence[Rollout]) -> Rollout:
     ValueError
         If there is no step, or steps differ in what they keep or in a shape.
     """
-    if not steps:
-        raise ValueError(f"steps: got {steps!r}, expected at least one")
+    if not listed("steps", steps) or not all(isinstance(step, Rollout) for step in steps):
+        raise ValueError(f"steps: got {steps!r}, expected at least one Rollout")
     names = [part.name for part in fields(Rollout) if part.name != "kept"]
     parts = {name: _stacked(name, [getattr(step, name) for step in steps]) for name in names}
     for number, step in enumerate(steps):
+        if not isinstance(step.kept, Mapping):
+            raise ValueError(f"steps[{number}].kept: got {step.kept!r}, expected {{name: tensor}}")
         if step.kept.keys() != steps[0].kept.keys():
             raise ValueError(f"steps[{number}].kept: got {sorted(step.kept)}, expected {sorted(steps[0].kept)}")
     kept = {name: _stacked(f"kept[{name!r}]", [step.kept[name] for step in steps]) for name in steps[0].kept}
@@ -212,10 +229,12 @@ def stack_steps(steps: Sequence[Rollout]) -> Rollout:
 
 def _stacked(name: str, values: list[Tensor]) -> Tensor:
     """Side by side in a new first dimension."""
-    shape = values[0].shape
     for number, value in enumerate(values):
-        if value.shape != shape:
-            raise ValueError(f"steps[{number}].{name}: got {tuple(value.shape)}, expected {tuple(shape)}, as at first")
+        if not isinstance(value, Tensor):
+            raise ValueError(f"steps[{number}].{name}: got {type(value).__name__}, expected a tensor")
+        if (value.shape, value.dtype) != (values[0].shape, values[0].dtype):
+            kinds = [f"{v.dtype} {tuple(v.shape)}" for v in (value, values[0])]
+            raise ValueError(f"steps[{number}].{name}: got {kinds[0]}, expected {kinds[1]}, as at first")
     return torch.stack(values)
 
 
@@ -256,9 +275,12 @@ def returns_of(
     ValueError
         As `Sessions`, or if a number is out of range.
     """
+    check_callable("choose", choose, 1)
     check_count("sessions", sessions)
     check_count("horizon", horizon)
-    check_fraction("discount", discount)
+    check_number("discount", discount, 0, 1)
+    if not isinstance(settings, SessionSettings | None):
+        raise ValueError(f"settings: got {settings!r}, expected SessionSettings or None")
     endless = replace(settings or SessionSettings(), time_limit=horizon + 1)
     played = Sessions(worlds, tasks, sessions, endless, seeds, satiation, device)
     going = {task: torch.ones(played.n_models, sessions, device=device) for task in tasks}
@@ -309,13 +331,36 @@ class Chooser:
         ValueError
             If M is no multiple of ``n_seeds``.
         """
-        if len(like) == 0 or len(like) % self.n_seeds:
-            raise ValueError(f"like: got {len(like)} models, expected a multiple of {self.n_seeds} seeds")
+        self._check_models("like", like)
         rows = torch.rand(self.n_seeds, *like.shape[1:], generator=self._generator)
         return rows.repeat(len(like) // self.n_seeds, *[1] * (like.ndim - 1)).to(like.device)
 
+    def _check_models(self, name: str, value: Tensor) -> None:
+        if not isinstance(value, Tensor) or not value.ndim or not len(value) or len(value) % self.n_seeds:
+            came = f"{len(value) if value.ndim else 'no'} models" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{name}: got {came}, expected a multiple of {self.n_seeds} seeds")
+
+    def _check_values(self, name: str, value: Tensor) -> None:
+        """Refuse anything but floats (M, ..., A) of which each row has a largest one that is finite."""
+        self._check_models(name, value)
+        check_dense(name, value)
+        if value.ndim < 2 or 0 in value.shape or not value.is_floating_point():
+            came = f"{value.dtype} {tuple(value.shape)}"
+            raise ValueError(f"{name}: got {came}, expected floats (M, B, A) with A at least 1")
+        if not torch.isfinite(value.amax(-1)).all():  # that of a row with NaN is NaN
+            raise ValueError(
+                f"{name}: got NaN, infinity or a row of -infinity alone, expected a finite one in each row"
+            )
+
     def sample(self, logits: Tensor) -> Tensor:
-        """Draw from softmax(logits), (M, B, A) -> (M, B), by adding Gumbel noise; masked logits are never drawn."""
+        """Draw from softmax(logits), (M, B, A) -> (M, B), by adding Gumbel noise; logits of -infinity never are.
+
+        Raises
+        ------
+        ValueError
+            If a logit is NaN or infinity, none of a row is finite, or M is no multiple of ``n_seeds``.
+        """
+        self._check_values("logits", logits)
         noise = -torch.log(-torch.log(self.uniform(logits).clamp(1e-9, 1 - 1e-7)))
         return (logits + noise).argmax(-1)
 
@@ -331,18 +376,22 @@ class Chooser:
         Raises
         ------
         ValueError
-            If there are no actions, epsilon is out of range, or M is no multiple of ``n_seeds``.
+            As `sample`, or if epsilon is out of range.
         """
-        if values.ndim < 2 or not values.shape[-1]:
-            raise ValueError(f"values: got shape {tuple(values.shape)}, expected (M, B, A) with A at least 1")
-        _check_epsilon(epsilon)
+        self._check_values("values", values)
+        _check_epsilon(epsilon, values.shape[:-1])
         chance = self.uniform(values[..., :1].expand(*values.shape[:-1], 2))  # (M, B, 2)
         anything = (chance[..., 0] * values.shape[-1]).long()
         return torch.where(chance[..., 1] < epsilon, anything, values.argmax(-1))
 
 
-def _check_epsilon(epsilon: float | Tensor) -> None:
+def _check_epsilon(epsilon: float | Tensor, shape: torch.Size) -> None:
     if not isinstance(epsilon, Tensor):
-        check_fraction("epsilon", epsilon)
-    elif not bool(((epsilon >= 0) & (epsilon <= 1)).all()):
+        check_number("epsilon", epsilon, 0, 1)
+        return
+    pairs = zip(reversed(epsilon.shape), reversed(shape), strict=False)
+    if not epsilon.is_floating_point() or epsilon.ndim > len(shape) or any(e not in (1, n) for e, n in pairs):
+        came = f"{epsilon.dtype} {tuple(epsilon.shape)}"
+        raise ValueError(f"epsilon: got {came}, expected floats that fit {tuple(shape)}")
+    if not ((epsilon >= 0) & (epsilon <= 1)).all():
         raise ValueError(f"epsilon: got {epsilon.tolist()}, expected numbers in [0, 1]")

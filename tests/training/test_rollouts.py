@@ -2,8 +2,7 @@
 
 import inspect
 import math
-import re
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import pytest
 import torch
@@ -95,11 +94,11 @@ class TestCollect:
             for t in range(60):
                 assert torch.equal(rollout.observations[t, model], seen)
                 seen, reward, terminated, truncated, info = env.step(rollout.actions[t, model])
-                assert torch.equal(rollout.next_observations[t, model], info["final_obs"])
+                assert torch.equal(rollout.next_observations[t, model], torch.as_tensor(info["final_obs"]))
                 assert torch.equal(rollout.rewards[t, model], reward)
                 assert torch.equal(rollout.terminated[t, model], terminated)
                 assert torch.equal(rollout.truncated[t, model], truncated)
-                assert torch.equal(rollout.clicked[t, model], info["clicked"])
+                assert torch.equal(rollout.clicked[t, model], torch.as_tensor(info["clicked"]))
         assert bool(rollout.terminated.any())
 
     def test_what_a_step_leads_to_is_what_is_seen_next_unless_the_session_ends(self):
@@ -148,19 +147,8 @@ class TestStackSteps:
         played = sessions()
         assert_same_rollouts(stack_steps(self.taken()), played.collect(by_chance(played.n_actions), 5)["home"])
 
-    def test_one_step_is_enough_and_none_is_not(self):
+    def test_one_step_is_enough(self):
         assert stack_steps(tuple(self.taken(1))).actions.shape == (1, 2, 4)
-        with pytest.raises(ValueError, match=refusal("steps", r"\[\]")):
-            stack_steps([])
-
-    def test_steps_that_differ(self):
-        first, second = self.taken(2)
-        with pytest.raises(ValueError, match=refusal("steps[1].kept", r"\['chance'\]")):
-            stack_steps([first, replace(second, kept={"chance": second.kept["chance"]})])
-        with pytest.raises(ValueError, match=refusal("steps[1].rewards", r"\(2, 3\)")):
-            stack_steps([first, replace(second, rewards=second.rewards[:, :3])])
-        with pytest.raises(ValueError, match=refusal("steps[1].kept['step']", r"\(2,\)")):
-            stack_steps([first, replace(second, kept=second.kept | {"step": torch.zeros(2)})])
 
 
 class TestPairing:
@@ -379,99 +367,3 @@ class TestChooser:
         drawn = Chooser(2, 0).epsilon_greedy(values, torch.tensor([[0.0], [1.0]]))
         assert bool((drawn[0] == 3).all())
         assert chisquare(torch.bincount(drawn[1], minlength=4).numpy()).pvalue > 1e-3
-
-
-def refusal(name, came=""):
-    return rf"^{re.escape(name)}: got .*{came}.*expected "
-
-
-class TestBadInput:
-    @pytest.mark.parametrize(
-        ("changed", "named", "came"),
-        [
-            ({"worlds": []}, "worlds", r"\[\]"),
-            ({"worlds": [WORLDS[0], WORLDS[1][:5]]}, "worlds", r"\[20, 5\]"),
-            ({"worlds": [WORLDS[0], make_users(20, 1, n_categories=4)]}, "groups", "2 kinds"),
-            ({"tasks": ()}, "tasks", r"\(\)"),
-            ({"tasks": "home"}, "tasks", "'home'"),
-            ({"tasks": ("home", "home")}, "tasks", "'home'"),
-            ({"tasks": ("home", "shop")}, "task", "'shop'"),
-            ({"per_model": 0}, "per_model", "0"),
-            ({"per_model": 2.0}, "per_model", "2.0"),
-            ({"seeds": (1,)}, "seeds", "1"),
-            ({"satiation": (1.0, 2.0, 3.0)}, "satiation", "3"),
-            ({"satiation": (1.0, -2.0)}, "satiation", "from -2 to 1"),
-            ({"device": "nowhere"}, "device", "'nowhere'"),
-        ],
-    )
-    def test_sessions(self, changed, named, came):
-        arguments = {"worlds": WORLDS, "tasks": TASKS, "per_model": 4, "seeds": SEEDS} | changed
-        with pytest.raises(ValueError, match=refusal(named, came)):
-            Sessions(**arguments)
-
-    @pytest.mark.parametrize("steps", [0, -1, 2.0, True, None])
-    def test_steps(self, steps):
-        with pytest.raises(ValueError, match=refusal("steps")):
-            sessions().collect(always(0), steps)
-
-    @pytest.mark.parametrize("shape", [(4, 2), (8,), (2, 4, 1)])
-    def test_actions_of_another_shape(self, shape):
-        """As many as there are sessions, and yet not theirs."""
-        played = sessions()
-        acted = always(0)(played.observations)
-        acted["notify"] = Acted(torch.zeros(shape, dtype=torch.int64))
-        with pytest.raises(ValueError, match=refusal("acted['notify']")):
-            played.step(acted)
-        del acted["notify"]
-        with pytest.raises(ValueError, match=refusal("acted['notify']", "nothing")):
-            played.step(acted)
-        assert played.envs["home"].state.elapsed.sum() == 0  # nothing had happened on the other task either
-
-    def test_an_action_that_one_surface_does_not_have(self):
-        """The last task's: no session of the others has taken a step, and all go on as if nothing had been asked."""
-        played = sessions()
-        acted = always(0)(played.observations)
-        for wrong, came in ((4, "from 0 to 4"), (-1, "from -1 to 0")):
-            acted["notify"].action[1, 2] = wrong
-            with pytest.raises(ValueError, match=refusal("acted['notify']", came)):
-                played.step(acted)
-            acted["notify"].action[1, 2] = 0
-        assert all(env.state.elapsed.sum() == 0 for env in played.envs.values())
-        again, fresh = (s.collect(always(0), 20) for s in (played, sessions()))
-        for task in TASKS:
-            assert_same_rollouts(again[task], fresh[task])
-
-    @pytest.mark.parametrize("discount", [3.0, -1.0, 1.01, math.nan, None, "much", True])
-    def test_discounts(self, discount):
-        with pytest.raises(ValueError, match=refusal("discount", re.escape(repr(discount)))):
-            returns_of(WORLDS, TASKS, always(0), discount=discount)
-
-    @pytest.mark.parametrize("name", ["sessions", "horizon"])
-    def test_returns(self, name):
-        with pytest.raises(ValueError, match=refusal(name)):
-            returns_of(WORLDS, TASKS, always(0), **{name: 0})
-
-    @pytest.mark.parametrize("models", [0, 1, 3])
-    def test_models_that_are_no_multiple_of_the_seeds(self, models):
-        with pytest.raises(ValueError, match=refusal("like", str(models))):
-            Chooser(2, 0).sample(torch.zeros(models, 3, 4))
-
-    @pytest.mark.parametrize(("name", "values"), [("n_seeds", (0, -1, 2.0, True, None)), ("seed", (-1, 0.5, None))])
-    def test_choosers(self, name, values):
-        for value in values:
-            with pytest.raises(ValueError, match=refusal(name, re.escape(repr(value)))):
-                Chooser(**{"n_seeds": 2, "seed": 0, name: value})
-
-    @pytest.mark.parametrize(
-        "epsilon", [-0.1, 1.1, math.nan, None, "much", True, torch.tensor([[0.5], [1.5]]), torch.tensor(math.nan)]
-    )
-    def test_epsilons(self, epsilon):
-        chooser = Chooser(2, 0)
-        with pytest.raises(ValueError, match=refusal("epsilon")):
-            chooser.epsilon_greedy(torch.zeros(2, 3, 4), epsilon)
-        assert torch.equal(chooser.uniform(torch.empty(2, 9)), Chooser(2, 0).uniform(torch.empty(2, 9)))
-
-    @pytest.mark.parametrize("shape", [(2, 3, 0), (4,), ()])
-    def test_values_without_actions(self, shape):
-        with pytest.raises(ValueError, match=refusal("values", re.escape(str(shape)))):
-            Chooser(2, 0).epsilon_greedy(torch.zeros(shape), 0.1)

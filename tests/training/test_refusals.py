@@ -1,0 +1,465 @@
+"""What every public call of the training room refuses."""
+
+import math
+from itertools import islice
+from types import MethodType
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from recmtl_lessons import training
+from recmtl_lessons.envs import make_users
+from recmtl_lessons.models._checks import check_features, check_values
+from recmtl_lessons.training import (
+    Acted,
+    Actors,
+    Chooser,
+    ManyModels,
+    Moment,
+    PrioritisedReplayBuffer,
+    ReplayBuffer,
+    Rollout,
+    Sessions,
+    Stack,
+    accuracy,
+    auc,
+    concurrently,
+    concurrently_for,
+    mae,
+    ndcg_at_k,
+    proxy_a_distance,
+    returns_of,
+    rmse,
+    stack_steps,
+    with_bar,
+)
+from tests.support.refusals import (
+    Call,
+    Count,
+    Each,
+    Floats,
+    Free,
+    Generator,
+    Given,
+    Integers,
+    Mask,
+    Number,
+    OneOf,
+    ask,
+    by_chance,
+    junk_for,
+    missing,
+    refusals,
+    refused,
+)
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+# Stacks: three models, one a seed, whose network looks at the shapes that it is asked.
+
+
+class Network(nn.Module):
+    def __init__(self, width=4):
+        super().__init__()
+        self.layer = nn.Linear(width, 1)
+
+    def forward(self, x):
+        check_features("features", x, self.layer.in_features, torch.float32)
+        return self.layer(x).squeeze(1)
+
+
+def loss_of(model, batch, setting, progress=0.0):
+    batch = batch.get("shop", batch) if isinstance(batch, dict) else {"x": batch}
+    answer, target = model(batch.get("x")), batch.get("y")
+    check_values("target", target, tuple(answer.shape))
+    return (answer - setting["slope"] * target).square().mean(), {}
+
+
+def shop(rows=5):
+    return {"x": normal(3, rows, 4), "y": normal(3, rows, seed=1)}
+
+
+def stack(kind=Stack, build=Network, seeds=(0, 1, 2), **more):
+    data = {"objective": loss_of, "data": {"shop": shop()}} if kind is ManyModels else {}
+    return kind(build=build, **data, settings={"slope": (1.0,)}, seeds=seeds, device="cpu", **more)
+
+
+def by_turns():
+    """A build whose second model is wider."""
+    widths = iter((4, 5, 4))
+    return lambda: Network(next(widths))
+
+
+def positional(method):
+    """With what ``*arguments`` takes as one argument; bound as the method is, so that its owner is watched."""
+
+    def call(_, function, arguments):
+        return method(function, *(arguments if isinstance(arguments, (list, tuple)) else [arguments]))
+
+    return MethodType(call, method.__self__)
+
+
+def by_name(method):
+    """With what ``**fields`` takes as one argument."""
+
+    def call(_, fields):
+        return method(**(fields if isinstance(fields, dict) else {"state": fields}))
+
+    return MethodType(call, method.__self__)
+
+
+def drained(method):
+    """A few of what a method yields."""
+    return MethodType(lambda _, **arguments: list(islice(method(**arguments), 5)), method.__self__)
+
+
+DEVICE = Given("nowhere", "meta", "cuda:9999", 0.5, optional=True)
+BUILT = {
+    "build": Given(
+        len, lambda _: lambda: 3, lambda _: lambda: Network().requires_grad_(False), lambda _: by_turns(),
+        lambda _: lambda width: Network(width),
+    ),
+    "settings": Given(
+        (), {"slope": ()}, {"slope": 1.0}, {"slope": "12"}, {"slope": ("1",)}, {"slope": (math.nan,)},
+        {"slope": (True,)}, {"slope": (1e308,)}, {"slope": (10**400,)}, {"slope": torch.ones(2, 2)},
+        [{"slope": None}], [{"slope": 1.0}, {"lam": 1.0}], [{"slope": 1.0}, {"slope": 1.0, "lam": 1.0}], [5], "ab",
+    ),
+    "seeds": Given((), (1, 1), (-1,), (0.5,), (True,), ("a",), (2**40,), 5, "ab"),
+    "learning_rate": Number(0),
+    "betas": Given((1.0, 0.9), (0.9, -0.1), (math.nan, 0.9), (0.9,), (True, 0.9), 0.9, "ab"),
+    "device": DEVICE,
+    "optimizer": OneOf("adam", "sgd"),
+}  # fmt: skip
+CLIPPED = {**BUILT, "clip": Number(0, above=True, optional=True)}
+SHOP = Each({"x": Floats("fixed fixed fixed"), "y": Floats("fixed fixed", integers=True)})
+DATA = Each({"x": Floats("fixed fixed free", integers=True), "y": Floats("fixed fixed", integers=True)})
+OBJECTIVE = Given(
+    len, lambda _: lambda model, batch: 0, lambda _: lambda *_: 3, lambda _: lambda *_: (3, {}),
+    lambda _: lambda model, *_: (model.layer.weight[0], {}), lambda _: lambda model, *_: (model.layer.bias.sum(), 3),
+    lambda _: lambda model, *_: (model.layer.bias.sum(), {"a": 0.5}),
+)  # fmt: skip
+TRAINED = Given(*OBJECTIVE.listed, lambda _: lambda *_: (torch.zeros(()), {}))
+FUNCTION = Given(len, lambda _: lambda: 0, lambda _: lambda model, x: 3, lambda _: lambda model, x: {"a": [x, "b"]})
+OTHER = Given(
+    nn.Linear(4, 1), lambda _: stack(seeds=(0, 1)), lambda _: stack(build=lambda: Network(5)),
+    lambda _: stack(build=lambda: Network().double()),
+)  # fmt: skip
+BUILT_RIGHT = {"build": Network, "settings": {"slope": (1.0,)}, "seeds": (0, 1, 2)}
+
+
+def rows_of(kind):
+    """What all kinds of stacks have."""
+
+    def row(method, right, kinds, *also, infinite=False, written=lambda method: method):
+        name = f"{kind.__name__}.{method}"
+        return Call(name, lambda: (written(getattr(stack(kind), method)), right()), kinds, also, infinite)
+
+    def batch():
+        return {"objective": loss_of, "batch": shop()}
+
+    def asked():
+        return {"function": lambda model, x: model(x), "arguments": [normal(3, 5, 4)]}
+
+    inside, inside_each = ("features", "target", "loss"), ("argument", "function", "features")
+    asks = {"function": FUNCTION, "arguments": Each({0: Floats("fixed free fixed")})}
+    values = Given(lambda right: right[:2], lambda right: right.tolist(), 5)
+    return [
+        row("update", batch, {"objective": TRAINED, "batch": SHOP}, *inside),
+        row("evaluate", batch, {"objective": OBJECTIVE, "batch": SHOP}, *inside),
+        row("gradients", batch, {"objective": TRAINED, "batch": SHOP}, *inside),
+        row("each", asked, asks, *inside_each, infinite=True, written=positional),
+        row("each_own", asked, asks, *inside_each, infinite=True, written=positional),
+        row("by_setting", lambda: {"values": normal(3, 2)}, {"values": values}, infinite=True),
+        row("model", lambda: {"index": 1}, {"index": Count(0, 2)}),
+        row("setting", lambda: {"name": "slope"}, {"name": OneOf("slope"), "default": Number(optional=True)}),
+        row("copy_from", lambda: {"other": stack()}, {"other": OTHER, "tau": Number(0, 1)}),
+        row("load", lambda: {"other": stack()}, {"other": OTHER, "prefix": Given(5, "policy.")}, "other"),
+    ]
+
+
+def of_many(method, right, kinds, written=lambda method: method):
+    return Call(f"ManyModels.{method}", lambda: (written(getattr(stack(ManyModels), method)), right()), kinds)
+
+
+MEASURE = Free("called after updates: see test_stacked")
+DRAWN = {"seed_number": Count(0, 2), "steps": Count()}
+FITTED = {"steps": Count(), "label": Given(5, 0), "options": Free("those of train")}
+STACKS = [
+    Call("Stack", lambda: (Stack, dict(BUILT_RIGHT)), CLIPPED),
+    Call("Actors", lambda: (Actors, dict(BUILT_RIGHT)), CLIPPED),
+    Call(
+        "ManyModels",
+        lambda: (ManyModels, {**BUILT_RIGHT, "objective": loss_of, "data": {"shop": shop()}}),
+        {
+            **BUILT,
+            "objective": Given(len, lambda _: lambda model, batch: 0),
+            "data": Each({"shop": DATA}),
+            "batch_size": Count(),
+        },
+    ),
+    *(row for kind in (Stack, Actors, ManyModels) for row in rows_of(kind)),
+    of_many("draw_batches", lambda: {"seed_number": 1, "steps": 2}, DRAWN, drained),
+    of_many("train", lambda: {"steps": 2}, {"steps": Count(), "every": Count(), "measure": MEASURE}, drained),
+    of_many("fit", lambda: {"steps": 2, "label": ""}, FITTED),
+]
+
+
+# Replay, metrics, choosing.
+
+
+def replay(kind):
+    buffer = kind(8, 2)
+    buffer.add(**steps(3))
+    return buffer
+
+
+def steps(count):
+    return {"state": normal(2, count, 3), "reward": normal(2, count)}
+
+
+FIELDS = {"fields": Each({"state": Floats("fixed fixed fixed"), "reward": Floats("fixed fixed")})}
+KEPT = ("state", "reward", "a")
+REPLAY = [
+    *(
+        Call(f"{kind.__name__}.add", lambda kind=kind: (by_name(replay(kind).add), {"fields": steps(4)}), FIELDS, KEPT)
+        for kind in (ReplayBuffer, PrioritisedReplayBuffer)
+    ),
+    Call("ReplayBuffer", lambda: (ReplayBuffer, {"capacity": 4}), {"capacity": Count(), "stacks": Count()}),
+    Call(
+        "ReplayBuffer.sample",
+        lambda: (replay(ReplayBuffer).sample, {"batch_size": 3}),
+        {"batch_size": Count(), "generator": Generator(optional=True)},
+    ),
+    Call(
+        "PrioritisedReplayBuffer",
+        lambda: (PrioritisedReplayBuffer, {"capacity": 4}),
+        {
+            "capacity": Count(1, 2**24),
+            "stacks": Count(),
+            "alpha": Number(0, 1),
+            "beta": Number(0, 1),
+            "epsilon": Number(0, above=True),
+        },
+    ),
+    Call(
+        "PrioritisedReplayBuffer.sample",
+        lambda: (replay(PrioritisedReplayBuffer).sample, {"batch_size": 3}),
+        {"batch_size": Count(), "generator": Generator(optional=True), "beta": Number(0, 1, optional=True)},
+    ),
+    Call(
+        "PrioritisedReplayBuffer.update_priorities",
+        lambda: (
+            replay(PrioritisedReplayBuffer).update_priorities,
+            {"rows": torch.tensor([[0, 1], [2, 0]]), "td_errors": normal(2, 2)},
+        ),
+        {"rows": Integers(2, "fixed fixed"), "td_errors": Floats("fixed fixed", dtype=False)},
+        ("td_errors",),
+    ),
+]
+
+LABELS = torch.tensor([0, 1, 1, 0, 1])
+ERRORS = {
+    "predictions": Floats("fixed", dtype=False, integers=True),
+    "targets": Floats("fixed", dtype=False, integers=True),
+}
+SCORES = Floats("fixed", dtype=False, integers=True)
+METRICS = [
+    Call(
+        "auc",
+        lambda: (auc, {"scores": normal(5), "labels": LABELS.float()}),
+        {
+            "scores": Floats("fixed", dtype=False, integers=True, infinite=True),
+            "labels": Floats("fixed", dtype=False, binary=True, integers=True),
+        },
+        ("labels",),
+    ),
+    *(
+        Call(
+            metric.__name__,
+            lambda metric=metric: (metric, {"predictions": normal(5), "targets": normal(5)}),
+            ERRORS,
+            ("targets",),
+        )
+        for metric in (mae, rmse)
+    ),
+    Call(
+        "accuracy",
+        lambda: (accuracy, {"logits": normal(5, 3), "labels": LABELS}),
+        {"logits": Floats("fixed free", dtype=False, integers=True, infinite=True), "labels": Integers(2, "fixed")},
+        ("labels",),
+    ),
+    Call(
+        "ndcg_at_k",
+        lambda: (ndcg_at_k, {"scores": normal(5), "relevance": normal(5).abs(), "k": 2, "mask": LABELS.bool()}),
+        {"scores": SCORES, "relevance": SCORES, "k": Count(), "mask": Mask("fixed")},
+        ("relevance", "mask"),
+    ),
+    Call(
+        "proxy_a_distance",
+        lambda: (proxy_a_distance, {"features": normal(5, 3), "domains": LABELS}),
+        {
+            "features": Floats("fixed free", dtype=False, integers=True, more=True),
+            "domains": Integers(None, "fixed", negative=True),
+            "seed": Count(0),
+        },
+        ("features",),
+    ),
+]
+
+LOGITS = Floats("fixed free free", dtype=False)
+EPSILON = Given(
+    -0.1, 1.1, math.nan, "much", True, torch.tensor([[0.5], [1.5], [0.5]]), torch.tensor(math.nan),
+    torch.full((2,), 0.5), torch.full((2, 3, 4), 0.5), torch.full((3, 1), 0.5j), torch.ones(3, 1).bool(),
+)  # fmt: skip
+CHOOSING = [
+    Call("Chooser", lambda: (Chooser, {"n_seeds": 2, "seed": 0}), {"n_seeds": Count(), "seed": Count(0)}),
+    Call(
+        "Chooser.uniform",
+        lambda: (Chooser(3, 0).uniform, {"like": normal(3, 2)}),
+        {"like": Given(lambda right: right[:2], lambda right: right[:0], torch.ones(()), [[1.0]], 5)},
+    ),
+    Call("Chooser.sample", lambda: (Chooser(3, 0).sample, {"logits": normal(3, 4, 5)}), {"logits": LOGITS}),
+    Call(
+        "Chooser.epsilon_greedy",
+        lambda: (Chooser(3, 0).epsilon_greedy, {"values": normal(3, 4, 5), "epsilon": 0.5}),
+        {"values": LOGITS, "epsilon": EPSILON},
+    ),
+]
+
+# Sessions.
+
+WORLDS = [make_users(6, seed) for seed in (1, 2)]
+
+
+def zeros(observations):
+    return {task: Acted(torch.zeros(seen.shape[:2], dtype=torch.int64)) for task, seen in observations.items()}
+
+
+def played():
+    return Sessions(WORLDS, ("home", "notify"), 3)
+
+
+def a_step(**changed):
+    sessions = played()
+    step = sessions.step(zeros(sessions.observations))["home"]
+    return Rollout(**{**vars(step), **changed})
+
+
+PLAYED = {
+    "worlds": Given(
+        (),
+        [5],
+        5,
+        "ab",
+        lambda right: [right[0], right[1][:5]],
+        lambda right: [right[0], make_users(6, 1, n_categories=4)],
+    ),
+    "tasks": Given((), "home", ("home", "home"), ("home", "shop"), (1,), ([],), 5),
+    "settings": Given(5, {"time_limit": 3}, "ab", optional=True),
+    "seeds": Given((1,), (1, -1), (1, 0.5), (1, True), (1, 2**70), 5, "ab", optional=True),
+    "satiation": Given(
+        (1.0, 2.0, 3.0), (1.0, -2.0), (1.0, math.nan), (1.0, "b"), (1.0, True), (1.0, 1e308), 5, "ab", optional=True
+    ),
+    "device": Given("nowhere", "meta", "cuda:9999", 0.5),
+}
+CHOOSE = Given(
+    len, lambda _: lambda: 0, lambda _: lambda seen: 3, lambda _: lambda seen: {}, lambda _: lambda seen: {"home": 3}
+)
+ACTED = Given(
+    {}, 5, "ab", {"home": 3}, lambda right: {"home": right["home"]},
+    *(
+        lambda right, action=action: {**right, "notify": Acted(action)}
+        for action in (
+            3, [[0] * 3] * 2, torch.zeros(2, 3), torch.zeros(3, 2).long(), torch.full((2, 3), 4), torch.full((2, 3), -1)
+        )
+    ),
+    lambda right: {**right, "home": Acted(torch.zeros(2, 3).long(), 3)},
+)  # fmt: skip
+SESSIONS = [
+    Call(
+        "Sessions",
+        lambda: (Sessions, {"worlds": list(WORLDS), "tasks": ("home", "notify"), "per_model": 3}),
+        {**PLAYED, "per_model": Count()},
+        ("groups", "task"),
+    ),
+    Call("Sessions.step", lambda: (played().step, {"acted": zeros(played().observations)}), {"acted": ACTED}),
+    Call(
+        "Sessions.collect",
+        lambda: (played().collect, {"choose": zeros, "steps": 2}),
+        {"choose": CHOOSE, "steps": Count()},
+        ("acted",),
+    ),
+    Call(
+        "stack_steps",
+        lambda: (stack_steps, {"steps": [a_step(), a_step()]}),
+        {
+            "steps": Given(
+                (),
+                5,
+                "ab",
+                [5],
+                lambda right: [right[0], a_step(kept={"chance": torch.zeros(2, 3)})],
+                lambda right: [right[0], a_step(rewards=torch.zeros(2, 2))],
+                lambda right: [right[0], a_step(actions=3)],
+                lambda right: [a_step(kept=3)],
+            )
+        },
+    ),
+    Call(
+        "returns_of",
+        lambda: (
+            returns_of,
+            {"worlds": list(WORLDS), "tasks": ("home",), "choose": zeros, "sessions": 2, "horizon": 2},
+        ),
+        {**PLAYED, "choose": CHOOSE, "sessions": Count(), "discount": Number(0, 1), "horizon": Count()},
+        ("groups", "task", "acted"),
+    ),
+]
+
+# The rest.
+
+RECORD = Free("a record: who takes it looks at it")
+OTHERS = [
+    *(
+        Call(kind.__name__, lambda: (dict, {}), dict.fromkeys(kind.__dataclass_fields__, RECORD))
+        for kind in (Acted, Rollout, Moment)
+    ),
+    Call(
+        "with_bar",
+        lambda: (lambda **given: list(with_bar(**given)), {"moments": iter([Moment(1, 2)]), "label": "", "total": 2}),
+        {"moments": Given(5, [3]), "label": Given(5), "total": Count(), "unit": Given(5)},
+    ),
+    Call(
+        "concurrently",
+        lambda: (lambda jobs: concurrently(jobs, int), {"jobs": int}),
+        {"jobs": Given(5, "ab", len, lambda _: lambda key: key)},
+    ),
+    Call(
+        "concurrently_for",
+        lambda: (concurrently_for, {"keys": (1, 2), "job": str}),
+        {"keys": Given(5, [[1], [2]]), "job": Free("what it does with a key is its own")},
+    ),
+]
+CALLS = [*STACKS, *REPLAY, *METRICS, *CHOOSING, *SESSIONS, *OTHERS]
+
+
+@pytest.mark.parametrize(("call", "argument"), refusals(CALLS))
+def test_a_wrong_argument_is_refused_by_its_name(call, argument):
+    refused(call, argument)
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
+@by_chance
+@given(data=st.data())
+def test_whatever_comes_is_answered_or_refused(call, data):
+    ask(call, *data.draw(junk_for(call)))
+
+
+def test_every_public_call_has_a_row():
+    assert missing(training, CALLS) == set()
