@@ -539,7 +539,7 @@ def test_film_mean_and_offset_by_hand(ratings):
 
 def test_too_few_people_are_refused(ratings):
     few = ratings.select(ratings.user < 3)
-    with pytest.raises(ValueError, match=r"^ratings: \d users have the 20 ratings that it takes, expected enough"):
+    with pytest.raises(ValueError, match=r"^ratings: got \d users with the 20 ratings that it takes, expected enough"):
         users.deal_film_users(few, 0)
 
 

@@ -50,6 +50,33 @@ def test_docstrings_are_shown_when_asked_for():
     assert '"""A class that is shown."""' in source_of(Example, docstring=True)
 
 
+def checked(x, names):
+    """Answer."""
+    check_count("x", x)  # noqa: F821
+    for name in names:
+        self._check_name(name)  # noqa: F821
+    if x > 3:
+        came = str(x)
+        raise ValueError(came)
+    if x > 2:
+        x = 2
+    rows = check_rows(x)  # noqa: F821
+    return rows
+
+
+def check_all(x):
+    if x:
+        raise ValueError("x")
+
+
+def test_checks_are_left_out_and_what_they_return_stays():
+    expected = (
+        "def checked(x, names):\n    if x > 2:\n        x = 2\n    rows = check_rows(x)  # noqa: F821\n    return rows"
+    )
+    assert source_of(checked) == expected
+    assert source_of(check_all).endswith('raise ValueError("x")')  # or nothing would be left
+
+
 @pytest.mark.parametrize(
     ("item", "first"),
     [
