@@ -78,9 +78,7 @@ def _without(unwanted: Callable[[ast.stmt], bool], code: str) -> str:
             first, last = statement.lineno - 1, statement.end_lineno
             if _shares_a_line(statement, body, node):
                 continue
-            while (
-                _is_docstring(statement) and last < len(lines) and lines[last] is not None and not lines[last].strip()
-            ):
+            while _is_docstring(statement) and lines[last : last + 1] == [""]:
                 last += 1
             lines[first:last] = [None] * (last - first)
     return "\n".join(line for line in lines if line is not None)
