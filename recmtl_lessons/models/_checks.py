@@ -115,23 +115,22 @@ def check_number(
 
     ``above`` leaves ``low`` itself out, ``below`` leaves ``high`` out; ``infinite`` takes infinity as well.
     """
-    came = repr(value)
+    came = ""
     if isinstance(value, Tensor):
         real = not value.is_complex() and value.dtype != torch.bool
         fits = real and value.ndim == 0 and value.layout == torch.strided
-        came = f"a tensor of shape {tuple(value.shape)}, {value.dtype}, {value.layout}"
         if fits and not _values_are_at_hand(value):
             return
-        if fits:
-            value = value.item()
-            came = f"a tensor of {value}"
+        value, came = (value.item(), "a tensor of ") if fits else (value, "")
     else:
         whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63  # else torch overflows
         fits = whole or isinstance(value, float)
     fits = fits and low <= value <= high and (abs(value) <= _LARGEST or (infinite and value == math.inf))
     if not fits or (above and value == low) or (below and value == high):
+        kind = isinstance(value, Tensor)
+        shown = f"a tensor of shape {tuple(value.shape)}, {value.dtype}, {value.layout}" if kind else repr(value)
         expected = _range(low, high, above, below) + (" or infinity" if infinite else "")
-        raise ValueError(f"{name}: got {came}, expected {expected}")
+        raise ValueError(f"{name}: got {came}{shown}, expected {expected}")
 
 
 def check_positive(name: str, value: object) -> None:
