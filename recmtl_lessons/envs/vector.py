@@ -120,6 +120,8 @@ class SessionVectorEnv(VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._low, self._high = _check_ranges(user_ranges, num_envs, len(users)).to(self.device).unbind(1)
         self._rows = torch.arange(num_envs, device=self.device)
+        self._everyone = np.ones(num_envs, dtype=bool)
+        self._everyone.flags.writeable = False  # one array for all steps
         self._generators: list[np.random.Generator] = []
         self._state = None
 
@@ -175,14 +177,13 @@ class SessionVectorEnv(VectorEnv):
             Before the first `reset`.
         """
         taken = self.advance(actions)
-        numbers = (part.as_subclass(_Numbers) for part in (taken.rewards, taken.terminated, taken.truncated))
-        ended = taken.terminated | taken.truncated
         info = {
-            "clicked": taken.clicked.cpu().numpy(),
-            "_clicked": np.ones(self.num_envs, dtype=bool),
-            "final_obs": taken.reached.cpu().numpy(),
-            "_final_obs": ended.cpu().numpy(),
+            "clicked": taken.clicked.numpy(force=True),
+            "_clicked": self._everyone,
+            "final_obs": taken.reached.numpy(force=True),
+            "_final_obs": taken.terminated.numpy(force=True) | taken.truncated.numpy(force=True),
         }
+        numbers = (part.as_subclass(_Numbers) for part in (taken.rewards, taken.terminated, taken.truncated))
         return taken.observations, *numbers, info
 
     def advance(self, actions: Tensor) -> VectorOutcome:
