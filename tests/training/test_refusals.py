@@ -100,7 +100,8 @@ def positional(method):
     """With what ``*arguments`` takes as one argument; bound as the method is, so that its owner is watched."""
 
     def call(_, function, arguments):
-        return method(function, *(arguments if isinstance(arguments, (list, tuple)) else [arguments]))
+        several = isinstance(arguments, (list, tuple)) and arguments
+        return method(function, *(arguments if several else [arguments]))
 
     return MethodType(call, method.__self__)
 
