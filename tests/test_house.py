@@ -92,6 +92,16 @@ def test_lessons_do_import_the_other_rooms():
     assert seen >= {"datasets", "envs", "models", "teaching", "training"}
 
 
+def test_no_lesson_imports_another():
+    """What two lessons share has a room below; the first and the last reach them through the table of the course."""
+    lessons = {path.name for path in (PACKAGE / "lessons").iterdir() if (path / "__init__.py").is_file()}
+    for path, modules in modules_of("lessons"):
+        own = path.relative_to(PACKAGE / "lessons").parts[0]
+        ways = [name.split(".") for name in modules]
+        named = {way[2] for way in ways if way[:2] == [PACKAGE.name, "lessons"] and len(way) > 2}
+        assert not named & lessons - {own}, path
+
+
 def test_models_need_torch_and_nothing_else():
     for path, modules in modules_of("models"):
         others = {name.split(".")[0] for name in modules} - {"torch", PACKAGE.name}

@@ -12,7 +12,6 @@ from recmtl_lessons.datasets.ratings import (
     draw_tasks,
     genre_domains,
     place_within,
-    user_tasks,
 )
 from recmtl_lessons.datasets.world import World, WorldSettings, make_world
 
@@ -32,5 +31,4 @@ __all__ = [
     "load_movielens",
     "make_world",
     "place_within",
-    "user_tasks",
 ]

@@ -30,7 +30,7 @@ _CONNECT_SECONDS, _READ_SECONDS = 5.0, 20.0
 
 
 class DataUnavailable(RuntimeError):
-    """A data set is neither on this machine nor to be had; the message says in one line what to do."""
+    """Raised when a data set is neither on this machine nor to be had; the message says in one line what to do."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,13 @@ def load_movielens() -> Ratings:
 
 
 def _locate(release: _Release, cache: Path | None, timeout: tuple[float, float]) -> Path:
-    """Folder that holds the release's members, each of them checked."""
+    """Return the folder that holds the release's members, each of them checked."""
     own = os.environ.get("RECMTL_DATA_DIR")
     return _own_folder(release, Path(os.path.expanduser(own))) if own else _cache_folder(release, cache, timeout)
 
 
 def _own_folder(release: _Release, root: Path) -> Path:
-    """Folder the person named, or the release's folder inside it; nothing in it is ever changed."""
+    """Return the folder that the person named, or the release's inside it; nothing in it is ever changed."""
     for folder in (root, root / release.name):
         if all((folder / member).is_file() for member in release.members):
             faults = _faults(release, folder)
@@ -105,7 +105,7 @@ def _own_folder(release: _Release, root: Path) -> Path:
 
 
 def _cache_folder(release: _Release, cache: Path | None, timeout: tuple[float, float]) -> Path:
-    """Folder of the release in the cache, with what was missing or broken fetched anew."""
+    """Return the folder of the release in the cache, with what was missing or broken fetched anew."""
     if cache is None:
         raise _unavailable(release, "no home folder is known to keep it in")
     folder = cache / release.name
@@ -151,7 +151,7 @@ def _fetch(release: _Release, folder: Path, timeout: tuple[float, float]) -> dic
 
 
 def _faults(release: _Release, folder: Path) -> dict[str, str]:
-    """Member to what is wrong with it, for the members that are missing or whose hash is another."""
+    """Return what is wrong with each member that is missing or whose hash is another."""
     faults = {}
     for member, expected in release.members.items():
         path = folder / member

@@ -137,7 +137,7 @@ def load_csv(
 
 @dataclass(frozen=True)
 class _Table:
-    """What was read: each role's column and its texts, the line of each row, and the rows that do not fit."""
+    """A table as it was read: each role's column and its texts, the line of each row, and the rows that do not fit."""
 
     header: dict[str, str]
     texts: dict[str, list[str]]
@@ -192,7 +192,7 @@ def _text(path: Path, encoding: str) -> str:
 
 
 def _line(before: bytes) -> int:
-    """Number of the line that comes after this text, or goes on from it."""
+    """Return the number of the line that comes after this text, or goes on from it."""
     return len((before + b".").splitlines())
 
 
@@ -225,7 +225,7 @@ def _likely_delimiter(text: str) -> str:
 
 
 def _rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Line and fields of each row; a line ends with CR, LF or both."""
+    """Yield the line and the fields of each row; a line ends with CR, LF or both."""
     lines = io.StringIO(text, newline="")
     if len(delimiter) > 1:
         yield from enumerate((line.rstrip("\r\n").split(delimiter) for line in lines), 1)
@@ -241,7 +241,7 @@ def _rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str
 
 
 def _columns(path: Path, header: list[str], named: dict, delimiter: str) -> dict[str, int]:
-    """Position of each role's column; time and domain only where there is one."""
+    """Return the position of each role's column; time and domain only where there is one."""
     columns: dict[str, int] = {}
     for role, name in named.items():
         if name is False:
@@ -267,7 +267,7 @@ def _columns(path: Path, header: list[str], named: dict, delimiter: str) -> dict
 
 
 def _positions(header: list[str], name: str) -> list[int]:
-    """Positions of the columns of that name: as written, or else whatever the case and the marks."""
+    """Return the positions of the columns of that name: as written, or else whatever the case and the marks."""
     exact = [k for k, column in enumerate(header) if column == name.strip()]
     return exact or [k for k, column in enumerate(header) if _plain(column) == _plain(name)]
 
@@ -319,7 +319,7 @@ def _number(text: str) -> float:
 
 
 def _seconds(text: str) -> int:
-    """Whole seconds since 1970 of a number or an ISO date."""
+    """Return the whole seconds since 1970 of a number or an ISO date."""
     number = _float(text)
     seconds, latest = (_iso_seconds(text.strip()), YEAR_9999) if number is None else (number, _TOO_LATE)
     if not YEAR_1 <= seconds <= latest:
@@ -373,7 +373,7 @@ def _refuse(path: Path, problems: list[tuple[int, str]]) -> None:
 
 
 def _codes(entries: Iterable[str], numbers: bool) -> tuple[tuple, torch.Tensor]:
-    """Sorted vocabulary of a column and the code of each entry."""
+    """Return the sorted vocabulary of a column and the code of each entry."""
     different = set(entries)
     if numbers and all(_WHOLE_NUMBER.fullmatch(entry) for entry in different):
         ordered = sorted(different, key=int)

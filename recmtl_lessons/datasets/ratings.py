@@ -1,4 +1,4 @@
-"""One table for every real source of ratings, and the three ways in which the course looks at it.
+"""One table for every real source of ratings, and the ways in which the course looks at it.
 
 Users and items are codes that count from 0; the vocabularies keep what the codes stood for in the source. The
 views are functions: genres as domains, users as few-shot tasks, calendar years as drift.
@@ -21,7 +21,7 @@ _IDS = (str, int, np.integer)
 
 @dataclass(frozen=True, eq=False)
 class Ratings:
-    """Ratings, one a row, with the vocabularies that their codes refer to.
+    """Ratings, one per row, with the vocabularies that their codes refer to.
 
     Parameters
     ----------
@@ -45,11 +45,6 @@ class Ratings:
         Shape (n_items, n_genres), bool: the genres of each item.
     genre_names : tuple of str
         The name of each genre; empty where ``genres`` is None.
-
-    Raises
-    ------
-    ValueError
-        If a shape, a dtype or a code does not fit the others, a rating is not finite, or there is no row.
     """
 
     user: Tensor
@@ -108,12 +103,12 @@ class Ratings:
 
     @property
     def n_users(self) -> int:
-        """Size of the user vocabulary, users without a rating included."""
+        """Return the size of the user vocabulary, users without a rating included."""
         return len(self.user_ids)
 
     @property
     def n_items(self) -> int:
-        """Size of the item vocabulary, items without a rating included."""
+        """Return the size of the item vocabulary, items without a rating included."""
         return len(self.item_ids)
 
     def select(self, mask: Tensor) -> "Ratings":
@@ -159,7 +154,7 @@ class Ratings:
 
 @dataclass(frozen=True, eq=False)
 class TaskSplit:
-    """Few-shot tasks of one split, a user each; ``ratings.rating[split.support]`` has shape (T, support).
+    """Few-shot tasks, one per user; ``ratings.rating[split.support]`` has shape (T, support).
 
     Parameters
     ----------
@@ -177,15 +172,6 @@ class TaskSplit:
     support: Tensor
     query: Tensor
     known: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class UserTasks:
-    """Users as few-shot tasks, each user in exactly one of the three splits."""
-
-    train: TaskSplit
-    valid: TaskSplit
-    test: TaskSplit
 
 
 def genre_domains(ratings: Ratings, genres: Sequence[str], min_user_ratings: int = 5) -> Ratings:
@@ -234,50 +220,6 @@ def genre_domains(ratings: Ratings, genres: Sequence[str], min_user_ratings: int
                 f"(min_user_ratings is {min_user_ratings})"
             )
     return replace(ratings, domain=domain, domain_names=names).select(keep)
-
-
-def user_tasks(
-    ratings: Ratings,
-    support: int = 10,
-    query: int = 10,
-    seed: int = 0,
-    shares: tuple[float, float, float] = (0.7, 0.1, 0.2),
-) -> UserTasks:
-    """Let each user be a few-shot task: some ratings to adapt to, others to be scored on.
-
-    Users with at least ``support + query`` ratings are dealt to train, valid and test at random, no user to
-    two of them. Each gives ``support + query`` of their rows, drawn at random without replacement whatever
-    their time, so that every task has the same size and all of them stack.
-
-    Parameters
-    ----------
-    ratings : Ratings
-        The ratings that the row indices refer to.
-    support, query : int
-        Rows a task, from 1 to the number of all ratings each.
-    seed : int
-        The same seed gives the same split and the same draw.
-    shares : tuple of three float
-        Shares of the users in train, valid and test; they sum to 1, and a share of 0 leaves its split empty.
-
-    Returns
-    -------
-    UserTasks
-        Three splits with index tensors of shape (T,), (T, support) and (T, query).
-
-    Raises
-    ------
-    ValueError
-        If too few users have enough ratings to fill every split.
-    """
-    _check_ratings(ratings)
-    check_count("support", support, most=len(ratings))
-    check_count("query", query, most=len(ratings))
-    if not isinstance(shares, Sequence) or len(shares) != 3:
-        raise ValueError(f"shares: got {shares!r}, expected three shares from 0 to 1 that sum to 1")
-    users = deal_users(ratings, dict(zip(("train", "valid", "test"), shares, strict=True)), support + query, seed)
-    generator = torch.Generator().manual_seed(seed)
-    return UserTasks(*(draw_tasks(ratings.user, some, support, query, generator) for some in users.values()))
 
 
 def deal_users(
@@ -344,11 +286,6 @@ def draw_tasks(user: Tensor, users: Tensor, support: int, query: int, generator:
     Returns
     -------
     TaskSplit
-
-    Raises
-    ------
-    ValueError
-        If one of the users has fewer than ``support + 1`` ratings.
     """
     _check_tensor("user", user, torch.int64, (None,))
     _check_tensor("users", users, torch.int64, (None,))
@@ -371,7 +308,7 @@ def draw_tasks(user: Tensor, users: Tensor, support: int, query: int, generator:
 
 
 def place_within(group: Tensor) -> Tensor:
-    """How many earlier rows have the same group, for each row.
+    """Count, for each row, the earlier rows that have the same group.
 
     Parameters
     ----------
@@ -395,7 +332,7 @@ def place_within(group: Tensor) -> Tensor:
 
 
 def describe_items(ratings: Ratings, without_genres: Sequence[str] = ()) -> Tensor:
-    """What is known of each item, as features near 0 that hold no rating.
+    """Return what is known of each item, as features near 0 that hold no rating.
 
     Parameters
     ----------
@@ -425,7 +362,7 @@ def describe_items(ratings: Ratings, without_genres: Sequence[str] = ()) -> Tens
 def describe_raters(
     group: Tensor, n_groups: int, rating: Tensor, liked: Tensor, shrinkage: float = 5.0
 ) -> tuple[Tensor, Tensor]:
-    """What some ratings say of whoever gave them: how high they rate, how often they like, and from how many ratings.
+    """Return how high those rate who gave some ratings, how often they like, and from how many ratings.
 
     Parameters
     ----------
@@ -500,7 +437,7 @@ def by_year(ratings: Ratings, min_ratings: int = 1) -> list[tuple[int, Ratings]]
 
 
 def _calendar_year(seconds: Tensor) -> np.ndarray:
-    """Calendar year (UTC) of seconds since 1970, as int64 of the same shape."""
+    """Return the calendar year (UTC) of seconds since 1970, as int64 of the same shape."""
     return seconds.numpy().astype("datetime64[s]").astype("datetime64[Y]").astype(np.int64) + 1970
 
 

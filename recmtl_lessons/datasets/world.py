@@ -167,7 +167,7 @@ class World:
         return len(self.user)
 
     def rows(self, domain: str | None = None, new: bool | None = None) -> Tensor:
-        """Row numbers of one domain, of new or of known users, or of both conditions together."""
+        """Return the row numbers of one domain, of new or of known users, or of both conditions together."""
         keep = torch.ones(len(self), dtype=torch.bool)
         if domain is not None:
             check_choice("domain", domain, self.settings.domains)

@@ -25,7 +25,7 @@ from recmtl_lessons.envs.session import (
     layout_of,
 )
 from recmtl_lessons.envs.surfaces import SURFACES, Surface, make_surface
-from recmtl_lessons.envs.users import SessionUsers, join_users, make_users
+from recmtl_lessons.envs.users import ACTIONS, STATE_DIM, SessionUsers, join_users, make_users
 from recmtl_lessons.envs.vector import SessionVectorEnv, VectorOutcome
 
 # A forked process, such as a worker of Gymnasium's AsyncVectorEnv, inherits that torch has threads, but no threads:
@@ -34,6 +34,8 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 __all__ = [
+    "ACTIONS",
+    "STATE_DIM",
     "SURFACES",
     "ChainEnv",
     "ChainState",

@@ -13,7 +13,7 @@ MOST_LOGITS = 1e6
 
 
 def whole_number(name: str, value: object, most: float) -> int:
-    """The integer from 0 to ``most`` that a plain number stands for, or a scalar of NumPy or torch; refuse all else."""
+    """Return the integer from 0 to ``most`` that a number or a scalar of NumPy or torch stands for; refuse all else."""
     if isinstance(value, (np.generic, np.ndarray, Tensor)) and value.shape == ():
         value = value.item()
     check_count(name, value, 0, most)
@@ -21,7 +21,7 @@ def whole_number(name: str, value: object, most: float) -> int:
 
 
 def checked_seed(seed: object) -> int | None:
-    """None, or a seed of whatever size."""
+    """Return None, or a seed of whatever size; refuse all else."""
     return None if seed is None else whole_number("seed", seed, math.inf)
 
 
@@ -65,16 +65,5 @@ def check_choices(name: str, chosen: Tensor, shape: tuple[int, ...], count: floa
 
 
 def _ends(values: Tensor) -> tuple[float, float]:
-    """The smallest and the largest; both 0 where there are none."""
+    """Return the smallest and the largest; both 0 where there are none."""
     return tuple(end.item() for end in values.aminmax()) if values.numel() else (0, 0)
-
-
-def checked_device(device: torch.device | str) -> torch.device:
-    """Refuse a device that cannot hold numbers on this machine."""
-    try:
-        found = torch.device(device)
-        torch.zeros((), device=found).item()  # "meta" makes tensors too, but they hold no numbers
-    except (RuntimeError, AssertionError, TypeError, ValueError, OverflowError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device: got {device!r}, expected a device of this machine ({reason})") from error
-    return found

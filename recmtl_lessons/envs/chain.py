@@ -51,12 +51,12 @@ class ChainState:
 
 
 def begin_chain(*shape: int) -> ChainState:
-    """Fresh episodes, all in s2."""
+    """Begin episodes, all in s2."""
     return ChainState(torch.full(shape, START), torch.zeros(shape, dtype=torch.bool))
 
 
 def step_chain(state: ChainState, action: Tensor, chance: Tensor) -> tuple[ChainState, Tensor, Tensor]:
-    """One step of every episode.
+    """Take a step in every episode.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def _paid(state: ChainState, dtype: torch.dtype) -> Tensor:
 
 
 def observe_chain(state: ChainState, history: bool = False) -> Tensor:
-    """What is seen, (..., 6): the position, one-hot; with ``history`` (..., 7), whether s6 was visited as well."""
+    """Return what is seen, (..., 6): the position, one-hot; with ``history`` (..., 7), whether s6 was visited too."""
     seen = torch.nn.functional.one_hot(state.position, LENGTH).float()
     return torch.cat([seen, state.visited.unsqueeze(-1).float()], dim=-1) if history else seen
 
@@ -99,11 +99,6 @@ class ChainEnv(gymnasium.Env):
     history : bool
         Show whether s6 was visited. Without it the observation is not the state: the same place is worth 1 or 0.01.
     render_mode : {None, "ansi"}
-
-    Raises
-    ------
-    ValueError
-        If an argument is none of these.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012  as Gymnasium asks for it
@@ -118,13 +113,7 @@ class ChainEnv(gymnasium.Env):
         self._running = False
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
-        """Begin in s2.
-
-        Raises
-        ------
-        ValueError
-            If there are options: it has none. Or if the seed is no whole number of at least 0.
-        """
+        """Begin in s2."""
         check_no_options(options)
         super().reset(seed=checked_seed(seed))
         self._state, self._running = begin_chain(1), True
@@ -135,8 +124,6 @@ class ChainEnv(gymnasium.Env):
 
         Raises
         ------
-        ValueError
-            If the action is neither 0 nor 1.
         RuntimeError
             Before the first `reset`, and after the end.
         """
@@ -172,11 +159,6 @@ class Chains:
     history : sequence of bool
         For each model whether it sees that s6 was visited. If no model does, observations have no place for it; if
         some do, the others read 0 there.
-
-    Raises
-    ------
-    ValueError
-        If a number is not positive, or there is not one flag a model.
     """
 
     def __init__(self, models: int, per_model: int, history: Sequence[bool] | None = None):
@@ -193,11 +175,11 @@ class Chains:
 
     @property
     def observations(self) -> Tensor:
-        """What the models see now, (M, B, 6) or (M, B, 7)."""
+        """Return what the models see now, (M, B, 6) or (M, B, 7)."""
         return self._seen(self.state)
 
     def step(self, action: Tensor, chance: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One step of all episodes.
+        """Take a step in all episodes.
 
         Parameters
         ----------
@@ -213,11 +195,6 @@ class Chains:
         terminated : Tensor, (M, B), bool
         position : Tensor, (M, B)
             Reached by the step.
-
-        Raises
-        ------
-        ValueError
-            If a shape or dtype is another, an action is neither 0 nor 1, or a chance is not from 0 to 1.
         """
         check_choices("action", action, self.state.position.shape, 1 + RIGHT)
         check_chances("chance", chance, self.state.position.shape)
@@ -235,7 +212,7 @@ class Chains:
 
 
 def solve_chain(discount: float = 1.0) -> Tensor:
-    """Value of each action for whoever knows whether s6 was visited, by value iteration: (6, 2, 2).
+    """Return each action's value for whoever knows whether s6 was visited, by value iteration: (6, 2, 2).
 
     Parameters
     ----------
@@ -246,11 +223,6 @@ def solve_chain(discount: float = 1.0) -> Tensor:
     -------
     Tensor, (position, visited, action)
         In double precision. Rows of s1 are 0: the episode is over there.
-
-    Raises
-    ------
-    ValueError
-        If the discount is out of range.
     """
     discount = _checked_discount(discount)
     reward, moves = chain_matrices()
@@ -267,7 +239,7 @@ def _checked_discount(discount: float) -> float:
 
 
 def chain_value(policy: Tensor, discount: float = 1.0) -> Tensor:
-    """Exact return of policies from the start, by the linear equations that it fulfils.
+    """Return the exact return of policies from the start, by the linear equations that it fulfils.
 
     Parameters
     ----------
@@ -280,11 +252,6 @@ def chain_value(policy: Tensor, discount: float = 1.0) -> Tensor:
     -------
     Tensor, (...)
         In double precision.
-
-    Raises
-    ------
-    ValueError
-        If the shape does not fit, rows do not sum to 1, or the discount is out of range.
     """
     discount = _checked_discount(discount)
     check_policy(policy, (LENGTH, 2, 2), more=True)
@@ -297,7 +264,7 @@ def chain_value(policy: Tensor, discount: float = 1.0) -> Tensor:
 
 
 def chain_values_by_place(policy: Tensor) -> Tensor:
-    """What Q-learning that sees the place alone tends to, while a policy acts: (6, 2), undiscounted.
+    """Return what Q-learning that sees the place alone tends to, while a policy acts: (6, 2), undiscounted.
 
     To such a learner an action's reward and what follows it are means over the times with s6 visited and without, as
     often as the policy is there in each. What it tends to is the best that a Markov decision process with those means
@@ -315,11 +282,6 @@ def chain_values_by_place(policy: Tensor) -> Tensor:
     -------
     Tensor, (position, action)
         In double precision. The row of s1 is 0.
-
-    Raises
-    ------
-    ValueError
-        If the shape does not fit, rows do not sum to 1, or a place is never reached.
 
     References
     ----------
@@ -347,7 +309,7 @@ def chain_values_by_place(policy: Tensor) -> Tensor:
 
 
 def chain_matrices() -> tuple[Tensor, Tensor]:
-    """The chain as a table.
+    """Return the chain as a table.
 
     Returns
     -------

@@ -47,7 +47,7 @@ class Plan:
 
     @property
     def returns(self) -> Tensor:
-        """Value of a whole session, (U,)."""
+        """Return the value of a whole session, (U,)."""
         return self.value[:, 0]
 
 
@@ -59,13 +59,9 @@ class SessionPlanner:
     users : SessionUsers
     task : str
     settings : SessionSettings, optional
+        Of at most 50,000 states: levels, clicks towards a reward and patience multiply.
     discount : float
         In [0, 1).
-
-    Raises
-    ------
-    ValueError
-        If an argument does not fit, or the settings make more than 50,000 states.
     """
 
     def __init__(self, users: SessionUsers, task: str, settings: SessionSettings | None = None, discount: float = 0.9):
@@ -75,12 +71,12 @@ class SessionPlanner:
         self._clicked, self._ignored = self._what_follows(True), self._what_follows(False)
 
     def best(self) -> Plan:
-        """The optimal policy, by value iteration to within a ten-thousandth of 1 and the largest value together."""
+        """Find the optimal policy, by value iteration to a ten-thousandth of 1 and the largest value together."""
         value = self._iterate(lambda value: self._q(value).amax(1))
         return Plan(value, self._q(value).argmax(1))
 
     def myopic(self) -> Plan:
-        """Whoever knows the tastes and the state as well, and takes what pays most in this very step.
+        """Plan as who knows the tastes and the state as well, and takes what pays most in this very step.
 
         Where several actions pay as much, it is the first of them: so wherever nothing can be paid yet because more
         clicks are needed.
@@ -90,7 +86,7 @@ class SessionPlanner:
         return Plan(value, action)
 
     def observations(self) -> Tensor:
-        """What a system sees in each state with each user, (U, S, F + 2 C + 1)."""
+        """Return what a system sees in each state with each user, (U, S, F + 2 C + 1)."""
         count, users = len(self.states.user), len(self.rules.users)
         every = [torch.arange(users).repeat_interleave(count)]
         parts = (self.states.satiation, self.states.streak, self.states.ignored, self.states.elapsed)
@@ -98,7 +94,7 @@ class SessionPlanner:
         return self.rules.observe(SessionState(*every)).unflatten(0, (users, count))
 
     def value_of(self, policy: Tensor) -> Tensor:
-        """Exact value of a policy, (U,): a whole session's expected discounted reward.
+        """Return the exact value of a policy, (U,): a whole session's expected discounted reward.
 
         It solves the linear equations that the value fulfils. The value carries no gradient, and is on the CPU.
 
@@ -106,11 +102,6 @@ class SessionPlanner:
         ----------
         policy : Tensor, (U, S, A)
             Probability of each action in each state, for instance a network's at `observations`.
-
-        Raises
-        ------
-        ValueError
-            If the shape does not fit, or rows do not sum to 1.
         """
         users, count, actions = len(self.rules.users), len(self.states.user), len(self.rules.surface)
         check_policy(policy, (users, count, actions))
@@ -121,7 +112,7 @@ class SessionPlanner:
         return torch.cat([self._solved(probability.transpose(1, 2), chance) for probability, chance in chunks])
 
     def value_of_actions(self, action: Tensor) -> Tensor:
-        """Value of a policy without chance, (U,): that of `value_of`, to within a millionth of 1 and the largest value.
+        """Return a policy's value without chance, (U,), as `value_of`, to a millionth of 1 and the largest value.
 
         By iteration: with one action a state there are only two ways to go on, which takes less time than equations.
 
@@ -129,11 +120,6 @@ class SessionPlanner:
         ----------
         action : Tensor, (U, S), integers
             What is done in each state.
-
-        Raises
-        ------
-        ValueError
-            If the shape or dtype does not fit, or an action is none of the surface's.
         """
         shape, actions = (len(self.rules.users), len(self.states.user)), len(self.rules.surface)
         check_choices("action", action, shape, actions)
@@ -157,12 +143,12 @@ class SessionPlanner:
         return self._iterate(a_step_before, _EXACTLY)[:, 0]
 
     def even(self) -> Tensor:
-        """Exact value of acting by chance, all actions alike, (U,)."""
+        """Return the exact value of acting by chance, all actions alike, (U,)."""
         users, count, actions = len(self.rules.users), len(self.states.user), len(self.rules.surface)
         return self.value_of(torch.full((users, count, actions), 1 / actions))
 
     def _moves(self, follow: Tensor, weight: Tensor) -> csr_array:
-        """The matrix that takes values to what they add up to a step before; two ways to go on, (U, S, 2) each.
+        """Return the matrix that takes values to what they add up to a step before; two ways to go on, (U, S, 2) each.
 
         (U * S, U * S), users one after another.
         """
@@ -173,7 +159,7 @@ class SessionPlanner:
         return csr_array(parts, shape=(users * count, users * count))
 
     def _solved(self, policy: Tensor, chance: Tensor) -> Tensor:
-        """Values at the start of some users' sessions, from (I - discount P) V = r; policy and chance (U, A, S).
+        """Solve (I - discount P) V = r for values at the start of some users' sessions; policy and chance (U, A, S).
 
         Only the states that a session can reach have an equation.
         """
@@ -196,7 +182,7 @@ class SessionPlanner:
 
     @cached_property
     def _reachable(self) -> Tensor:
-        """The states that a session can be in, whatever is done, (R,); the first is its start."""
+        """Return the states that a session can be in, whatever is done, (R,); the first is its start."""
         reached = torch.zeros(len(self.states.user), dtype=torch.bool)
         reached[0], before = True, 0
         while int(reached.sum()) > before:
@@ -206,7 +192,7 @@ class SessionPlanner:
         return reached.nonzero().squeeze(1)
 
     def index(self, state: SessionState) -> Tensor:
-        """The number of each session's state among the S, (N,)."""
+        """Return the number of each session's state among the S, (N,)."""
         self.rules._check_state(state)
         if bool(((state.streak > 0).sum(1) > 1).any()):
             raise ValueError("state.streak: got clicks on several categories, expected on one at most")
@@ -222,7 +208,7 @@ class SessionPlanner:
 
     @cached_property
     def _chance(self) -> Tensor:
-        """Probability of a click, (U, A, S)."""
+        """Return the probability of a click, (U, A, S)."""
         appeal = self.rules.tastes[:, None] - self.rules.settings.satiation * self.states.satiation  # (U, S, C)
         chance = torch.einsum("ac,usc->uas", self.rules.surface.share, appeal).sigmoid()
         return torch.where(self.rules.surface.shows[:, None], chance, 0.0)
@@ -242,7 +228,7 @@ class SessionPlanner:
         return SessionState(nil, satiation[sated], streak[which], ignored, nil)
 
     def _what_follows(self, clicked: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """After each action in each state: the next state's number, the reward, whether it goes on; (A, S) each."""
+        """Return what actions in each state lead to: the next state, the reward, whether it goes on; (A, S) each."""
         nexts = []
         for action in range(len(self.rules.surface)):
             here = torch.full_like(self.states.user, action)
@@ -252,7 +238,7 @@ class SessionPlanner:
         return tuple(torch.stack(parts) for parts in zip(*nexts, strict=True))
 
     def _q(self, value: Tensor) -> Tensor:
-        """Value of each action in each state, (U, A, S)."""
+        """Return the value of each action in each state, (U, A, S)."""
         worth = []
         for follow, reward, goes_on in (self._clicked, self._ignored):
             after = value.index_select(1, follow.flatten()).view(-1, *follow.shape)  # (U, A, S)

@@ -54,12 +54,6 @@ def users_from_ratings(
     -------
     SessionUsers
         With a profile of 2 C + 2 features.
-
-    Raises
-    ------
-    ValueError
-        If the ratings have no genres, too few users for three groups or too few rows for two halves, or another
-        argument is out of range.
     """
     if not isinstance(ratings, Ratings) or ratings.genres is None:
         came = "Ratings without genres" if isinstance(ratings, Ratings) else type(ratings).__name__
@@ -99,23 +93,22 @@ class _Half:
         self._count = self._sum(torch.ones_like(self._rating))  # (U,)
 
     def share(self) -> Tensor:
-        """Logit of each genre's share of the user's ratings, (U, C)."""
+        """Return the logit of each genre's share of the user's ratings, (U, C)."""
         everybody = self._of.mean(0)
         share = (self._sum(self._of) + _SHRINK * everybody) / (self._count + _SHRINK)[:, None]
         return share.clamp(0.01, 0.99).logit()
 
     def liking(self) -> Tensor:
-        """How far a genre's ratings lie above the user's mean, in stars, drawn to 0 where there are few: (U, C)."""
+        """Return how far a genre's ratings lie above the user's mean, in stars; few are drawn to 0: (U, C)."""
         above = self._rating - self._mean()[self._user]
         return self._sum(above[:, None] * self._of) / (self._sum(self._of) + _SHRINK)
 
     def habits(self) -> Tensor:
-        """The logarithm of the number of ratings, and their mean: (U, 2)."""
+        """Return the logarithm of the number of ratings, and their mean: (U, 2)."""
         return torch.stack([(self._count + 1).log(), self._mean()], dim=1)
 
     def later(self) -> Tensor:
-        """The later half of these ratings, user by user, as a mask over all ratings; the second half of the rows
-        where there are no times."""  # noqa: D205, D209
+        """Return the later half of each user's ratings, as a mask over all; by their order where there are no times."""
         rows = self.rows.nonzero().squeeze(1)
         if self.ratings.time is not None:
             rows = rows[self.ratings.time[rows].argsort(stable=True)]
@@ -135,5 +128,5 @@ class _Half:
 
 
 def _standard(values: Tensor) -> Tensor:
-    """Mean 0 and standard deviation 1 over the users, outliers brought in."""
+    """Bring values to mean 0 and standard deviation 1 over the users, and outliers in."""
     return ((values - values.mean(0)) / (values.std(0) + 1e-6)).clamp(-_WIDEST, _WIDEST)

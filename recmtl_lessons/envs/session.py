@@ -18,13 +18,12 @@ from recmtl_lessons.envs._checks import (
     check_chances,
     check_choices,
     check_no_options,
-    checked_device,
     checked_seed,
     whole_number,
 )
 from recmtl_lessons.envs.surfaces import Surface, make_surface
 from recmtl_lessons.envs.users import WIDEST_PROFILE, SessionUsers
-from recmtl_lessons.models._checks import check_choice, check_count, check_number, check_values
+from recmtl_lessons.models._checks import check_choice, check_count, check_number, check_values, checked_device
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,6 @@ class SessionSettings:
         on another category in between start the count anew; ignored steps do not.
     time_limit : int
         After so many steps a session is cut off, though the user would have stayed.
-
-    Raises
-    ------
-    ValueError
-        If a knob is out of its range.
     """
 
     satiation: float = 1.0
@@ -112,13 +106,7 @@ class ObservationLayout:
 
 
 def layout_of(observation_dim: int, n_categories: int) -> ObservationLayout:
-    """The layout of observations of a width, with C categories.
-
-    Raises
-    ------
-    ValueError
-        If the width leaves no place for a profile.
-    """
+    """Return the layout of observations of a width, with C categories."""
     check_count("n_categories", n_categories)
     check_count("observation_dim", observation_dim, least=2 * n_categories + 2)
     streak, satiation = observation_dim - 1 - n_categories, observation_dim - 1 - 2 * n_categories  # where they begin
@@ -149,11 +137,6 @@ class SessionRules:
     device : torch.device
     satiation : Tensor, (N,), optional
         Another strength of satiation for each of N sessions, instead of that of the settings.
-
-    Raises
-    ------
-    ValueError
-        If an argument does not fit.
     """
 
     def __init__(
@@ -169,7 +152,7 @@ class SessionRules:
         if not isinstance(settings, SessionSettings | None):
             raise ValueError(f"settings: got {settings!r}, expected SessionSettings or None")
         tastes = users.on(task)
-        self.users, self.settings, self.device = users, settings or SessionSettings(), checked_device(device)
+        self.users, self.settings, self.device = users, settings or SessionSettings(), checked_device("device", device)
         self.surface: Surface = make_surface(task, len(users.categories))
         self.tastes = tastes.detach().to(self.device)  # (U, C)
         self.profile = users.profile.detach().to(self.device)  # (U, F)
@@ -180,36 +163,36 @@ class SessionRules:
 
     @property
     def observation_dim(self) -> int:
-        """F + 2 C + 1: see `observe`."""
+        """Return the width of what is seen, F + 2 C + 1: see `observe`."""
         return self.profile.shape[1] + 2 * len(self._categories) + 1
 
     @property
     def layout(self) -> ObservationLayout:
-        """Where things stand in an observation."""
+        """Return where things stand in an observation."""
         return layout_of(self.observation_dim, len(self._categories))
 
     def begin(self, user: Tensor) -> SessionState:
-        """Fresh sessions of some users, (N,)."""
+        """Begin sessions of some users, (N,)."""
         check_choices("user", user, (user.numel(),) if isinstance(user, Tensor) else (), len(self.users))
         return self._begin(user)
 
     def observe(self, state: SessionState) -> Tensor:
-        """What a system can see, (N, F + 2 C + 1).
+        """Return what a system can see, (N, F + 2 C + 1).
 
         The profile; how much of each category was shown lately, 0 to 1: its satiation, though not how strongly that is
-        felt; the share of the clicks towards the next reward, a category; the share of the patience that is gone. The
+        felt; the share of the clicks towards the next reward, per category; the share of the patience that is gone. The
         tastes are hidden.
         """
         self._check_state(state)
         return self._observe(state)
 
     def click_logit(self, state: SessionState, action: Tensor) -> Tensor:
-        """Appeal of what an action shows, (N,)."""
+        """Return the appeal of what an action shows, (N,)."""
         self._check_action(state, action)
         return self._click_logit(state, action)
 
     def click_probability(self, state: SessionState, action: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-        """How likely a click on what an action shows is, (N,); 0 where nothing is shown.
+        """Return how likely a click on what an action shows is, (N,); 0 where nothing is shown.
 
         In double precision unless told otherwise: in single, a batch's sigmoid and a row's differ in the last digit.
         """
@@ -219,7 +202,7 @@ class SessionRules:
         return self._click_probability(state, action, dtype)
 
     def step(self, state: SessionState, action: Tensor, chance: Tensor) -> "Outcome":
-        """One step of every session.
+        """Take a step in every session.
 
         Parameters
         ----------
@@ -238,7 +221,7 @@ class SessionRules:
         return self._step(state, action, chance)
 
     def advance(self, state: SessionState, action: Tensor, clicked: Tensor) -> "Outcome":
-        """As `step`, with the clicks (N,) known. The rest of a step is certain, which `envs.planning` makes use of."""
+        """Take a step with known clicks, (N,). The rest of a step is certain, which `envs.planning` makes use of."""
         self._check_action(state, action)
         if not isinstance(clicked, Tensor) or clicked.dtype != torch.bool or clicked.shape != action.shape:
             came = f"{clicked.dtype} {tuple(clicked.shape)}" if isinstance(clicked, Tensor) else type(clicked).__name__
@@ -302,7 +285,7 @@ class SessionRules:
         return Outcome(after, needed * paid.float(), terminated, truncated, clicked)
 
     def _strengths(self, satiation: Tensor) -> Tensor:
-        """Strengths of satiation as a column, (N, 1)."""
+        """Return the strengths of satiation as a column, (N, 1)."""
         check_values("satiation", satiation, (max(1, satiation.numel()),) if isinstance(satiation, Tensor) else ())
         if not bool(((satiation >= 0) & (satiation <= MOST_LOGITS)).all()):
             came = f"values from {satiation.min():g} to {satiation.max():g}"
@@ -341,11 +324,6 @@ class SessionEnv(gymnasium.Env):
     settings : SessionSettings, optional
     render_mode : {None, "ansi"}
 
-    Raises
-    ------
-    ValueError
-        If the task or the render mode is unknown.
-
     Notes
     -----
     ``info`` has what an observation has not: the user's number, the tastes and levels of satiation.
@@ -371,14 +349,7 @@ class SessionEnv(gymnasium.Env):
         self._running, self._last = False, ""
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
-        """Begin a session with a user drawn at random, or with ``options={"user": number}``.
-
-        Raises
-        ------
-        ValueError
-            If there is no such user, another option, or the seed is no
-            whole number of at least 0. The session goes on from where it stands then.
-        """
+        """Begin a session with a user drawn at random, or with ``options={"user": number}``."""
         asked, seed = _asked_user(options, len(self.rules.users)), checked_seed(seed)
         super().reset(seed=seed)
         chance = torch.tensor([self.np_random.random()], dtype=torch.float64)  # drawn even if a user is asked for
@@ -391,8 +362,6 @@ class SessionEnv(gymnasium.Env):
 
         Raises
         ------
-        ValueError
-            If the action is not one of the surface's.
         RuntimeError
             Before the first `reset`, and after the end.
         """
@@ -433,7 +402,7 @@ class SessionEnv(gymnasium.Env):
 
 
 def spaces_of(rules: SessionRules) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Discrete]:
-    """The spaces of one session's observations and actions."""
+    """Return the spaces of one session's observations and actions."""
     width, profile = rules.observation_dim, rules.layout.profile
     low, high = np.zeros(width, np.float32), np.ones(width, np.float32)
     low[profile], high[profile] = -WIDEST_PROFILE, WIDEST_PROFILE
@@ -441,12 +410,12 @@ def spaces_of(rules: SessionRules) -> tuple[gymnasium.spaces.Box, gymnasium.spac
 
 
 def user_of(chance: Tensor, low: Tensor | int, high: Tensor | int) -> Tensor:
-    """The user in low..high-1 that a uniform number in [0, 1) stands for."""
+    """Return the user in low..high-1 that a uniform number in [0, 1) stands for."""
     return (low + (chance * (high - low)).floor()).long()
 
 
 def with_rows(state: SessionState, where: Tensor, other: SessionState) -> SessionState:
-    """The sessions of ``other`` where ``where`` (N,) is True, of ``state`` elsewhere."""
+    """Return the sessions of ``other`` where ``where`` (N,) is True, of ``state`` elsewhere."""
     names = ("user", "satiation", "streak", "ignored", "elapsed")
 
     def pick(name: str) -> Tensor:
@@ -457,7 +426,7 @@ def with_rows(state: SessionState, where: Tensor, other: SessionState) -> Sessio
 
 
 def _asked_user(options: dict | None, count: int) -> int | None:
-    """The user that options ask for, None if they ask for nobody."""
+    """Return the user that options ask for, None if they ask for nobody."""
     if isinstance(options, dict) and set(options) == {"user"}:
         return whole_number("options['user']", options["user"], count - 1)
     check_no_options(options, "{'user': number} or none")

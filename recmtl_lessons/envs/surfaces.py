@@ -52,11 +52,6 @@ def make_surface(task: str, n_categories: int) -> Surface:
     - ``"search"``: a ranking, of which two categories are seen: the leading one makes six tenths of it, the next one
       four; C (C - 1) actions.
     - ``"notify"``: a message for one category, or none; C + 1 actions.
-
-    Raises
-    ------
-    ValueError
-        If there is no such surface, or the number of categories is not between 2 and 6.
     """
     check_choice("task", task, SURFACES)
     check_count("n_categories", n_categories, 2, len(CATEGORIES))

@@ -7,10 +7,14 @@ import torch
 from torch import Tensor
 
 from recmtl_lessons.envs._checks import MOST_LOGITS
-from recmtl_lessons.envs.surfaces import CATEGORIES, SURFACES
+from recmtl_lessons.envs.surfaces import CATEGORIES, SURFACES, make_surface
 from recmtl_lessons.models._checks import check_choice, check_count, check_number, check_values
 
 WIDEST_PROFILE = 10.0  # of a standardised feature
+N_CATEGORIES, PROFILE_DIM = 3, 8  # of the users that `make_users` draws, unless told otherwise
+#: What their sessions ask of a network: actions on each surface, and the width of what is seen.
+ACTIONS = {task: len(make_surface(task, N_CATEGORIES)) for task in SURFACES}
+STATE_DIM = PROFILE_DIM + 2 * N_CATEGORIES + 1
 
 
 @dataclass(frozen=True)
@@ -20,25 +24,19 @@ class SessionUsers:
     Attributes
     ----------
     profile : Tensor, (U, F)
-        What the system knows before a session.
+        What the system knows before a session: standardised, none beyond 10.
     tastes : Tensor, (U, K, C)
         What it does not know: in logits, 0 is as many clicks as not.
     tasks : tuple of str
         The K surfaces, of "home", "search" and "notify".
     categories : tuple of str
         Names of the C categories, from 2 to 6.
-
-    Raises
-    ------
-    ValueError
-        If these are no float tensors or no such names, shapes do not fit together, a value is not finite, or the
-        profile is not standardised (10 at the most).
     """
 
     profile: Tensor
     tastes: Tensor
     tasks: tuple[str, ...] = SURFACES
-    categories: tuple[str, ...] = CATEGORIES[:3]
+    categories: tuple[str, ...] = CATEGORIES[:N_CATEGORIES]
 
     def __post_init__(self):
         object.__setattr__(self, "tasks", checked_names("tasks", self.tasks, 1, len(SURFACES)))
@@ -64,20 +62,20 @@ class SessionUsers:
         return len(self.profile)
 
     def __getitem__(self, rows) -> "SessionUsers":
-        """Some of the users: a slice, or a list or tensor of their numbers or of a flag for each."""
+        """Return some of the users: a slice, or those in a list or tensor of numbers, or of a flag for each."""
         try:
             return SessionUsers(self.profile[rows], self.tastes[rows], self.tasks, self.categories)
         except (IndexError, TypeError, ValueError) as error:
             raise ValueError(f"rows: got {rows!r}, expected some of {len(self)} users ({error})") from error
 
     def on(self, task: str) -> Tensor:
-        """Tastes on one surface, (U, C)."""
+        """Return the tastes on one surface, (U, C)."""
         check_choice("task", task, self.tasks)
         return self.tastes[:, self.tasks.index(task)]
 
 
 def checked_names(name: str, value: object, least: int, most: int) -> tuple[str, ...]:
-    """So many names as a tuple, all different."""
+    """Return the names as a tuple; refuse fewer or more than asked for, and the same one twice."""
     fits = isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(one, str) for one in value)
     if not fits or not least <= len(set(value)) == len(value) <= most:
         raise ValueError(f"{name}: got {value!r}, expected from {least} to {most} names, all different")
@@ -85,13 +83,7 @@ def checked_names(name: str, value: object, least: int, most: int) -> tuple[str,
 
 
 def join_users(groups: Sequence[SessionUsers]) -> SessionUsers:
-    """Users of several worlds in one table, group after group.
-
-    Raises
-    ------
-    ValueError
-        If there is no group, or they differ in tasks, categories or the width of the profile.
-    """
+    """Put users of several worlds into one table, group after group: of the same tasks, categories and features."""
     if not isinstance(groups, Sequence) or not all(isinstance(group, SessionUsers) for group in groups):
         raise ValueError(f"groups: got {groups!r}, expected a list of SessionUsers")
     kinds = {(group.tasks, group.categories, group.profile.shape[1]) for group in groups}
@@ -103,14 +95,19 @@ def join_users(groups: Sequence[SessionUsers]) -> SessionUsers:
     )
 
 
+def mean_by_group(values: Tensor, groups: int) -> Tensor:
+    """Return the mean over each group of joined users, all of one size: (G * U,) -> (G,)."""
+    return values.view(groups, -1).mean(1)
+
+
 def make_users(
     n_users: int,
     seed: int,
     sharing: float = 1.0,
     strength: float = 1.5,
     noise: float = 0.3,
-    n_categories: int = 3,
-    profile_dim: int = 8,
+    n_categories: int = N_CATEGORIES,
+    profile_dim: int = PROFILE_DIM,
     group: int = 0,
 ) -> SessionUsers:
     r"""Draw users whose truth is known.
@@ -143,11 +140,6 @@ def make_users(
         F.
     group : int
         Other groups are other people of the same world, for instance 0 to learn from and 1 to be judged on.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of its range.
     """
     for name, value, least in (("n_users", n_users, 1), ("seed", seed, 0), ("group", group, 0)):
         check_count(name, value, least)

@@ -91,11 +91,6 @@ class SessionVectorEnv(VectorEnv):
         A strength of satiation for each session, instead of that of the settings.
     device : torch.device, optional
         Of the tensors; the CPU unless given.
-
-    Raises
-    ------
-    ValueError
-        If an argument does not fit.
     """
 
     metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
@@ -139,11 +134,6 @@ class SessionVectorEnv(VectorEnv):
         -------
         observations : Tensor, (N, F + 2 C + 1)
         info : dict
-
-        Raises
-        ------
-        ValueError
-            If there is not one seed for each session, or there are options.
         """
         check_no_options(options)
         if seed is not None or not self._generators:
@@ -171,8 +161,6 @@ class SessionVectorEnv(VectorEnv):
 
         Raises
         ------
-        ValueError
-            If the actions are not N of the surface's.
         RuntimeError
             Before the first `reset`.
         """
@@ -187,7 +175,7 @@ class SessionVectorEnv(VectorEnv):
         return taken.observations, *numbers, info
 
     def advance(self, actions: Tensor) -> VectorOutcome:
-        """As `step`, with all that came of it as tensors on the environment's device."""
+        """Take a step as `step` does, and return all that came of it as tensors on the environment's device."""
         if self._state is None:
             raise RuntimeError("step: the sessions have not begun, call reset() first")
         actions = self.check_actions(actions)
@@ -203,22 +191,17 @@ class SessionVectorEnv(VectorEnv):
 
     @property
     def state(self):
-        """Where the sessions stand, `SessionState`; hidden from a policy."""
+        """Return where the sessions stand, `SessionState`; hidden from a policy."""
         return self._state
 
     def check_actions(self, actions: Any, name: str = "actions") -> Tensor:
-        """The actions as a tensor (N,) of int64, on the environment's device.
+        """Return the actions as a tensor (N,) of int64, on the environment's device.
 
         Parameters
         ----------
         actions : Tensor, (N,), or what makes one
         name : str
             What they are called where they are refused.
-
-        Raises
-        ------
-        ValueError
-            If the actions are not N of the surface's.
         """
         try:
             actions = torch.as_tensor(actions, device=self.device)
@@ -246,14 +229,14 @@ class SessionVectorEnv(VectorEnv):
         self._left = _BLOCK  # of the row that has drawn most, at least
 
     def _new_users(self, where: Tensor | None = None, old: Tensor | None = None) -> Tensor:
-        """Users for new sessions, (N,); only the rows named draw a number, the others keep their user."""
+        """Draw users for new sessions, (N,); only the rows named draw a number, the others keep their user."""
         if where is None:
             return user_of(self._draw(self._rows), self._low, self._high)
         rows = where.nonzero().squeeze(1)
         return old.index_put((rows,), user_of(self._draw(rows), self._low[rows], self._high[rows]))
 
     def _draw(self, rows: Tensor) -> Tensor:
-        """The next uniform number of some sessions, in double precision as numpy draws it."""
+        """Draw the next uniform number of some sessions, in double precision as numpy draws it."""
         if self._left == 0:
             self._refill()
         self._left -= 1

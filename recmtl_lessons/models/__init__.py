@@ -3,7 +3,6 @@
 from recmtl_lessons.models.alignment import (
     TwoSampleTest,
     coral_loss,
-    linear_time_mmd,
     median_bandwidth,
     mmd_permutation_test,
     squared_mmd,
@@ -58,7 +57,6 @@ __all__ = [
     "epsilon_greedy",
     "gae",
     "lambda_schedule",
-    "linear_time_mmd",
     "masked_attention",
     "median_bandwidth",
     "mmd_permutation_test",

@@ -12,6 +12,7 @@ from recmtl_lessons.models._checks import (
     check_answer,
     check_choice,
     check_count,
+    check_names,
     check_number,
     check_values,
 )
@@ -25,7 +26,7 @@ def orthogonal_linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
 
 
 def tanh_layers(widths: Sequence[int]) -> nn.Sequential:
-    """Layers from the first width to the last; with one width alone, nothing happens."""
+    """Return layers from the first width to the last; with one width alone, nothing happens in them."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
         layers += [orthogonal_linear(inputs, outputs, gain=math.sqrt(2)), nn.Tanh()]
@@ -33,7 +34,7 @@ def tanh_layers(widths: Sequence[int]) -> nn.Sequential:
 
 
 def exponential_times(like: Tensor, generator: torch.Generator | None, uniform: Tensor | None) -> Tensor:
-    """Exponential times of rate 1, from uniform numbers that are handed in or drawn where the generator lives."""
+    """Return exponential times of rate 1, from uniform numbers handed in or drawn where the generator lives."""
     if uniform is None:
         device = like.device if generator is None else generator.device
         uniform = torch.rand(like.shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
@@ -49,7 +50,7 @@ def exponential_times(like: Tensor, generator: torch.Generator | None, uniform: 
 def choose(
     logits: Tensor, deterministic: bool, generator: torch.Generator | None, uniform: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """One column a row, and its log-probability: (batch, choices) -> (batch,), (batch,)."""
+    """Choose one column per row; return it with its log-probability: (batch, choices) -> (batch,), (batch,)."""
     log_policy = logits.log_softmax(dim=1)  # (batch, choices)
     score = log_policy.detach()
     if not deterministic:  # of exponential times with the probabilities as rates, the shortest
@@ -59,7 +60,7 @@ def choose(
 
 
 def evaluate(logits: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability of what was chosen, and entropy: (batch, choices) and (batch,) -> (batch,), (batch,)."""
+    """Return log-probability of what was chosen, and entropy: (batch, choices), (batch,) -> (batch,), (batch,)."""
     log_policy = logits.log_softmax(dim=1)  # (batch, choices)
     finite = log_policy.masked_fill(log_policy.isneginf(), 0.0)  # 0 * -inf would be NaN
     entropy = -(log_policy.exp() * finite).sum(dim=1)  # (batch,)
@@ -67,12 +68,12 @@ def evaluate(logits: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pick(log_policy: Tensor, action: Tensor) -> Tensor:
-    """The entry of each row's action: (batch, n_actions) and (batch,) -> (batch,)."""
+    """Pick the entry of each row's action: (batch, n_actions) and (batch,) -> (batch,)."""
     return log_policy.gather(1, action.long().unsqueeze(1)).squeeze(1)
 
 
 def check_answers(network: nn.Module, state: Tensor, logits: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits before any mask and the value, as they came; refused if they are no numbers."""
+    """Return logits before any mask and the value as they came; refuse them if they are no numbers."""
     check_answer(logits, network, state=state)
     check_answer(value, network, state=state)
     return logits, value
@@ -92,11 +93,8 @@ def check_generator(generator: object) -> None:
 
 def check_counts_by_name(name: str, counts: Mapping[str, int]) -> None:
     """Refuse anything but a mapping of task names to numbers of actions."""
-    if not isinstance(counts, Mapping) or not counts:
-        raise ValueError(f"{name}: got {counts!r}, expected {{task name: number of actions}}, at least one")
+    check_names(name, counts, "{task name: number of actions}")
     for task, count in counts.items():
-        if not isinstance(task, str) or not task:
-            raise ValueError(f"{name}: got the name {task!r}, expected a non-empty string")
         check_count(f"{name}[{task!r}]", count)
 
 

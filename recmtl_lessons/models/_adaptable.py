@@ -60,11 +60,11 @@ class AdaptableNetwork(nn.Module):
 
     @property
     def output_dim(self) -> int:
-        """Values answered for each row."""
+        """The number of values answered for each row."""
         return self.head.out_features
 
     def named_weights(self) -> Params:
-        """The network's weights and biases by name, as `forward` takes them."""
+        """Return the network's weights and biases by name, as `forward` takes them."""
         own = ("body.", "head.")
         return {name: value for name, value in self.named_parameters() if name.startswith(own)}
 
@@ -84,8 +84,7 @@ class AdaptableNetwork(nn.Module):
         Raises
         ------
         ValueError
-            If ``x`` has the wrong shape, no rows, or values that are not finite, ``params`` are not this network's, or
-            the answer is not finite, as with weights that are not.
+            If the answer is not finite, as from weights that are not; or an argument does not fit.
         """
         self._check_features("x", x)
         if params is not None:
@@ -108,7 +107,7 @@ class AdaptableNetwork(nn.Module):
     # All tasks at once.
 
     def _answer_each(self, params: Params, x: Tensor, dropout: float = 0.0) -> Tensor:
-        """Each task's rows by its own parameters (T, ...): (T, rows, input_dim) -> (T, rows, output_dim)."""
+        """Answer each task's rows by its own parameters (T, ...): (T, rows, input_dim) -> (T, rows, output_dim)."""
         for layer in self._layers:
             weight, bias = params[f"{layer}.weight"], params[f"{layer}.bias"]  # (T, out, in), (T, out)
             x = torch.baddbmm(bias.unsqueeze(1), x, weight.mT)  # (T, rows, out)
@@ -119,7 +118,7 @@ class AdaptableNetwork(nn.Module):
     def _support_loss(
         self, fixed: Params, x: Tensor, y: Tensor, factor: float | Tensor, dropout: float = 0.0
     ) -> Callable[[Params], Tensor]:
-        """A function of the moving parameters (T, ...): the sum over tasks of factor times mean squared error.
+        """Return a function of the moving parameters (T, ...): the sum over tasks of factor times mean squared error.
 
         Tasks do not meet, so its gradient is each task's own.
         """
@@ -180,7 +179,7 @@ class AdaptableNetwork(nn.Module):
             check_finite(f"params[{name!r}]", value)
 
     def _targets(self, name: str, y: Tensor, rows: tuple[int, ...]) -> Tensor:
-        """The targets as (..., output_dim); (...,) alone is taken for one value a row, and nothing is broadcast."""
+        """Return the targets as (..., output_dim); (...,) alone is taken for one value per row, never broadcast."""
         flat = self.output_dim == 1 and isinstance(y, Tensor) and y.ndim == len(rows)
         check_values(name, y, rows if flat else (*rows, self.output_dim))
         y = y.unsqueeze(-1) if flat else y  # (..., output_dim)
@@ -189,7 +188,7 @@ class AdaptableNetwork(nn.Module):
         return y
 
     def _check_rows(self, names: tuple[str, str], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows of T tasks side by side: x (T, rows, input_dim), and y as (T, rows, output_dim)."""
+        """Return rows of T tasks side by side: x (T, rows, input_dim), and y as (T, rows, output_dim)."""
         if not isinstance(x, Tensor) or x.ndim != 3 or 0 in x.shape:
             came = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"{names[0]}: got {came}, expected (tasks, rows, {self.input_dim}), no 0")
@@ -199,13 +198,7 @@ class AdaptableNetwork(nn.Module):
 
 
 def stack_by_shape(tasks: object, fields: Sequence[str], name: str = "tasks_data") -> list[tuple[Tensor, ...]]:
-    """Tasks given as stacked tensors or as a list of tuples of tensors, stacked: those of one shape and kind together.
-
-    Raises
-    ------
-    ValueError
-        If there is no task, or one does not have a tensor for each field.
-    """
+    """Stack tasks given as stacked tensors or as a list of tuples of tensors: those of one shape and kind together."""
     size, count = len(fields), _WORDS[len(fields)]
     if _are_tensors(tasks, size) and isinstance(tasks, tuple):
         return [tasks]
@@ -223,7 +216,7 @@ def stack_by_shape(tasks: object, fields: Sequence[str], name: str = "tasks_data
 
 
 def adam_step(model: nn.Module, loss: Tensor, refusal: str) -> float:
-    """One step of the model's own Adam on a loss, which is returned.
+    """Take one step of the model's own Adam on a loss, and return the loss.
 
     Raises
     ------
@@ -244,7 +237,7 @@ def adam_step(model: nn.Module, loss: Tensor, refusal: str) -> float:
 
 
 def outer_step(model: nn.Module, gradients: Params, kind: type[torch.optim.Optimizer], refusal: str) -> None:
-    """One step of the model's own optimizer, at its ``meta_lr``, along gradients by the parameter's name.
+    """Take one step of the model's own optimizer, at its ``meta_lr``, along gradients by the parameter's name.
 
     The optimizer keeps to the parameters that the model has now. What it remembers of one goes with it, to another
     device or dtype too; one that has taken another's place begins afresh; one without a gradient stays as it is.
@@ -272,7 +265,7 @@ def outer_step(model: nn.Module, gradients: Params, kind: type[torch.optim.Optim
 
 
 def detached(params: Mapping[str, Tensor]) -> Params:
-    """The same numbers, from which no gradient leads back."""
+    """Return the same numbers, from which no gradient leads back."""
     return {name: value.detach() for name, value in params.items()}
 
 

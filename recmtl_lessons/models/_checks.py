@@ -138,6 +138,17 @@ def check_positive(name: str, value: object) -> None:
     check_number(name, value, 0.0, above=True)
 
 
+def checked_device(name: str, wanted: torch.device | str) -> torch.device:
+    """Return the device of this name; refuse what torch refuses in any way, and what holds no numbers here."""
+    try:
+        device = torch.device(wanted)
+        torch.zeros((), device=device).item()  # "meta" makes tensors too, but they hold no numbers
+    except Exception as error:  # torch raises many kinds, and other ones from one version to the next
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{name}: got {wanted!r}, expected a device of this machine ({reason})") from error
+    return device
+
+
 def _range(low: float, high: float, above: bool, below: bool) -> str:
     if high < math.inf:
         return f"a number in {'(' if above else '['}{low}, {high}{')' if below else ']'}"

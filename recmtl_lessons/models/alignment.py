@@ -1,7 +1,7 @@
 """How far apart two samples lie, as numbers that a network can be trained to make small.
 
-Maximum mean discrepancy (MMD) in its quadratic-time and linear-time forms, the two-sample test built on it, and CORAL,
-which compares covariances alone. All of them compute in single precision or better and answer in the samples' dtype.
+Maximum mean discrepancy (MMD), the two-sample test built on it, and CORAL, which compares covariances alone. All of
+them compute in single precision or better and answer in the samples' dtype.
 
 Sources: Gretton, Borgwardt, Rasch, Schölkopf, Smola, "A kernel two-sample test", JMLR 13 (2012), for MMD and the test;
 Sun and Saenko, "Deep CORAL: correlation alignment for deep domain adaptation", ECCV 2016 workshops, for CORAL.
@@ -31,7 +31,7 @@ def squared_mmd(
     scales: Sequence[float] = SCALES,
     unbiased: bool = True,
 ) -> Tensor:
-    r"""Squared maximum mean discrepancy of two samples, with a Gaussian kernel at one or several scales.
+    r"""Return the squared maximum mean discrepancy of two samples, with a Gaussian kernel at one or several scales.
 
     .. math:: \text{MMD}^2 = \frac{1}{m(m-1)} \sum_{i \neq j} k(x_i, x_j)
               + \frac{1}{n(n-1)} \sum_{i \neq j} k(y_i, y_j) - \frac{2}{mn} \sum_{i,j} k(x_i, y_j),
@@ -56,11 +56,6 @@ def squared_mmd(
     -------
     Tensor, ()
 
-    Raises
-    ------
-    ValueError
-        If the samples are no finite matrices of one width, too small, or a bandwidth or scale is not positive.
-
     References
     ----------
     Gretton et al. (2012), equation 3 (unbiased) and 5 (biased; there its root). Departure: the mean over scales, which
@@ -80,53 +75,8 @@ def squared_mmd(
     return squared.to(dtype)
 
 
-def linear_time_mmd(
-    x: Tensor, y: Tensor, bandwidth: float | Tensor | None = None, scales: Sequence[float] = SCALES
-) -> Tensor:
-    r"""Estimate the squared MMD in time and memory linear in the rows, for samples too large for all pairs.
-
-    .. math:: \frac{1}{m_2} \sum_{i=1}^{m_2} \Big[ k(x_{2i-1}, x_{2i}) + k(y_{2i-1}, y_{2i})
-              - k(x_{2i-1}, y_{2i}) - k(x_{2i}, y_{2i-1}) \Big], \qquad m_2 = \lfloor m / 2 \rfloor.
-
-    Unbiased like `squared_mmd`, with a larger variance. Rows beyond twice ``m_2`` of the smaller sample are not used.
-
-    Parameters
-    ----------
-    x, y : Tensor, (m, d) and (n, d)
-        The samples, in random order: neighbours in the tensor are compared. At least 2 rows each.
-    bandwidth : float or Tensor (), optional
-        Sigma; the median of the distances that the estimate uses if not given.
-    scales : sequence of float
-        As in `squared_mmd`.
-
-    Returns
-    -------
-    Tensor, ()
-
-    Raises
-    ------
-    ValueError
-        As `squared_mmd`.
-
-    References
-    ----------
-    Gretton et al. (2012), section 6, lemma 14.
-    """
-    check_samples(x, y, least=2)
-    _check_kernel(bandwidth, scales)
-    dtype, (x, y, unit) = x.dtype, _in_one_unit(x, y)
-    pairs = min(len(x), len(y)) // 2
-    x = x[: 2 * pairs].unflatten(0, (pairs, 2))  # (pairs, 2, d)
-    y = y[: 2 * pairs].unflatten(0, (pairs, 2))
-    both = ((x[:, 0], x[:, 1]), (y[:, 0], y[:, 1]), (x[:, 0], y[:, 1]), (x[:, 1], y[:, 0]))
-    distances = torch.stack([(a - b).square().sum(1) for a, b in both])  # (4, pairs)
-    sigma = _root_of_median(distances.detach().flatten()) if bandwidth is None else bandwidth / unit
-    in_x, in_y, across, back = _gaussian(distances, sigma, scales)  # (pairs,) each
-    return (in_x + in_y - across - back).mean().to(dtype)
-
-
 def median_bandwidth(x: Tensor, y: Tensor) -> Tensor:
-    """Median distance between two different rows of the pooled samples, without a gradient.
+    """Return the median distance between two different rows of the pooled samples, without a gradient.
 
     It is a yardstick and not something to learn: a gradient through it would move the one pair of rows that happens to
     be the median.
@@ -141,11 +91,6 @@ def median_bandwidth(x: Tensor, y: Tensor) -> Tensor:
         Of an even number of pairs, the lower of the two middle ones. Never 0: where half of the pairs or more
         coincide, what rounding leaves visible of the mean distance.
 
-    Raises
-    ------
-    ValueError
-        If the samples are no finite matrices of one width, or a row lies too far from another for their dtype.
-
     References
     ----------
     Gretton et al. (2012), section 8: "the median distance between points in the aggregate sample".
@@ -158,7 +103,7 @@ def median_bandwidth(x: Tensor, y: Tensor) -> Tensor:
 
 
 def coral_loss(x: Tensor, y: Tensor) -> Tensor:
-    r"""Squared distance of the two covariances, :math:`\|C_x - C_y\|_F^2 / (4 d^2)`.
+    r"""Return the squared distance of the two covariances, :math:`\|C_x - C_y\|_F^2 / (4 d^2)`.
 
     It does not see means: two samples that differ by a shift alone are at distance 0.
 
@@ -171,11 +116,6 @@ def coral_loss(x: Tensor, y: Tensor) -> Tensor:
     -------
     Tensor, ()
 
-    Raises
-    ------
-    ValueError
-        If the samples are no finite matrices of one width, or too small, or so large that the loss is not finite.
-
     References
     ----------
     Sun and Saenko (2016), equations 1 to 3.
@@ -187,13 +127,13 @@ def coral_loss(x: Tensor, y: Tensor) -> Tensor:
 
 
 def covariance_distance(x: Tensor, y: Tensor) -> Tensor:
-    """`coral_loss` of samples that have been checked, which may not be finite."""
+    """Return the `coral_loss` of samples that have been checked, which may not be finite."""
     return ((_covariance(x) - _covariance(y)).square().sum() / (4 * x.shape[1] ** 2)).to(x.dtype)
 
 
 @dataclass(frozen=True)
 class TwoSampleTest:
-    """What a permutation test found.
+    """The outcome of a permutation test.
 
     Attributes
     ----------
@@ -243,11 +183,6 @@ def mmd_permutation_test(
     -------
     TwoSampleTest
 
-    Raises
-    ------
-    ValueError
-        As `squared_mmd`, or if there are too few permutations, or the generator is none or not on the CPU.
-
     References
     ----------
     Gretton et al. (2012), section 5, which takes the threshold from a bootstrap on the aggregated data; the p-value
@@ -273,7 +208,7 @@ def mmd_permutation_test(
 
 
 def _squared_mmd_of_divisions(kernel: Tensor, first: Tensor, m: int) -> Tensor:
-    """Unbiased squared MMD of many divisions of the same rows: kernel (N, N) with a zero diagonal, first (B, N)."""
+    """Return the unbiased squared MMD of many divisions of the rows: kernel (N, N), its diagonal zero, first (B, N)."""
     n = len(kernel) - m
     to_first = first @ kernel  # (B, N), how similar each row is to those that play x, added up
     in_x = (to_first * first).sum(1)  # (B,)
@@ -296,7 +231,7 @@ def check_samples(x: Tensor, y: Tensor, least: int, names: tuple[str, str] = ("x
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """Squared Euclidean distances, (m, n), from one matrix product.
+    """Return squared Euclidean distances, (m, n), from one matrix product.
 
     Both are moved to their common middle first: distances stay, and keep their digits far from the origin.
     """
@@ -306,7 +241,7 @@ def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _gaussian(squared_distances: Tensor, sigma: Tensor, scales: Sequence[float]) -> Tensor:
-    """Mean over the scales of exp(-distance² / (2 (scale sigma)²)), of the shape of the distances.
+    """Return the mean over the scales of exp(-distance² / (2 (scale sigma)²)), of the shape of the distances.
 
     A kernel too narrow for any distance to be seen is as narrow as its gradient stays finite.
     """
@@ -322,14 +257,13 @@ def _mean_off_diagonal(kernel: Tensor) -> Tensor:
 
 
 def _median_off_diagonal(squared: Tensor) -> Tensor:
-    """Median distance between two different rows, from all squared distances (N, N)."""
+    """Return the median distance between two different rows, or what rounding leaves visible where that is more.
+
+    It is taken from all squared distances (N, N).
+    """
     rows = len(squared)
     one, other = torch.triu_indices(rows, rows, offset=1, device=squared.device)  # each pair of different rows once
-    return _root_of_median(squared.flatten().index_select(0, one * rows + other))
-
-
-def _root_of_median(squared: Tensor) -> Tensor:
-    """Root of the median, or of what rounding leaves visible where that is more."""
+    squared = squared.flatten().index_select(0, one * rows + other)
     kind = torch.finfo(squared.dtype)
     visible = (16 * kind.eps * squared.mean()).clamp(min=kind.tiny**0.75)
     return torch.maximum(squared.median(), visible).sqrt()
@@ -341,7 +275,7 @@ def _pooled_median(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _in_one_unit(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Both samples, in single precision at least, and the unit in which they now are, so that all squares are finite.
+    """Return both samples, in single precision at least, and the unit in which all squares of theirs are finite.
 
     It is a power of two near their largest number, which costs no digits.
     """

@@ -1,4 +1,4 @@
-"""Transfer from dense domains to sparse ones: users in common, a tower a domain, layers that all domains share.
+"""Transfer from dense domains to sparse ones: users in common, one tower per domain, layers that all domains share.
 
 The parts have several sources. Users that are rows of one table in every domain where they shop: Singh and Gordon,
 "Relational learning via collective matrix factorization", KDD 2008. A product of embeddings beside a multilayer network
@@ -65,12 +65,6 @@ class CrossDomainTransferNetwork(NamedParts):
     shared_users : mapping {(domain, domain): Tensor (pairs, 2)}, optional
         Which users are the same person: each row names a user of the first domain and a user of the second, who then
         are one row of the user table. By default nobody is.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of its range, a name is both source and target, or ``shared_users`` makes one person of
-        two users of a domain.
     """
 
     _named = "domains"
@@ -116,15 +110,9 @@ class CrossDomainTransferNetwork(NamedParts):
         self.domain_classifier = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, n_domains))
 
     def embed(self, domain: str, user_ids: Tensor, item_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings of users and items, (batch, embedding_dim + 1) each; the last column is the bias.
+        """Return the embeddings of users and items, (batch, embedding_dim + 1) each; the last column is the bias.
 
         They are what a penalty on their size is made of.
-
-        Raises
-        ------
-        ValueError
-            If the domain is unknown, an id is out of its vocabulary, the two have different lengths, or a weight is not
-            finite or so large that the answer is not.
         """
         number = self._number(domain)
         self._check_rows(domain, user_ids, item_ids)
@@ -135,7 +123,7 @@ class CrossDomainTransferNetwork(NamedParts):
         return user, item
 
     def encode_domain(self, domain: str, user_ids: Tensor, item_ids: Tensor) -> Tensor:
-        """Shared representation of rows of one domain.
+        """Return the shared representation of rows of one domain.
 
         Parameters
         ----------
@@ -147,17 +135,12 @@ class CrossDomainTransferNetwork(NamedParts):
         Returns
         -------
         Tensor, (batch, shared_dims[-1])
-
-        Raises
-        ------
-        ValueError
-            As `embed`.
         """
         user, item = self.embed(domain, user_ids, item_ids)
         return self.encode_embeddings(domain, user, item)
 
     def encode_embeddings(self, domain: str, user: Tensor, item: Tensor) -> Tensor:
-        """Shared representation, (batch, shared_dims[-1]), of what `embed` returned."""
+        """Return the shared representation, (batch, shared_dims[-1]), of what `embed` returned."""
         number = self._number(domain)
         for name, embeddings in (("user", user), ("item", item)):
             check_features(name, embeddings, *self.user_embeddings.weight.shape[1:], self.head.weight.dtype)
@@ -171,7 +154,7 @@ class CrossDomainTransferNetwork(NamedParts):
         return shared
 
     def read(self, domain: str, shared: Tensor) -> Tensor:
-        """Predictions, (batch,), of rows of one domain from their shared representation."""
+        """Return predictions, (batch,), of rows of one domain from their shared representation."""
         number = self._number(domain)
         check_features("shared", shared, self.head.in_features, self.head.weight.dtype)
         predictions = self.head(shared).squeeze(1) + self.intercepts[number]  # (batch,)
@@ -179,12 +162,12 @@ class CrossDomainTransferNetwork(NamedParts):
         return predictions
 
     def answer(self, domain: str, user_ids: Tensor, item_ids: Tensor) -> Tensor:
-        """Predictions like `predict`, but in the current mode and with gradients."""
+        """Return predictions as `predict` does, but in the current mode and with gradients."""
         return self.read(domain, self.encode_domain(domain, user_ids, item_ids))
 
     @torch.no_grad()
     def predict(self, domain: str, user_ids: Tensor, item_ids: Tensor) -> Tensor:
-        """Predictions of rows of one domain, (batch,), without dropout and without gradients; errors as `embed`."""
+        """Return predictions of rows of one domain, (batch,), without dropout and without gradients."""
         with evaluating(self):
             return self.answer(domain, user_ids, item_ids)
 
@@ -213,15 +196,10 @@ class CrossDomainTransferNetwork(NamedParts):
         Returns
         -------
         dict
-            ``target_predictions`` (n_target,) and ``source_predictions`` (n_source,): one number a row, a rating or,
+            ``target_predictions`` (n_target,) and ``source_predictions`` (n_source,): one number per row, a rating or,
             trained with a log loss, a logit. ``source_shared`` (n_source, shared_dims[-1]) and ``target_shared``
             (n_target, shared_dims[-1]). ``source_domain_logits`` (n_source, n_domains) and ``target_domain_logits``
             (n_target, n_domains), in the order of ``domains``; their gradient comes back reversed and times ``alpha``.
-
-        Raises
-        ------
-        ValueError
-            If a domain is not of its kind, or as `embed`.
         """
         check_choice("source_domain", source_domain, self.source_domains)
         check_choice("target_domain", target_domain, self.target_domains)
@@ -251,7 +229,7 @@ class CrossDomainTransferNetwork(NamedParts):
         method: str = "mmd",
         bandwidth: float | Tensor | None = None,
     ) -> Tensor:
-        """How differently source and target are spread in the shared representation, to be made small.
+        """Return how differently source and target are spread in the shared representation, to be made small.
 
         Parameters
         ----------
@@ -260,17 +238,12 @@ class CrossDomainTransferNetwork(NamedParts):
         method : {"mmd", "coral"}
             `squared_mmd`, unbiased, or `coral_loss`.
         bandwidth : float or Tensor (), optional
-            Of the MMD's kernel; the pooled median distance if not given.
+            The bandwidth of the MMD's kernel; the pooled median distance if not given.
 
         Returns
         -------
         Tensor, ()
             The MMD may be slightly negative; it is no distance to be rooted.
-
-        Raises
-        ------
-        ValueError
-            As `squared_mmd`, or if the method is unknown.
         """
         check_choice("method", method, ALIGNMENTS)
         check_samples(source_shared, target_shared, 2, ("source_shared", "target_shared"))
@@ -291,7 +264,7 @@ class CrossDomainTransferNetwork(NamedParts):
 
 
 def _table(rows: int, width: int) -> nn.Embedding:
-    """Embeddings and, in a last column that starts at zero, biases."""
+    """Return a table of embeddings and, in a last column that starts at zero, biases."""
     table = nn.Embedding(rows, width + 1)
     nn.init.normal_(table.weight, std=0.1)
     with torch.no_grad():
@@ -315,7 +288,7 @@ def _layers(inputs: int, widths: Sequence[int], dropout_rate: float) -> nn.Seque
 
 
 def _persons(vocab_sizes: Mapping[str, tuple[int, int]], shared_users: Mapping) -> list[Tensor]:
-    """For each domain the person that each of its users is, counted from 0 over all domains."""
+    """Return for each domain the person that each of its users is, counted from 0 over all domains."""
     if not isinstance(shared_users, Mapping):
         raise ValueError(f"shared_users: got {type(shared_users).__name__}, expected {{(domain, domain): pairs}}")
     sizes = [users for users, _ in vocab_sizes.values()]

@@ -10,7 +10,7 @@ teacher, comes first, so that a temperature means the same whatever the unit of 
 rewards at the same time, where both papers distil without them. Of a Transformer's layer the network has the attention
 and the residual sum. It has no LayerNorm, which is there to keep sums of many layers in bounds, costs a third of a step
 where many models train as one, and would take away the size of a state's features, on which Q-values depend; and no
-position but one learned embedding a task.
+position but one learned embedding per task.
 """
 
 import math
@@ -76,15 +76,10 @@ class MultiTaskDistilledQNetwork(NamedParts):
     dropout_rate : float
         0, for the reason above; any other is refused.
 
-    Raises
-    ------
-    ValueError
-        If an argument is out of its range; the message names it, what came and what was expected.
-
     References
     ----------
     Vaswani et al. (2017), section 3.2.2 (multi-head attention); Rusu et al. (2016), section 3 (one trunk, an
-    output layer a task), for the multi-task student.
+    output layer per task), for the multi-task student.
     """
 
     _parts = ("heads.",)
@@ -113,7 +108,7 @@ class MultiTaskDistilledQNetwork(NamedParts):
 
         width = shared_dims[-1]
         self.trunk = nn.Sequential(*_layers(state_dim, shared_dims))
-        self.to_token = nn.Linear(width, width, bias=False)  # the embeddings are its biases, one a task
+        self.to_token = nn.Linear(width, width, bias=False)  # the embeddings are its biases, one per task
         # Of size 1, as in nn.Embedding, and so larger than P h at the start: with smaller ones the tokens are so alike
         # that the tasks are slow to look at each other differently.
         self.task_embeddings = nn.Parameter(torch.randn(len(self.tasks), width))
@@ -129,7 +124,7 @@ class MultiTaskDistilledQNetwork(NamedParts):
         self.to_key = nn.Linear(width, width, bias=False) if self.attention else None
 
     def forward(self, state: Tensor, task_name: str | None = None) -> Tensor | dict[str, Tensor]:
-        """Q-values of one task's actions, or of all tasks'.
+        """Return the Q-values of one task's actions, or of all tasks'.
 
         Parameters
         ----------
@@ -145,8 +140,7 @@ class MultiTaskDistilledQNetwork(NamedParts):
         Raises
         ------
         ValueError
-            If the task is unknown, ``state`` has the wrong shape or dtype, no rows, or values that are not finite, or
-            the answer is not finite, as from weights that are not.
+            If the answer is not finite, as from weights that are not; or an argument does not fit.
         """
         if task_name is not None:
             check_choice("task_name", task_name, self.tasks)
@@ -161,7 +155,7 @@ class MultiTaskDistilledQNetwork(NamedParts):
         return answers
 
     def answer_own(self, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Q-values of several tasks, each in states of its own: what `forward` says of each pair, in one pass.
+        """Return Q-values of several tasks, each in states of its own: `forward`'s of each pair, in one pass.
 
         Where sessions run on every task, each task's states are others. The trunk and the attention take all of them
         together: small networks on small batches answer in about half the time.
@@ -173,11 +167,6 @@ class MultiTaskDistilledQNetwork(NamedParts):
         Returns
         -------
         dict {task: Tensor (batch of the task, n_actions)}
-
-        Raises
-        ------
-        ValueError
-            If there is no task or an unknown one, or a task's states do not fit, as in `forward`.
         """
         if not isinstance(states, Mapping) or not states:
             came = "none" if isinstance(states, Mapping) else type(states).__name__
@@ -188,7 +177,7 @@ class MultiTaskDistilledQNetwork(NamedParts):
         return self._answers(states, "states[{!r}]")
 
     def attention_weights(self, state: Tensor) -> Tensor:
-        """How much each task's token takes from each.
+        """Return how much each task's token takes from each.
 
         Parameters
         ----------
@@ -199,11 +188,6 @@ class MultiTaskDistilledQNetwork(NamedParts):
         Tensor, (batch, num_heads, K, K)
             Row k is the task that looks, column j the task looked at, in the order of ``tasks``; rows sum to 1. The
             identity if the network has no attention.
-
-        Raises
-        ------
-        ValueError
-            If ``state`` does not fit.
         """
         self._check_state(state)
         tokens = self._tokens(state)
@@ -222,7 +206,7 @@ class MultiTaskDistilledQNetwork(NamedParts):
         temperature: float | Tensor = 1.0,
         scale: float | Tensor | None = None,
     ) -> Tensor:
-        """`distillation_loss` of this network's Q-values in one task.
+        """Return the `distillation_loss` of this network's Q-values in one task.
 
         Parameters
         ----------
@@ -237,11 +221,6 @@ class MultiTaskDistilledQNetwork(NamedParts):
         Returns
         -------
         Tensor, ()
-
-        Raises
-        ------
-        ValueError
-            If the task is unknown, or a shape or a value does not fit.
         """
         check_choice("target_task", target_task, self.tasks)
         return distillation_loss(self(state, target_task), teacher_q_values, temperature, scale)
@@ -282,11 +261,6 @@ class MultiTaskDistilledQNetwork(NamedParts):
         loss : Tensor, ()
         parts : dict {str: Tensor ()}
             ``td``, that of `q_loss`, and ``distillation``, both before they are weighed.
-
-        Raises
-        ------
-        ValueError
-            If the task is unknown, or a shape or a value does not fit.
         """
         share = self.distillation_weight if distillation_weight is None else distillation_weight
         check_number("distillation_weight", share, 0.0, 1.0)
@@ -298,7 +272,7 @@ class MultiTaskDistilledQNetwork(NamedParts):
 
     @torch.no_grad()
     def greedy_action(self, state: Tensor, task_name: str) -> Tensor:
-        """The action of the highest Q-value, (batch,), the first of equals; raises as `forward`."""
+        """Return the action of the highest Q-value, (batch,), the first of equals."""
         check_choice("task_name", task_name, self.tasks)
         return self(state, task_name).argmax(dim=-1)
 
@@ -306,13 +280,7 @@ class MultiTaskDistilledQNetwork(NamedParts):
     def act(
         self, state: Tensor, task_name: str, epsilon: float | Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """`epsilon_greedy` on one task's Q-values, (batch,); for many stacked models call that on all their Q-values.
-
-        Raises
-        ------
-        ValueError
-            As `forward`, and if ``epsilon`` is not in [0, 1].
-        """
+        """Draw as `epsilon_greedy` does on one task's Q-values, (batch,); for a stack of models call that itself."""
         check_choice("task_name", task_name, self.tasks)
         check_number("epsilon", epsilon, 0.0, 1.0)
         check_generator(generator)
@@ -322,9 +290,9 @@ class MultiTaskDistilledQNetwork(NamedParts):
     def action_probabilities(
         self, state: Tensor, task_name: str, temperature: float | Tensor = 1.0, scale: float | Tensor = 1.0
     ) -> Tensor:
-        r"""What distillation compares: :math:`\mathrm{softmax}(Q / (s T))`, (batch, n_actions).
+        r"""Return what distillation compares: :math:`\mathrm{softmax}(Q / (s T))`, (batch, n_actions).
 
-        Give the student the teacher's ``scale``, from `q_value_scale`. Raises as `compute_distillation_loss`.
+        Give the student the teacher's ``scale``, from `q_value_scale`.
         """
         check_choice("task_name", task_name, self.tasks)
         check_positive("temperature", temperature)
@@ -336,7 +304,7 @@ class MultiTaskDistilledQNetwork(NamedParts):
     # The tokens, and how they mix.
 
     def _answers(self, states: Mapping[str, Tensor], called: str = "state") -> dict[str, Tensor]:
-        """`answer_own` of states that have been checked: the other tasks are looked at, and do not look."""
+        """Answer states that have been checked as `answer_own` does: the other tasks are looked at, and do not look."""
         counts, columns = [len(own) for own in states.values()], [self.tasks.index(name) for name in states]
         tokens = self._tokens(torch.cat(list(states.values())))  # (all, K, width)
         looking = [part[:, k : k + 1] for part, k in zip(tokens.split(counts), columns, strict=True)]
@@ -347,12 +315,12 @@ class MultiTaskDistilledQNetwork(NamedParts):
         return answers
 
     def _tokens(self, state: Tensor) -> Tensor:
-        """(batch, state_dim) -> (batch, K, width)."""
+        """Make the tokens of states: (batch, state_dim) -> (batch, K, width)."""
         shared = self.to_token(self.trunk(state))  # (batch, width)
         return (shared.unsqueeze(1) + self.task_embeddings).relu()
 
     def _mix(self, looking: Tensor, tokens: Tensor) -> Tensor:
-        """What J of the K tokens are after they have looked at all: (batch, J, width), as they came."""
+        """Return J of the K tokens after they have looked at all: (batch, J, width), as they came."""
         if not self.attention:
             return looking + self.to_output(self.to_value(looking))
         values = self._split(self.to_value(tokens))  # (batch, heads, K, d)
@@ -360,12 +328,12 @@ class MultiTaskDistilledQNetwork(NamedParts):
         return looking + self.to_output(attended.transpose(1, 2).flatten(2))  # heads * d = width
 
     def _weights(self, looking: Tensor, tokens: Tensor) -> Tensor:
-        """(batch, J, width) and (batch, K, width) -> (batch, heads, J, K), rows sum to 1."""
+        """Return who looks at whom: (batch, J, width) and (batch, K, width) -> (batch, heads, J, K), rows sum to 1."""
         query, key = self._split(self.to_query(looking)), self._split(self.to_key(tokens))  # (batch, heads, J or K, d)
         return (query @ key.mT / math.sqrt(query.shape[-1])).softmax(dim=-1)
 
     def _split(self, values: Tensor) -> Tensor:
-        """(batch, K, width) -> (batch, heads, K, d), with heads * d = width."""
+        """Split the width among heads: (batch, K, width) -> (batch, heads, K, d), with heads * d = width."""
         return values.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     # What comes in.
@@ -375,7 +343,7 @@ class MultiTaskDistilledQNetwork(NamedParts):
 
 
 def q_value_scale(q_values: Tensor) -> Tensor:
-    r"""The standard deviation of Q-values over the actions of a state, pooled over states.
+    r"""Return the standard deviation of Q-values over the actions of a state, pooled over states.
 
     .. math:: s = \sqrt{\frac{1}{B C} \sum_{b,a} (Q_{ba} - \bar Q_b)^2}
 
@@ -390,11 +358,6 @@ def q_value_scale(q_values: Tensor) -> Tensor:
     -------
     Tensor, ()
         In the unit of the reward; more than 0, detached.
-
-    Raises
-    ------
-    ValueError
-        If ``q_values`` have another shape, no rows, or values that are not finite.
     """
     _check_q_values("q_values", q_values)
     q_values, limits = q_values.detach(), torch.finfo(q_values.dtype)
@@ -412,7 +375,7 @@ def distillation_loss(
     temperature: float | Tensor = 1.0,
     scale: float | Tensor | None = None,
 ) -> Tensor:
-    r"""How far a student's softened policy is from its teacher's.
+    r"""Measure how far a student's softened policy is from its teacher's.
 
     .. math:: L = T^2 \, \frac1B \sum_b \mathrm{KL}\!\left(\mathrm{softmax}\frac{Q^{teacher}_b}{s T} \,\Big\|\,
                   \mathrm{softmax}\frac{Q^{student}_b}{s T}\right)
@@ -437,11 +400,6 @@ def distillation_loss(
     Returns
     -------
     Tensor, ()
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ, there are no rows, or a value is not finite or out of range.
     """
     _check_q_values("student_q_values", student_q_values)
     check_values("teacher_q_values", teacher_q_values, tuple(student_q_values.shape))
@@ -467,7 +425,7 @@ def double_q_target(
     terminated: Tensor,
     discount: float | Tensor,
 ) -> Tensor:
-    r"""What the Q-value of an action taken should be, with one network choosing the next action and another rating it.
+    r"""Return what the Q-value of an action taken should be: one network chooses the next action, another rates it.
 
     .. math:: y = r + \gamma \, (1 - \text{terminated}) \, Q^{target}(s', \arg\max_a Q^{online}(s', a))
 
@@ -490,11 +448,6 @@ def double_q_target(
     Tensor, (batch,)
         Detached.
 
-    Raises
-    ------
-    ValueError
-        If a shape does not fit, or a value is not finite or out of range.
-
     References
     ----------
     van Hasselt et al. (2016), equation 4 with the target network in its second role (section "Double DQN").
@@ -514,7 +467,7 @@ def double_q_target(
 
 
 def td_errors(q_values: Tensor, actions: Tensor, targets: Tensor) -> Tensor:
-    """Target minus Q-value of the action taken, (batch,): what `q_loss` is made of, and prioritised replay ranks by.
+    """Return the target minus the Q-value of the action taken, (batch,): what `q_loss` is made of.
 
     Parameters
     ----------
@@ -526,11 +479,6 @@ def td_errors(q_values: Tensor, actions: Tensor, targets: Tensor) -> Tensor:
     Returns
     -------
     Tensor, (batch,)
-
-    Raises
-    ------
-    ValueError
-        If a shape does not fit, an action is unknown, or a value is not finite.
     """
     _check_q_values("q_values", q_values)
     rows, n_actions = q_values.shape
@@ -543,7 +491,7 @@ def td_errors(q_values: Tensor, actions: Tensor, targets: Tensor) -> Tensor:
 
 
 def q_loss(q_values: Tensor, actions: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-    r"""Huber loss of the TD errors, the mean over the batch.
+    r"""Return the Huber loss of the TD errors, the mean over the batch.
 
     .. math:: L = \frac1B \sum_b w_b \, \begin{cases} \delta_b^2 / 2 & |\delta_b| \le 1 \\
                   |\delta_b| - 1/2 & \text{else} \end{cases}
@@ -555,16 +503,11 @@ def q_loss(q_values: Tensor, actions: Tensor, targets: Tensor, weights: Tensor |
     q_values, actions, targets
         As in `td_errors`.
     weights : Tensor, (batch,), optional
-        At least 0, as from prioritised replay; 1 if not given. They are not normalised here.
+        At least 0; 1 if not given. They are not normalised here.
 
     Returns
     -------
     Tensor, ()
-
-    Raises
-    ------
-    ValueError
-        As `td_errors`, and if a weight is negative.
     """
     errors = td_errors(q_values, actions, targets)
     if weights is not None:
@@ -578,7 +521,7 @@ def q_loss(q_values: Tensor, actions: Tensor, targets: Tensor, weights: Tensor |
 
 
 def epsilon_greedy(q_values: Tensor, epsilon: float | Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """The best action, or with probability epsilon one drawn uniformly among all, the best one too.
+    """Choose the best action, or with probability epsilon one drawn uniformly among all, the best one too.
 
     Parameters
     ----------
@@ -592,11 +535,6 @@ def epsilon_greedy(q_values: Tensor, epsilon: float | Tensor, generator: torch.G
     Returns
     -------
     Tensor, (...,), int64
-
-    Raises
-    ------
-    ValueError
-        If there are no actions, a Q-value is not finite, or epsilon is not in [0, 1].
     """
     if not isinstance(q_values, Tensor) or not q_values.ndim or 0 in q_values.shape or not q_values.is_floating_point():
         raise ValueError(f"q_values: got {_kind(q_values)}, expected a float tensor (..., n_actions), no 0")

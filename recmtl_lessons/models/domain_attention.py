@@ -4,7 +4,7 @@ Source: Vaswani, Shazeer, Parmar, Uszkoreit, Jones, Gomez, Kaiser, Polosukhin, "
 NeurIPS 2017, section 3.2.1 (scaled dot-product attention).
 
 Departures from the paper: the positions of the sequence are the domains, and there is one query, that of the domain
-asked about; one head, no stack of layers, no positional encoding but one learned token a domain. A mask takes out the
+asked about; one head, no stack of layers, no positional encoding but one learned token per domain. A mask takes out the
 domains in which a user has no history. What is attended to meets the candidate item in a small network of its own.
 """
 
@@ -38,7 +38,7 @@ def masked_attention(
     mask: Tensor | None = None,
     temperature: float | Tensor = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    r"""Scaled dot-product attention of one query a row, with the weights it used.
+    r"""Return the scaled dot-product attention of one query per row, with the weights it used.
 
     .. math:: w_d = \frac{m_d \exp(q \cdot k_d / (\tau \sqrt{A}))}{\sum_e m_e \exp(q \cdot k_e / (\tau \sqrt{A}))},
               \qquad \text{attended} = \sum_d w_d v_d
@@ -59,12 +59,6 @@ def masked_attention(
     attended : Tensor, (batch, V)
     weights : Tensor, (batch, D)
         At least 0, exactly 0 where the mask is False; rows sum to 1.
-
-    Raises
-    ------
-    ValueError
-        If a shape or dtype does not fit, a value is not finite or so large that a score is not, or a row has nothing to
-        attend to.
 
     References
     ----------
@@ -115,11 +109,6 @@ class MultiDomainAttentionNetwork(NamedParts):
         One encoder E for all domains, which must then have features of one width and one meaning. With an encoder of
         its own for each domain the network may scale a domain's values down, or turn them around, instead of attending
         less, and the weights alone no longer say how much a domain counts.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of its range; the message names it, what came and what was expected.
     """
 
     _named = "domains"
@@ -181,7 +170,8 @@ class MultiDomainAttentionNetwork(NamedParts):
             not matter.
         mask : Tensor, (batch, n_domains), bool, optional
             True where the user has a history; columns in the order of ``domains``. What stands in a masked row of the
-            features does not matter. All True unless given.
+            features does not matter. All True unless given. A user without any is refused; inside ``torch.vmap``,
+            where values cannot be looked at, the answer is NaN.
         temperature : float or scalar Tensor
             More than 0; infinity weighs all domains alike.
 
@@ -190,13 +180,6 @@ class MultiDomainAttentionNetwork(NamedParts):
         attended : Tensor, (batch, embedding_dim)
         weights : Tensor, (batch, n_domains)
             Rows sum to 1; exactly 0 where the mask is False.
-
-        Raises
-        ------
-        ValueError
-            If a domain is unknown or missing, the batches differ, a shape or dtype is wrong, a visible feature is not
-            finite or so large that the answer is not, a weight is not finite, or a user has no history anywhere. Inside
-            ``torch.vmap`` values cannot be looked at: there a user without any history gives NaN.
         """
         return self._attend(query_domain, domain_features, mask, temperature)[1:]
 
@@ -222,11 +205,6 @@ class MultiDomainAttentionNetwork(NamedParts):
         dict
             ``predictions``, (batch,): logits. ``attention_weights``, (batch, n_domains). ``shared_representation``,
             (batch, hidden_dims[-1]): the last hidden layer.
-
-        Raises
-        ------
-        ValueError
-            As `compute_cross_domain_attention`, and if item features are missing, unexpected or of the wrong shape.
         """
         rows = self._check_rows(domain_features)
         self._check_items(item_features, rows)
@@ -254,14 +232,14 @@ class MultiDomainAttentionNetwork(NamedParts):
         item_features: Tensor | None = None,
         temperature: float | Tensor = 1.0,
     ) -> Tensor:
-        """Probability of a 1 for each row, (batch,), without dropout and without gradients; arguments as `forward`."""
+        """Return each row's probability of a 1, (batch,), without dropout and gradients; arguments as `forward`."""
         with evaluating(self):
             return self(query_domain, domain_features, mask, item_features, temperature)["predictions"].sigmoid()
 
     def project(
         self, query_domain: str | Tensor, domain_features: Mapping[str, Tensor], mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Query, keys, values and mask, as `masked_attention` takes them; arguments as above.
+        """Return query, keys, values and mask, as `masked_attention` takes them; arguments as above.
 
         Returns
         -------
@@ -276,7 +254,7 @@ class MultiDomainAttentionNetwork(NamedParts):
         return query, keys, values, mask
 
     def _attend(self, query_domain, domain_features, mask, temperature) -> tuple[Tensor, Tensor, Tensor]:
-        """The token of the domain asked about, (batch, embedding), what is attended to, and the weights."""
+        """Return the token of the domain asked about, (batch, embedding), what is attended to, and the weights."""
         _check_temperature(temperature)
         token, query, keys, values, mask = self._project(query_domain, domain_features, mask)
         if _values_are_at_hand(query):
@@ -285,7 +263,7 @@ class MultiDomainAttentionNetwork(NamedParts):
         return token, *masked_attention(query, keys, values, mask, temperature)
 
     def _project(self, query_domain, domain_features, mask) -> tuple[Tensor, ...]:
-        """The token of the domain asked about, (batch, embedding), and what `project` returns."""
+        """Return the token of the domain asked about, (batch, embedding), and what `project` returns."""
         features, mask, is_query = self._checked(query_domain, domain_features, mask)
         embedded = self._embed(features, mask)  # (batch, D, embedding)
         own = ((is_query & mask).unsqueeze(-1) * embedded).sum(1)  # (batch, embedding)
@@ -303,7 +281,7 @@ class MultiDomainAttentionNetwork(NamedParts):
             check_answer(answer, self, ("temperature",), **came)
 
     def _checked(self, query_domain, domain_features, mask) -> tuple[list[Tensor], Tensor, Tensor]:
-        """The features in the order of ``domains``, the mask, and whether a domain is the one asked about."""
+        """Return the features in the order of ``domains``, the mask, and whether a domain is the one asked about."""
         rows = self._check_rows(domain_features)
         features = [domain_features[name] for name in self.domains]
         mask = self._check_mask(mask, rows, features[0].device)
@@ -312,14 +290,14 @@ class MultiDomainAttentionNetwork(NamedParts):
         return features, mask, self._is_query(query_domain, rows, mask.device)
 
     def _embed(self, features: Sequence[Tensor], mask: Tensor) -> Tensor:
-        """One (batch, width) a domain -> (batch, D, embedding); what is masked is read as zeros."""
+        """Embed one (batch, width) per domain -> (batch, D, embedding); what is masked is read as zeros."""
         if len(self.encoders) < len(self.domains):
             return self.encoders[0](torch.stack(features, dim=1).masked_fill(~mask.unsqueeze(-1), 0.0))
         visible = [x.masked_fill(~mask[:, d : d + 1], 0.0) for d, x in enumerate(features)]
         return torch.stack([encode(x) for encode, x in zip(self.encoders, visible, strict=True)], dim=1)
 
     def _is_query(self, query_domain: str | Tensor, rows: int, device: torch.device) -> Tensor:
-        """Whether a domain is the one asked about, (batch, n_domains), bool."""
+        """Return whether a domain is the one asked about, (batch, n_domains), bool."""
         if isinstance(query_domain, Tensor):
             check_labels("query_domain", query_domain, rows, len(self.domains))
         else:
@@ -328,7 +306,7 @@ class MultiDomainAttentionNetwork(NamedParts):
         return query_domain.unsqueeze(1) == torch.arange(len(self.domains), device=device)
 
     def _check_rows(self, domain_features: Mapping[str, Tensor]) -> int:
-        """Refuse anything but one float tensor (batch, width) a domain, all with one batch; return its size."""
+        """Refuse anything but one float tensor (batch, width) per domain, all with one batch; return its size."""
         expected = self.domain_features
         if not isinstance(domain_features, Mapping) or set(domain_features) != set(expected):
             came = tuple(domain_features) if isinstance(domain_features, Mapping) else type(domain_features).__name__

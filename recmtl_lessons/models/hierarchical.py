@@ -95,8 +95,8 @@ class HierarchicalMultiTaskRL(NamedParts):
     meta_action_dim : int
         Number of goals.
     task_action_dims : mapping {str: int}, sequence of int, or int
-        Number of actions of each goal's controller, one a goal; or one number for all. In a mapping, by the name of the
-        task that the goal stands for: goal k is the k-th of them, ``tasks[k]``. Without names ``tasks`` are 0, 1, ...
+        Number of actions of each goal's controller, one per goal; or one number for all. In a mapping, by the name of
+        the task that the goal stands for: goal k is the k-th, ``tasks[k]``. Without names ``tasks`` are 0, 1, ...
     meta_dims : sequence of int
         Widths of the meta-controller's layers, each followed by a tanh; none makes it linear.
     task_dims : sequence of int
@@ -105,11 +105,6 @@ class HierarchicalMultiTaskRL(NamedParts):
         Width of :math:`e_g`, whatever the other widths are.
     dropout_rate : float
         0, for the reason above; any other is refused.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of its range; the message names it, what came and what was expected.
 
     References
     ----------
@@ -168,9 +163,7 @@ class HierarchicalMultiTaskRL(NamedParts):
         Raises
         ------
         ValueError
-            If the state has the wrong shape or dtype, no rows, or values that are not finite, the level is unknown, or
-            goals are missing, unexpected, of the wrong shape or dtype, or out of range, or the answer is not finite, as
-            from weights that are not.
+            If the answer is not finite, as from weights that are not; or an argument does not fit.
         """
         check_choice("level", level, _LEVELS)
         if level == "meta" and goal is not None:
@@ -178,11 +171,11 @@ class HierarchicalMultiTaskRL(NamedParts):
         return self._meta(state) if level == "meta" else self._task(state, goal)
 
     def goal_probabilities(self, state: Tensor) -> Tensor:
-        """The meta-controller's policy, (batch, meta_action_dim): rows sum to 1. Arguments and errors as `get_goal`."""
+        """Return the meta-controller's policy, (batch, meta_action_dim): rows sum to 1. Arguments as `get_goal`."""
         return self._meta(state)[0].softmax(dim=1)
 
     def action_probabilities(self, state: Tensor, goals: Tensor | str) -> Tensor:
-        """The policies of the goals' controllers, (batch, max_actions): rows sum to 1, 0 where there is no action.
+        """Return the policies of the goals' controllers, (batch, max_actions): rows sum to 1, 0 where no action is.
 
         Arguments and errors as `get_action`.
         """
@@ -210,11 +203,6 @@ class HierarchicalMultiTaskRL(NamedParts):
         goals : Tensor, (batch,), int64
         log_prob : Tensor, (batch,)
             In nats, with its gradient.
-
-        Raises
-        ------
-        ValueError
-            If the state or the uniform numbers do not fit.
         """
         check_luck(deterministic, generator, uniform)
         return choose(self._meta(state)[0], deterministic, generator, uniform)
@@ -245,11 +233,6 @@ class HierarchicalMultiTaskRL(NamedParts):
             Each below the number of actions of its goal.
         log_prob : Tensor, (batch,)
             In nats, with its gradient.
-
-        Raises
-        ------
-        ValueError
-            If the state, the goals or the uniform numbers do not fit.
         """
         check_luck(deterministic, generator, uniform)
         return choose(self._task(state, goals, "goals")[0], deterministic, generator, uniform)
@@ -293,11 +276,6 @@ class HierarchicalMultiTaskRL(NamedParts):
             ``meta`` and ``task``, (batch,) each, in nats, with their gradients; of a goal handed in as well, as the
             meta-controller would choose it now. Collect sessions under `torch.no_grad`, and train both levels on what
             `evaluate_goals` and `evaluate_actions` say.
-
-        Raises
-        ------
-        ValueError
-            If the state, the goals or the uniform numbers do not fit; the generator has not moved then.
         """
         check_luck(deterministic, generator, uniform)
         goal_logits, _ = self._meta(state)  # (batch, goals)
@@ -311,7 +289,7 @@ class HierarchicalMultiTaskRL(NamedParts):
         return goals, actions, LevelLogProbs(goal_log_prob, action_log_prob)
 
     def evaluate_goals(self, state: Tensor, goals: Tensor | str) -> tuple[Tensor, Tensor, Tensor]:
-        """What the meta-controller's loss needs of goals that were chosen, with gradients to the meta-controller alone.
+        """Return what the meta-controller's loss needs of goals that were chosen, with gradients to it alone.
 
         Only rows in which a goal was chosen belong here: a goal that merely went on was no decision.
 
@@ -328,17 +306,12 @@ class HierarchicalMultiTaskRL(NamedParts):
         entropy : Tensor, (batch,)
             Of the policy over goals, in nats, from 0 to log(meta_action_dim).
         value : Tensor, (batch,)
-
-        Raises
-        ------
-        ValueError
-            If the state or the goals do not fit.
         """
         logits, value = self._meta(state)
         return *evaluate(logits, self._goals("goals", goals, len(state))), value
 
     def evaluate_actions(self, state: Tensor, goals: Tensor | str, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the controllers' loss needs of actions that were taken, with gradients to the controllers alone.
+        """Return what the controllers' loss needs of actions that were taken, with gradients to them alone.
 
         Parameters
         ----------
@@ -346,7 +319,8 @@ class HierarchicalMultiTaskRL(NamedParts):
         goals : Tensor, (batch,), or str
             The goals under which they were taken, as in `get_action`.
         actions : Tensor, (batch,)
-            Integers, each from 0 to below the number of actions of its goal.
+            Integers, each from 0 to below the number of actions of its goal. Inside ``torch.vmap`` values cannot be
+            looked at: there an action that the goal does not have gets a log-probability of minus infinity.
 
         Returns
         -------
@@ -356,12 +330,6 @@ class HierarchicalMultiTaskRL(NamedParts):
             Of the policy over the goal's own actions, in nats, from 0 to the logarithm of their number.
         value : Tensor, (batch,)
             Of the goal's controller.
-
-        Raises
-        ------
-        ValueError
-            If the state, the goals or the actions do not fit. Inside ``torch.vmap`` values cannot be looked at: there
-            an action that the goal does not have gets a log-probability of minus infinity.
         """
         self._check_state(state)
         goals = self._goals("goals", goals, len(state))
@@ -370,11 +338,11 @@ class HierarchicalMultiTaskRL(NamedParts):
         return *evaluate(logits, actions), value
 
     def meta_parameters(self) -> dict[str, nn.Parameter]:
-        """The meta-controller's parameters, named as in `named_parameters`; all begin with ``meta.``."""
+        """Return the meta-controller's parameters, named as in `named_parameters`; all begin with ``meta.``."""
         return {f"meta.{name}": value for name, value in self.meta.named_parameters()}
 
     def task_parameters(self) -> dict[str, nn.Parameter]:
-        """The controllers' parameters, (goals, ...) each, named as in `named_parameters`: ``controllers.`` first."""
+        """Return the controllers' parameters, (goals, ...), named as in `named_parameters`: ``controllers.`` first."""
         return {f"controllers.{name}": value for name, value in self.controllers.named_parameters()}
 
     def _meta(self, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -386,12 +354,12 @@ class HierarchicalMultiTaskRL(NamedParts):
         return self._controlled(state, self._goals(name, goals, len(state)))
 
     def _controlled(self, state: Tensor, goals: Tensor) -> tuple[Tensor, Tensor]:
-        """Masked logits, (batch, max_actions), and value, (batch,), of each row's own controller."""
+        """Return masked logits, (batch, max_actions), and value, (batch,), of each row's own controller."""
         logits, value = check_answers(self, state, *self.controllers(state, goals))
         return logits.masked_fill(~self.allowed[goals], -math.inf), value
 
     def _split(self, uniform: Tensor | None, rows: int) -> tuple[Tensor | None, Tensor | None]:
-        """(batch, goals + max_actions) -> (batch, goals), (batch, max_actions)."""
+        """Split the luck of both levels: (batch, goals + max_actions) -> (batch, goals), (batch, max_actions)."""
         if uniform is None:
             return None, None
         check_values("uniform", uniform, (rows, self.meta_action_dim + self.max_actions))
@@ -403,7 +371,7 @@ class HierarchicalMultiTaskRL(NamedParts):
         check_features("state", state, self.state_dim, self.meta.value.weight.dtype)
 
     def _goals(self, name: str, goals: Tensor | str | None, rows: int) -> Tensor:
-        """Each row's goal by its number, (batch,), int64."""
+        """Return each row's goal by its number, (batch,), int64."""
         if isinstance(goals, str):
             check_choice(name, goals, self.tasks)
             return torch.full((rows,), self.tasks.index(goals), device=self.allowed.device)
@@ -422,7 +390,7 @@ class HierarchicalMultiTaskRL(NamedParts):
             raise ValueError(f"actions: got {int(actions[row])} in row {row}, expected {expected}")
 
     def _put_in_order(self, state: MutableMapping[str, Tensor], prefix: str) -> None:
-        """By name; and what those names can do is the same, which the shapes of padded controllers do not say."""
+        """Sort by name; refuse names that can do something else, which the shapes of padded controllers do not say."""
         super()._put_in_order(state, prefix)
         theirs = state.get(f"{prefix}allowed")
         if theirs is not None and not torch.equal(theirs.to(self.allowed), self.allowed):
@@ -437,7 +405,7 @@ def semi_markov_returns(
     terminated: Tensor,
     discount: float | Tensor = 0.99,
 ) -> Tensor:
-    r"""What a meta-controller's value is trained towards, when a goal lasts several steps.
+    r"""Return what a meta-controller's value is trained towards, when a goal lasts several steps.
 
     With k the number of steps from t to the end of the goal that runs at t, both included,
 
@@ -462,7 +430,7 @@ def semi_markov_returns(
         Whether step t ended the task; its goal then ends, marked or not. A time limit is not meant: what the state is
         worth is still there, and V stands for it.
     discount : float or scalar Tensor
-        :math:`\gamma`, a step, in [0, 1].
+        :math:`\gamma`, per step, in [0, 1].
 
     Returns
     -------
@@ -471,11 +439,6 @@ def semi_markov_returns(
         is paid later is in no target. Where rollouts are not much longer than goals, sum up the rewards of each goal
         while it runs, and use `semi_markov_target` when it ends. The same as `n_step_returns` with n of at least T, and
         the end of a goal in the place of truncation.
-
-    Raises
-    ------
-    ValueError
-        If shapes or dtypes do not fit, there is no row, or a value is not finite or out of range.
 
     References
     ----------
@@ -501,7 +464,7 @@ def semi_markov_returns(
 def semi_markov_target(
     paid: Tensor, steps: Tensor, next_values: Tensor, terminated: Tensor, discount: float | Tensor = 0.99
 ) -> Tensor:
-    r"""As `semi_markov_returns`, of goals that have ended, whose rewards were summed up while they ran.
+    r"""Return targets as `semi_markov_returns`, of ended goals whose rewards were summed up while they ran.
 
     .. math:: G = \sum_{j=0}^{k-1} \gamma^j r_j + \gamma^k (1 - \mathrm{terminated}) V(s').
 
@@ -515,17 +478,12 @@ def semi_markov_target(
         The meta-controller's V of the state that the goal led to. Read as 0 where terminated.
     terminated : Tensor, (N, ...), bool
     discount : float or scalar Tensor
-        :math:`\gamma`, a step, in [0, 1].
+        :math:`\gamma`, per step, in [0, 1].
 
     Returns
     -------
     Tensor, (N, ...)
         Without a gradient; what V and the goal's advantage are measured by in the state where the goal began.
-
-    Raises
-    ------
-    ValueError
-        If shapes or dtypes do not fit, there is no goal, one took no step, or a value is not finite or out of range.
     """
     check_rollout({"paid": paid, "next_values": next_values}, {"terminated": terminated})
     if not isinstance(steps, Tensor) or steps.dtype not in _INTEGERS or steps.shape != paid.shape:
@@ -556,7 +514,7 @@ class _MetaController(nn.Module):
 
 
 class _Controllers(nn.Module):
-    """One actor-critic a goal: (batch, state_dim) and goals (batch,) -> logits (batch, max_actions), value (batch,)."""
+    """One actor-critic per goal: (batch, state_dim), goals (batch,) -> logits (batch, max_actions), value (batch,)."""
 
     def __init__(self, state_dim: int, goal_dim: int, action_counts: Sequence[int], widths: Sequence[int]):
         super().__init__()

@@ -57,11 +57,6 @@ class MAMLRecommender(AdaptableNetwork):
     adapt : {"all", "head"}
         What an inner step moves: everything, or the last layer alone (ANIL).
 
-    Raises
-    ------
-    ValueError
-        If an argument is out of its range; the message names it, what came and what was expected.
-
     Notes
     -----
     The default rates are for standardised features and targets: with features of scale 3 and raw stars they hardly
@@ -144,8 +139,7 @@ class MAMLRecommender(AdaptableNetwork):
         Raises
         ------
         ValueError
-            If shapes or values do not fit, ``params`` are not this network's, ``num_steps`` is negative, the steps
-            diverge, or all that adapts is frozen.
+            If the steps diverge, or all that adapts is frozen; or an argument does not fit.
         """
         self._check_features("support_x", support_x)
         targets = self._targets("support_y", support_y, (len(support_x),))
@@ -158,7 +152,7 @@ class MAMLRecommender(AdaptableNetwork):
         return {name: value.squeeze(0) for name, value in moved.items()}
 
     def adapt_to_new_task(self, support_x: Tensor, support_y: Tensor, num_steps: int = 5) -> Params:
-        """Parameters for one new task, detached: nothing leads back to the model, and the model stays as it is.
+        """Return parameters for one new task, detached: nothing leads back to the model, which stays as it is.
 
         Parameters
         ----------
@@ -169,11 +163,6 @@ class MAMLRecommender(AdaptableNetwork):
         -------
         dict {name: Tensor}
             For ``model(x, params)`` or ``model.predict(x, params)``.
-
-        Raises
-        ------
-        ValueError
-            As `inner_update`.
         """
         with torch.no_grad():
             adapted = self.inner_update(support_x, support_y, num_steps)
@@ -186,9 +175,9 @@ class MAMLRecommender(AdaptableNetwork):
         first_order: bool | None = None,
         inner_lr: float | Tensor | None = None,
     ) -> Tensor:
-        """Mean squared error of each task's query rows after adapting to its support rows, with gradients.
+        """Return the mean squared error of each task's query rows after adapting to its support rows, with gradients.
 
-        What `meta_update` makes small. Works under `torch.vmap` over models.
+        It is what `meta_update` makes small. Works under `torch.vmap` over models.
 
         Parameters
         ----------
@@ -207,7 +196,7 @@ class MAMLRecommender(AdaptableNetwork):
         Raises
         ------
         ValueError
-            If shapes or values do not fit, the inner steps diverge, or all that adapts is frozen.
+            If the inner steps diverge, or all that adapts is frozen; or an argument does not fit.
         """
         if not isinstance(tasks_data, (tuple, list)) or len(tasks_data) != len(_FIELDS):
             came = f"{len(tasks_data)} parts" if isinstance(tasks_data, (tuple, list)) else type(tasks_data).__name__
@@ -225,7 +214,7 @@ class MAMLRecommender(AdaptableNetwork):
         return losses
 
     def meta_update(self, tasks_data: Sequence[Task] | Task) -> float:
-        """One step of Adam on the mean query loss of some tasks after adapting to each.
+        """Take one step of Adam on the mean query loss of some tasks after adapting to each.
 
         Parameters
         ----------
@@ -241,8 +230,8 @@ class MAMLRecommender(AdaptableNetwork):
         Raises
         ------
         ValueError
-            If there is no task, shapes or values do not fit, all parameters are frozen, or the query loss or its
-            gradient is not finite, which means that the inner steps diverge. Nothing has changed then.
+            If all parameters are frozen, or the query loss or its gradient is not finite, which means that the inner
+            steps diverge; or an argument does not fit. Nothing has changed then.
         """
         groups = [self._check_stacked(group) for group in stack_by_shape(tasks_data, _FIELDS)]
         n_tasks = sum(len(group[0]) for group in groups)
@@ -255,7 +244,7 @@ class MAMLRecommender(AdaptableNetwork):
         self, params: Params, x: Tensor, y: Tensor, num_steps: int, first_order: bool,
         inner_lr: float | Tensor | None,
     ) -> Params:  # fmt: skip
-        """Inner steps of T tasks: ``params`` (T, ...), x (T, shots, input_dim), y (T, shots, output_dim)."""
+        """Take inner steps of T tasks: ``params`` (T, ...), x (T, shots, input_dim), y (T, shots, output_dim)."""
         rate = self.inner_lr if inner_lr is None else inner_lr
         rate = 1.0 if self.inner_rates is not None else rate
         moving = {name: params[name] for name in self._moving}

@@ -75,11 +75,6 @@ class MultiTaskPolicyNetwork(NamedParts):
         Widths of each task's own layers, each followed by a tanh. None: the heads stand on the shared layers.
     dropout_rate : float
         0, for the reason above; any other is refused.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of its range; the message names it, what came and what was expected.
     """
 
     _parts = ("task_trunks.", "policy_heads.", "value_heads.")
@@ -125,15 +120,14 @@ class MultiTaskPolicyNetwork(NamedParts):
         Raises
         ------
         ValueError
-            If the state has the wrong shape or dtype, no rows, or values that are not finite, the task is unknown, or
-            the answer is not finite, as from weights that are not.
+            If the answer is not finite, as from weights that are not; or an argument does not fit.
         """
         task = self._number(task_name)
         self._check_state(state)
         return check_answers(self, state, *self._answer(state, task))
 
     def action_probabilities(self, state: Tensor, task_name: str, mask: Tensor | None = None) -> Tensor:
-        """The policy itself, (batch, n_actions): rows sum to 1, exactly 0 where the mask is False.
+        """Return the policy itself, (batch, n_actions): rows sum to 1, exactly 0 where the mask is False.
 
         Arguments and errors as in `get_action`. In the current mode, with gradients.
         """
@@ -166,7 +160,8 @@ class MultiTaskPolicyNetwork(NamedParts):
         deterministic : bool
             The most probable action instead (the first of several), for measuring, not for learning.
         mask : Tensor, (batch, n_actions), bool, optional
-            True where an action is allowed. All are unless given.
+            True where an action is allowed. All are unless given. Inside ``torch.vmap`` its values cannot be looked at:
+            there a row in which nothing is allowed has a log-probability of NaN.
         generator : torch.Generator, optional
             Where the uniform numbers come from, drawn on its own device; torch's global generator unless given.
         uniform : Tensor, (batch, n_actions), optional
@@ -178,13 +173,6 @@ class MultiTaskPolicyNetwork(NamedParts):
         action : Tensor, (batch,), int64
         log_prob : Tensor, (batch,)
             Its log-probability in nats, with its gradient. Collect sessions under `torch.no_grad`.
-
-        Raises
-        ------
-        ValueError
-            As `forward`; or if the mask has the wrong shape or dtype or a row in which nothing is allowed, or the
-            uniform numbers do not fit. Inside ``torch.vmap`` values cannot be looked at: there a row in which nothing
-            is allowed has a log-probability of NaN.
         """
         check_luck(deterministic, generator, uniform)
         logits, _ = self._masked(state, task_name, mask)
@@ -193,7 +181,7 @@ class MultiTaskPolicyNetwork(NamedParts):
     def evaluate_actions(
         self, state: Tensor, task_name: str, action: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        r"""What the losses need of actions that were taken, with gradients.
+        r"""Return what the losses need of actions that were taken, with gradients.
 
         Parameters
         ----------
@@ -202,7 +190,8 @@ class MultiTaskPolicyNetwork(NamedParts):
         action : Tensor, (batch,)
             Integers in 0..n_actions-1.
         mask : Tensor, (batch, n_actions), bool, optional
-            The mask under which they were taken.
+            The mask under which they were taken. Inside ``torch.vmap`` an action that it excludes has a log-probability
+            of minus infinity.
 
         Returns
         -------
@@ -212,12 +201,6 @@ class MultiTaskPolicyNetwork(NamedParts):
             :math:`-\sum_j \pi_k(j \mid s) \log \pi_k(j \mid s)` over the allowed actions, in nats: from 0 to the
             logarithm of their number.
         value : Tensor, (batch,)
-
-        Raises
-        ------
-        ValueError
-            As `get_action`; or if an action is out of range, or the mask excludes it. Inside ``torch.vmap`` an excluded
-            action has a log-probability of minus infinity.
         """
         logits, value = self._masked(state, task_name, mask)
         check_labels("action", action, *logits.shape)
@@ -225,26 +208,20 @@ class MultiTaskPolicyNetwork(NamedParts):
         return *evaluate(logits, action), value
 
     def shared_parameters(self) -> dict[str, nn.Parameter]:
-        """The parameters that all tasks train, by name: those on which gradients of tasks can meet.
+        """Return the parameters that all tasks train, by name: those on which gradients of tasks can meet.
 
         The names are those of `named_parameters`, and begin with ``shared.``. Empty without shared layers.
         """
         return {name: value for name, value in self.named_parameters() if name.startswith("shared.")}
 
     def task_parameters(self, task_name: str) -> dict[str, nn.Parameter]:
-        """The parameters of one task alone, by name; together with `shared_parameters`, all that its answers need.
-
-        Raises
-        ------
-        ValueError
-            If the task is unknown.
-        """
+        """Return one task's own parameters, by name; with `shared_parameters` they are all that its answers need."""
         task = self._number(task_name)
         own = tuple(f"{part}.{task}." for part in ("task_trunks", "policy_heads", "value_heads"))
         return {name: value for name, value in self.named_parameters() if name.startswith(own)}
 
     def _masked(self, state: Tensor, task_name: str, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Logits of all actions, (batch, n_actions), minus infinity where excluded, and value, (batch,)."""
+        """Return logits, (batch, n_actions), minus infinity where excluded, and value, (batch,)."""
         task = self._number(task_name)
         self._check_state(state)
         self._check_mask(mask, state, task)
@@ -287,7 +264,7 @@ def gae(
     discount: float | Tensor = 0.99,
     gae_lambda: float | Tensor = 0.95,
 ) -> tuple[Tensor, Tensor]:
-    r"""Generalised advantage estimates, and the returns that belong to them.
+    r"""Return generalised advantage estimates, and the returns that belong to them.
 
     .. math:: \delta_t = r_t + \gamma (1 - \mathrm{terminated}_t) V(s'_t) - V(s_t), \qquad
               A_t = \delta_t + \gamma \lambda \, (1 - \mathrm{ended}_t) A_{t+1}, \qquad
@@ -320,11 +297,6 @@ def gae(
     advantages : Tensor, (T, ...)
     returns : Tensor, (T, ...)
         What a value is trained towards. Neither carries a gradient.
-
-    Raises
-    ------
-    ValueError
-        If shapes or dtypes do not fit, there is no row, or a value is not finite or out of range.
 
     References
     ----------
@@ -359,7 +331,7 @@ def n_step_returns(
     discount: float | Tensor = 0.99,
     n: int = 5,
 ) -> Tensor:
-    r"""Returns of up to n rewards, and the value of the state reached by the last of them.
+    r"""Add up to n rewards, and the value of the state reached by the last of them.
 
     .. math:: R_t = \sum_{k=0}^{m-1} \gamma^k r_{t+k} + \gamma^m (1 - \mathrm{terminated}_{t+m-1}) V(s'_{t+m-1}),
 
@@ -376,11 +348,6 @@ def n_step_returns(
     -------
     Tensor, (T, ...)
         Without a gradient.
-
-    Raises
-    ------
-    ValueError
-        As `gae`, or if ``n`` is not an integer of at least 1.
 
     References
     ----------
@@ -411,7 +378,7 @@ def actor_critic_loss(
     value_weight: float | Tensor = 0.5,
     entropy_weight: float | Tensor = 0.01,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    r"""Loss of the advantage actor-critic with an entropy bonus.
+    r"""Return the loss of the advantage actor-critic with an entropy bonus.
 
     .. math:: L = \mathrm{mean}\left[ -A \log \pi(a \mid s) + w_V (R - V(s))^2 - w_H H(\pi(\cdot \mid s)) \right]
 
@@ -421,7 +388,7 @@ def actor_critic_loss(
     ----------
     log_prob, entropy, value : Tensor, (batch,)
         As `MultiTaskPolicyNetwork.evaluate_actions` gives them. Any other shape will do, such as (T, sessions), if
-        it is the same for all.
+        it is the same for all: nothing is broadcast.
     advantage, returns : Tensor, of the same shape
         As `gae` gives them; or returns of `n_step_returns`, and those minus the value.
     value_weight, entropy_weight : float or scalar Tensor
@@ -432,12 +399,6 @@ def actor_critic_loss(
     loss : Tensor, ()
     parts : dict {str: Tensor ()}
         Detached and not weighted: ``policy_loss``, ``value_loss`` (the mean squared error), ``entropy`` (nats).
-
-    Raises
-    ------
-    ValueError
-        If shapes differ (nothing is broadcast: (batch, 1) against (batch,) is refused), there is no row, or a number is
-        not finite or out of range.
 
     References
     ----------
@@ -462,7 +423,7 @@ def ppo_loss(
     entropy_weight: float | Tensor = 0.01,
     counted: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    r"""Loss of proximal policy optimisation, in its clipped form, for several steps on the same sessions.
+    r"""Return the loss of proximal policy optimisation, in its clipped form, for several steps on the same sessions.
 
     .. math:: \rho = \frac{\pi(a \mid s)}{\pi_\text{old}(a \mid s)}, \qquad
               L = \mathrm{mean}\left[ -\min(\rho A, \mathrm{clip}(\rho, 1 - \epsilon, 1 + \epsilon) A)
@@ -492,11 +453,6 @@ def ppo_loss(
         ``approximate_kl``, the mean of :math:`\rho - 1 - \log \rho` in nats: it is at least 0, and estimates the
         divergence of the new policy from the old.
 
-    Raises
-    ------
-    ValueError
-        As `actor_critic_loss`, or if ``clip`` is not positive, or ``counted`` does not fit.
-
     References
     ----------
     Schulman et al. (2017), equation 7, and equation 9 for the sum, of which this is the negative.
@@ -522,7 +478,7 @@ def ppo_loss(
 
 
 def _mean(values: Tensor, counted: Tensor | None) -> Tensor:
-    """Mean over the rows that count, 0 if there are none."""
+    """Return the mean over the rows that count, 0 if there are none."""
     if counted is None:
         return values.mean()
     return values.masked_fill(~counted, 0.0).sum() / counted.sum().clamp(min=1)

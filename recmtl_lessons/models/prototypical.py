@@ -65,11 +65,6 @@ class PrototypicalNetworkRecommender(nn.Module):
     meta_lr : float
         Adam's rate, in `meta_update`.
 
-    Raises
-    ------
-    ValueError
-        If an argument is out of its range; the message names it, what came and what was expected.
-
     Notes
     -----
     `meta_update` leaves weights that are frozen by ``requires_grad_(False)`` as they are, and moves the others.
@@ -124,7 +119,7 @@ class PrototypicalNetworkRecommender(nn.Module):
         Raises
         ------
         ValueError
-            If ``x`` has the wrong shape, no rows, or values that are not finite, or the answer is not finite.
+            If the answer is not finite, as from weights that are not; or ``x`` does not fit.
         """
         self._check_features("x", x)
         embeddings = self._embed(x)
@@ -134,7 +129,7 @@ class PrototypicalNetworkRecommender(nn.Module):
     def compute_prototypes(
         self, support_embeddings: Tensor, support_labels: Tensor, n_classes: int | None = None
     ) -> Tensor:
-        """The mean embedding of each class, in the order of the sorted distinct labels.
+        """Return the mean embedding of each class, in the order of the sorted distinct labels.
 
         Parameters
         ----------
@@ -149,11 +144,6 @@ class PrototypicalNetworkRecommender(nn.Module):
         Returns
         -------
         Tensor, (n_classes, D) or (T, n_classes, D)
-
-        Raises
-        ------
-        ValueError
-            If shapes, types or values do not fit, or a class is empty.
         """
         _check_rows("support_embeddings", support_embeddings)
         _check_labels("support_labels", support_labels, support_embeddings.shape[:-1])
@@ -163,7 +153,7 @@ class PrototypicalNetworkRecommender(nn.Module):
         return prototypes
 
     def classify(self, query_embeddings: Tensor, prototypes: Tensor) -> Tensor:
-        """Log-probabilities of the classes: each row's exponentials sum to 1.
+        """Return log-probabilities of the classes: each row's exponentials sum to 1.
 
         Parameters
         ----------
@@ -173,11 +163,6 @@ class PrototypicalNetworkRecommender(nn.Module):
         Returns
         -------
         Tensor, (Q, n) or (T, Q, n)
-
-        Raises
-        ------
-        ValueError
-            If the shapes do not fit together, or a value is not finite.
         """
         _check_rows("query_embeddings", query_embeddings)
         _check_rows("prototypes", prototypes, query_embeddings.shape[-1], query_embeddings.dtype, "query_embeddings")
@@ -191,7 +176,7 @@ class PrototypicalNetworkRecommender(nn.Module):
     def episode_forward(
         self, support_x: Tensor, support_y: Tensor, query_x: Tensor, n_classes: int | None = None
     ) -> Tensor:
-        """Log-probabilities of the query rows' classes, from rows and labels of the support.
+        """Return log-probabilities of the query rows' classes, from rows and labels of the support.
 
         Parameters
         ----------
@@ -209,7 +194,7 @@ class PrototypicalNetworkRecommender(nn.Module):
         Raises
         ------
         ValueError
-            If shapes, types or values do not fit, a class is empty, or the distances are not finite.
+            If the distances are not finite, as with features too large; or an argument does not fit.
         """
         self._check_episode(support_x, support_y, query_x)
         codes, n = self._support_codes("support_y", support_y, n_classes)
@@ -217,7 +202,7 @@ class PrototypicalNetworkRecommender(nn.Module):
 
     @torch.no_grad()
     def predict(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        """The likeliest label of each query row, (Q,) or (T, Q), without dropout and without gradients."""
+        """Return the likeliest label of each query row, (Q,) or (T, Q), without dropout and without gradients."""
         self._check_episode(support_x, support_y, query_x)
         classes = _distinct("support_y", support_y)
         with evaluating(self):
@@ -225,7 +210,7 @@ class PrototypicalNetworkRecommender(nn.Module):
         return classes.gather(-1, best)
 
     def query_losses(self, episodes: Episode, n_classes: int | None = None) -> Tensor:
-        """Mean negative log-likelihood of the query labels, with gradients: what `meta_update` makes small.
+        """Return the mean negative log-likelihood of the query labels, with gradients: what `meta_update` makes small.
 
         Parameters
         ----------
@@ -241,8 +226,7 @@ class PrototypicalNetworkRecommender(nn.Module):
         Raises
         ------
         ValueError
-            If shapes, types or values do not fit, a class is empty, there is only one, a query label is not among the
-            support's, or the distances are not finite.
+            If there is one class only, or the distances are not finite; or an argument does not fit.
         """
         if not isinstance(episodes, (tuple, list)) or len(episodes) != len(_FIELDS):
             came = f"{len(episodes)} parts" if isinstance(episodes, (tuple, list)) else type(episodes).__name__
@@ -257,7 +241,7 @@ class PrototypicalNetworkRecommender(nn.Module):
         return -log_p.gather(-1, wanted.unsqueeze(-1)).squeeze(-1).mean(-1)
 
     def meta_update(self, episodes: Sequence[Episode] | Episode) -> float:
-        """One step of Adam on the mean query loss of some episodes.
+        """Take one step of Adam on the mean query loss of some episodes.
 
         Parameters
         ----------
@@ -272,8 +256,8 @@ class PrototypicalNetworkRecommender(nn.Module):
         Raises
         ------
         ValueError
-            If there is no episode, one does not fit, all parameters are frozen, or the loss or its gradient is too
-            large to go on from. Nothing has changed then.
+            If all parameters are frozen, or the loss or its gradient is too large to go on from; or an episode does
+            not fit. Nothing has changed then.
         """
         groups = self._by_size(episodes)
         count = sum(len(group[0]) for group in groups)
@@ -324,7 +308,7 @@ class PrototypicalNetworkRecommender(nn.Module):
             _check_labels("query_y", labels, query_x.shape[:-1])
 
     def _by_size(self, episodes: Sequence[Episode] | Episode) -> list[Episode]:
-        """Stacked episodes, those with equal shapes and numbers of classes together."""
+        """Stack episodes, those with equal shapes and numbers of classes together."""
         groups = []
         for group in stack_by_shape(episodes, _FIELDS, "episodes"):
             if group[1].ndim != 2 or 0 in group[1].shape:
@@ -336,7 +320,7 @@ class PrototypicalNetworkRecommender(nn.Module):
 
     @staticmethod
     def _support_codes(name: str, labels: Tensor, n_classes: int | None) -> tuple[Tensor, int]:
-        """Labels as 0 to n - 1, and n."""
+        """Return labels as 0 to n - 1, and n."""
         if n_classes is None:
             if not _values_are_at_hand(labels):
                 raise ValueError("n_classes: got None inside torch.vmap, expected the number of classes")
@@ -353,34 +337,34 @@ class PrototypicalNetworkRecommender(nn.Module):
 
 
 def squared_distances(queries: Tensor, prototypes: Tensor) -> Tensor:
-    r""":math:`\lVert q - c \rVert^2` of each pair: (..., Q, D) and (..., n, D) -> (..., Q, n).
+    r"""Return :math:`\lVert q - c \rVert^2` of each pair: (..., Q, D) and (..., n, D) -> (..., Q, n).
 
-    Computed from the differences themselves. The form :math:`\lVert q \rVert^2 - 2 q c + \lVert c \rVert^2` is
+    It is computed from the differences themselves. The form :math:`\lVert q \rVert^2 - 2 q c + \lVert c \rVert^2` is
     faster where D is large, and loses its digits far from the origin.
     """
     return (queries.unsqueeze(-2) - prototypes.unsqueeze(-3)).square().sum(-1)
 
 
 def _cosines(queries: Tensor, prototypes: Tensor) -> Tensor:
-    """Minus the cosine distance, (..., Q, n)."""
+    """Return minus the cosine distance, (..., Q, n)."""
     return _directions(queries) @ _directions(prototypes).mT - 1
 
 
 def _directions(rows: Tensor) -> Tensor:
-    """Rows of length 1, (..., D), however large or small they came: the square of 1e20 has no place in float32."""
+    """Scale rows to length 1, (..., D), however large they came: the square of 1e20 has no place in float32."""
     largest = rows.detach().abs().amax(-1, keepdim=True)
     return F.normalize(rows / largest.clamp(min=torch.finfo(rows.dtype).tiny), dim=-1)
 
 
 def _means(embeddings: Tensor, codes: Tensor, n: int) -> Tensor:
-    """The mean of the rows of each code: (..., K, D) and (..., K) -> (..., n, D)."""
+    """Return the mean of the rows of each code: (..., K, D) and (..., K) -> (..., n, D)."""
     member = codes.unsqueeze(-1) == torch.arange(n, device=codes.device)  # (..., K, n)
     member = member.to(embeddings.dtype)
     return member.mT @ embeddings / member.sum(-2).unsqueeze(-1)
 
 
 def _distinct(name: str, labels: Tensor) -> Tensor:
-    """The sorted distinct labels, (n,) or (T, n)."""
+    """Return the sorted distinct labels, (n,) or (T, n)."""
     if labels.ndim == 1:
         return labels.unique()
     ordered = labels.sort(dim=1).values
@@ -394,7 +378,7 @@ def _distinct(name: str, labels: Tensor) -> Tensor:
 
 
 def _places(name: str, labels: Tensor, support: Tensor) -> Tensor:
-    """Where each label stands among the distinct labels of the support."""
+    """Return where each label stands among the distinct labels of the support."""
     classes = _distinct("support_y", support)
     places = torch.searchsorted(classes, labels.to(classes.dtype).contiguous())
     places = places.clamp(max=classes.shape[-1] - 1)

@@ -59,11 +59,6 @@ class ReptileRecommender(AdaptableNetwork):
     meta_optimizer : {"sgd", "adam"}
         "sgd" is the step above; "adam" gives the mean of :math:`\phi - W_t` to Adam as if it were a gradient.
 
-    Raises
-    ------
-    ValueError
-        If an argument is out of its range; the message names it, what came and what was expected.
-
     Notes
     -----
     Weights frozen by ``requires_grad_(False)`` stay in inner steps and in `meta_update`, while the others move. (Within
@@ -136,8 +131,7 @@ class ReptileRecommender(AdaptableNetwork):
         Raises
         ------
         ValueError
-            If shapes or values do not fit, ``params`` are not this network's, ``num_steps`` is negative, the steps
-            diverge, or all weights are frozen.
+            If the steps diverge, or all weights are frozen; or an argument does not fit.
         """
         if not isinstance(task_data, (tuple, list)) or len(task_data) != 2:
             came = f"{type(task_data).__name__}" + (f" of {len(task_data)}" if isinstance(task_data, Sequence) else "")
@@ -145,7 +139,7 @@ class ReptileRecommender(AdaptableNetwork):
         return self._adapt(_FIELDS, *task_data, num_steps, params, inner_lr)
 
     def adapt_to_new_task(self, support_x: Tensor, support_y: Tensor, num_steps: int = 5) -> Params:
-        """Parameters for one new task: `inner_loop` under the name that it has in MAML.
+        """Return parameters for one new task: `inner_loop` under the name that it has in MAML.
 
         Parameters
         ----------
@@ -156,18 +150,13 @@ class ReptileRecommender(AdaptableNetwork):
         Returns
         -------
         dict {name: Tensor}
-
-        Raises
-        ------
-        ValueError
-            As `inner_loop`.
         """
         return self._adapt(("support_x", "support_y"), support_x, support_y, num_steps, None, None)
 
     def pseudo_gradient(
         self, tasks_data: TaskData, num_steps: int | None = None, inner_lr: float | Tensor | None = None
     ) -> Params:
-        r"""What stands where other methods have a gradient: the mean over some tasks of :math:`\phi - W_t`.
+        r"""Return what stands where other methods have a gradient: the mean over some tasks of :math:`\phi - W_t`.
 
         Works under `torch.vmap` over models.
 
@@ -186,7 +175,7 @@ class ReptileRecommender(AdaptableNetwork):
         Raises
         ------
         ValueError
-            If shapes or values do not fit, the inner steps diverge, or all weights are frozen.
+            If the inner steps diverge, or all weights are frozen; or an argument does not fit.
         """
         if not isinstance(tasks_data, (tuple, list)) or len(tasks_data) != 2:
             came = f"{len(tasks_data)} parts" if isinstance(tasks_data, (tuple, list)) else type(tasks_data).__name__
@@ -199,7 +188,7 @@ class ReptileRecommender(AdaptableNetwork):
         return move
 
     def meta_update(self, tasks_data: Sequence[TaskData] | TaskData) -> float:
-        r"""One step towards the parameters of some tasks after their inner loops.
+        r"""Take one step towards the parameters of some tasks after their inner loops.
 
         A new value of ``meta_lr`` counts from the next update on.
 
@@ -217,8 +206,8 @@ class ReptileRecommender(AdaptableNetwork):
         Raises
         ------
         ValueError
-            If there is no task, shapes or values do not fit, all weights are frozen, or the inner steps diverge.
-            Nothing has changed then.
+            If all weights are frozen, or the inner steps diverge; or an argument does not fit. Nothing has changed
+            then.
         """
         groups = [self._check_rows(_FIELDS, *group) for group in stack_by_shape(tasks_data, _FIELDS)]
         moves = [self._move(*group, self.inner_steps, self.inner_lr) for group in groups]
@@ -236,7 +225,7 @@ class ReptileRecommender(AdaptableNetwork):
     # All tasks at once.
 
     def _move(self, x: Tensor, y: Tensor, num_steps: int, inner_lr: float | Tensor) -> tuple[Params, Tensor]:
-        """The mean of phi - W over T tasks, and their mean loss: x (T, rows, input_dim), y (T, rows, output_dim)."""
+        """Return the mean of phi - W over T tasks, and their mean loss: x (T, rows, input_dim), y (T, rows, output)."""
         weights, count = detached(self.named_weights()), len(x)
         start = {name: value.expand(count, *value.shape) for name, value in weights.items()}
         dropout = self.dropout_rate if self.training else 0.0
@@ -247,7 +236,7 @@ class ReptileRecommender(AdaptableNetwork):
     def _inner_loops(
         self, params: Params, x: Tensor, y: Tensor, num_steps: int, inner_lr: float | Tensor, dropout: float = 0.0
     ) -> tuple[Params, Tensor]:
-        """Inner steps of T tasks from ``params`` (T, ...), and the sum over steps of the tasks' mean loss."""
+        """Take inner steps of T tasks from ``params`` (T, ...), and sum the tasks' mean loss over the steps."""
         adam = _Adam(self.inner_betas) if self.inner_optimizer == "adam" else None  # a fresh one, for each task
         size, total = self.inner_batch_size or x.shape[1], x.new_zeros(())
         # Without Adam the loss is multiplied by minus the rate, so that its gradient already is the step: one product,
@@ -317,6 +306,6 @@ class _Adam:
 
 
 def _rows(values: Tensor, step: int, size: int) -> Tensor:
-    """The rows of one inner step, (T, rows, ...) -> (T, min(size, rows), ...)."""
+    """Return the rows of one inner step, (T, rows, ...) -> (T, min(size, rows), ...)."""
     count = values.shape[1]
     return values if size >= count else values.roll(-(step * size % count), 1)[:, :size]

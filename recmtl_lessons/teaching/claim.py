@@ -1,14 +1,27 @@
 """Claims that are executed: a sentence, the measurements behind it, and a verdict that can fail."""
 
-from dataclasses import dataclass
+import html
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
+from IPython import get_ipython
+from IPython.display import display
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
 from recmtl_lessons.teaching.lesson import require_texts
 
-__all__ = ["Claim", "ClaimFailed", "claim", "t_interval"]
+__all__ = ["Claim", "ClaimFailed", "claim", "claims", "claims_of", "t_interval"]
+
+#: Under this type a notebook keeps its claims as data, beside what a reader sees.
+MIME = "application/vnd.recmtl.claims+json"
+_TABLE: ContextVar["list[Claim] | None"] = ContextVar("table", default=None)
 
 
 class ClaimFailed(AssertionError):
@@ -17,25 +30,86 @@ class ClaimFailed(AssertionError):
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim that held: the mean effect, its interval, and the number of seeds.
+    """A claim, its mean effect over the seeds, the interval, and the bound it is held to.
 
     Attributes
     ----------
+    sentence : str
     effect : float
         Mean over the seeds.
     low, high : float
         Ends of the confidence interval of that mean.
     n : int
         Number of seeds.
+    kind : {"above", "below", "inside", "contains"}
+    bound : tuple of float
+        One number; two for "inside", and for "contains", where the second is the largest half-width.
+    unit : str
+    confidence : float
     """
 
+    sentence: str
     effect: float
     low: float
     high: float
     n: int
+    kind: str
+    bound: tuple[float, ...]
+    unit: str = ""
+    confidence: float = 0.95
+
+    @property
+    def room(self) -> float:
+        """How far the claim is from failing, in half-widths of its interval; negative where it fails."""
+        half = (self.high - self.low) / 2
+        least = min(self._room())
+        return least / half if half else float(np.copysign(np.inf, least))
+
+    @property
+    def holds(self) -> bool:
+        """Whether the measurements support the claim."""
+        least = min(self._room())
+        return least >= 0 if self.kind == "contains" else least > 0
+
+    def _room(self) -> tuple[float, ...]:
+        first, last = self.bound[0], self.bound[-1]
+        match self.kind:
+            case "above":
+                return (self.low - first,)
+            case "below":
+                return (first - self.high,)
+            case "inside":
+                return self.low - first, last - self.high
+        return first - self.low, self.high - first, last - (self.high - self.low) / 2
+
+    @property
+    def demand(self) -> str:
+        """What the interval must do, in words."""
+        first, last = self.bound[0], self.bound[-1]
+        return {
+            "above": f"above {first:g}",
+            "below": f"below {first:g}",
+            "inside": f"between {first:g} and {last:g}",
+            "contains": f"around {first:g}, and reach at most {last:g} to each side",
+        }[self.kind]
+
+    @property
+    def numbers(self) -> str:
+        """Effect, interval and number of seeds."""
+        style = "+z.3f" if 0.01 <= max(abs(self.low), abs(self.high)) < 1000 else "+z.3g"  # z: no "-0.000"
+        unit = f" {self.unit}" if self.unit else ""
+        interval = f"[{self.low:{style}}, {self.high:{style}}]"
+        return f"{self.effect:{style}}{unit}, {self.confidence * 100:g} % interval {interval}, {self.n} seeds"
+
+    def __str__(self) -> str:
+        verdict = "holds" if self.holds else "DOES NOT HOLD"
+        return (
+            f"Claim: {self.sentence}\n  effect {self.numbers}\n"
+            f"  {verdict}: the interval must lie {self.demand}\n  {_strip_of_letters(self)}"
+        )
 
     def _ipython_display_(self) -> None:
-        """Stay silent as a cell's last value: the claim has already been printed."""
+        """Stay silent as a cell's last value: the claim has already been shown."""
 
 
 def t_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -55,11 +129,6 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[np.ndarray,
     Returns
     -------
     mean, low, high : numpy.ndarray, shape (...)
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two rows, a value is not a finite number, or the confidence is out of range.
     """
     data = _as_numbers(values)
     if data.ndim == 0 or len(data) < 2:
@@ -85,7 +154,7 @@ def claim(
     min_seeds: int = 8,
     allow_constant: bool = False,
 ) -> Claim:
-    """Print a claim with its effect, interval and number of seeds, and raise when it does not hold.
+    """Show a claim with its effect, interval and number of seeds, and raise when it does not hold.
 
     Give exactly one of ``above``, ``below``, ``contains`` and ``inside``. The interval is Student's t interval of the
     mean over the seeds (see `t_interval`), so the values should be independent between seeds: paired
@@ -94,7 +163,8 @@ def claim(
     Parameters
     ----------
     sentence : str
-        What is claimed, in words.
+        What is claimed, in words. ``{above}``, ``{below}``, ``{contains}``, ``{within}``, ``{inside[0]}`` and
+        ``{inside[1]}`` stand for the bound, which so is written once.
     values : array_like, shape (seeds,)
         One paired difference or measurement for each seed.
     above : float, optional
@@ -135,14 +205,123 @@ def claim(
     """
     _require_one_bound(above, below, contains, within, inside)
     data = _require_measurements(sentence, values, min_seeds, allow_constant)
+    bounds = {"above": above, "below": below, "inside": inside, "contains": contains}
+    kind = next(name for name, bound in bounds.items() if bound is not None)
+    bound = {"inside": inside, "contains": (contains, within)}.get(kind, (bounds[kind],))
     effect, low, high = (float(x) for x in t_interval(data, confidence))
-    result = Claim(effect, low, high, len(data))
-    holds, reason = _verdict(result, above, below, contains, within, inside)
-    text = _written(sentence, result, unit, confidence, holds, reason)
-    if not holds:
-        raise ClaimFailed(text)
-    print(text)
-    return result
+    said = _filled_in(sentence, within=within, **bounds)
+    made = Claim(said, effect, low, high, len(data), kind, tuple(map(float, bound)), unit, confidence)
+    if not made.holds:
+        raise ClaimFailed(str(made))
+    table = _TABLE.get()
+    if table is None:
+        _show([made])
+    else:
+        table.append(made)
+    return made
+
+
+@contextmanager
+def claims() -> Iterator[None]:
+    """Show the claims that are made within the block as one table, a line each."""
+    made: list[Claim] = []
+    token = _TABLE.set(made)
+    try:
+        yield
+    finally:
+        _TABLE.reset(token)
+        if made:
+            _show(made)
+
+
+def claims_of(notebook: Path) -> list[Claim]:
+    """Return the claims that an executed notebook holds."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    outputs = (output for cell in cells for output in cell.get("outputs", []))
+    kept = (output.get("data", {}).get(MIME, []) for output in outputs)
+    return [Claim(**{**fields, "bound": tuple(fields["bound"])}) for fields in itertools.chain.from_iterable(kept)]
+
+
+def _filled_in(sentence: str, **bounds: object) -> str:
+    if "{" not in sentence:
+        return sentence
+    try:
+        return sentence.format(**bounds)
+    except (KeyError, IndexError, ValueError, TypeError) as error:
+        raise ValueError(f"sentence: got {sentence!r}, expected names of the given bound in its braces") from error
+
+
+# How claims are shown.
+
+
+def _show(made: Sequence[Claim]) -> None:
+    text = "\n".join(map(str, made))
+    if get_ipython() is None:
+        print(text)
+        return
+    rows = "".join(_row(one) for one in made)
+    table = f'<table style="{_TABLE_STYLE}">{rows}</table>'
+    data = [asdict(one) for one in made]
+    display({"text/html": table, "text/plain": text, MIME: data}, raw=True)
+
+
+_TABLE_STYLE = "border-collapse:collapse;width:100%;max-width:66em;font-size:14px"
+_CELL = "text-align:left;vertical-align:middle;padding:5px 14px 5px 0;line-height:1.4"
+_BLUE, _GREY, _BLACK = "#0072B2", "#C8C8C8", "#000000"
+_WIDTH = 11.0  # em
+
+
+def _row(made: Claim) -> str:
+    small = "font-size:12px;opacity:0.8"
+    return (
+        f'<tr><td style="{_CELL};width:50%"><strong>✓</strong> {html.escape(made.sentence)}</td>'
+        f'<td style="{_CELL};white-space:nowrap">{_strip(made)}</td>'
+        f'<td style="{_CELL}">{html.escape(made.numbers)}<br><span style="{small}">the interval must lie '
+        f"{html.escape(made.demand)}</span></td></tr>"
+    )
+
+
+def _marks(made: Claim) -> tuple[list[float], list[float], float, float]:
+    """Where the bounds stand, where the interval does, and the ends of a strip that shows both with some room."""
+    bounds = list(made.bound[:1] if made.kind == "contains" else made.bound)
+    interval = [made.low, made.effect, made.high]
+    first, last = min(bounds + interval), max(bounds + interval)
+    room = 0.12 * (last - first) or 1.0
+    return bounds, interval, first - room, last + room
+
+
+def _strip(made: Claim) -> str:
+    """The interval (blue, its middle a short tick) against the bound (a tall one), as blocks of colour side by side."""
+    bounds, (low, effect, high), first, last = _marks(made)
+    cuts = sorted([*((b, "bound") for b in bounds), (low, ""), (effect, "effect"), (high, ""), (last, "")])
+    parts, at = [], first
+    for place, mark in cuts:
+        inside = low <= (at + place) / 2 <= high
+        width = _WIDTH * (place - at) / (last - first)
+        parts.append(_block(f"{width:.2f}em", "0.5em" if inside else "1px", _BLUE if inside else _GREY))
+        if mark:
+            parts.append(_block("2px", "1.5em" if mark == "bound" else "0.9em", _BLACK))
+        at = place
+    return f'<span title="{html.escape(made.demand)}">{"".join(parts)}</span>'
+
+
+def _block(width: str, height: str, colour: str) -> str:
+    look = f"display:inline-block;vertical-align:middle;width:{width};height:{height};background-color:{colour}"
+    return f'<span style="{look}"></span>'
+
+
+def _strip_of_letters(made: Claim, width: int = 40) -> str:
+    bounds, (low, effect, high), first, last = _marks(made)
+
+    def place(value: float) -> int:
+        return round((value - first) / (last - first) * (width - 1))
+
+    letters = [" "] * width
+    letters[place(low) : place(high) + 1] = "━" * (place(high) - place(low) + 1)
+    letters[place(effect)] = "●"
+    for bound in bounds:
+        letters[place(bound)] = "┃" if letters[place(bound)] == " " else "╋"
+    return "".join(letters).rstrip()
 
 
 def _require_one_bound(above, below, contains, within, inside) -> None:
@@ -197,32 +376,3 @@ def _as_numbers(values: ArrayLike) -> np.ndarray:
     if not np.isfinite(data).all():
         raise ValueError(f"values: got {int((~np.isfinite(data)).sum())} NaN or infinite, expected finite numbers")
     return data
-
-
-def _verdict(result: Claim, above, below, contains, within, inside) -> tuple[bool, str]:
-    if above is not None:
-        return result.low > above, f"the interval must lie above {above:g}"
-    if below is not None:
-        return result.high < below, f"the interval must lie below {below:g}"
-    if inside is not None:
-        return inside[0] < result.low and result.high < inside[1], (
-            f"the interval must lie between {inside[0]:g} and {inside[1]:g}"
-        )
-    half = (result.high - result.low) / 2
-    if half > within:
-        return False, f"the interval is too wide to tell: {half:.3g} to each side, at most {within:g} allowed"
-    return (
-        result.low <= contains <= result.high,
-        f"the interval must contain {contains:g} and reach at most {within:g} to each side",
-    )
-
-
-def _written(sentence: str, result: Claim, unit: str, confidence: float, holds: bool, reason: str) -> str:
-    style = "+z.3f" if 0.01 <= max(abs(result.low), abs(result.high)) < 1000 else "+z.3g"  # z: no "-0.000"
-    unit = f" {unit}" if unit else ""
-    return (
-        f"Claim: {sentence}\n"
-        f"  effect {result.effect:{style}}{unit}, {confidence * 100:g} % interval "
-        f"[{result.low:{style}}, {result.high:{style}}], {result.n} seeds\n"
-        f"  {'holds' if holds else 'DOES NOT HOLD'}: {reason}"
-    )

@@ -1,18 +1,40 @@
-"""Exercises that answer back: a check that names the mistake, hints one by one, and a reference solution."""
+"""Exercises that answer back: a check that names the mistake, hints, a reference solution, and a training of one's own.
+
+A check holds the answer against the solution on inputs that are drawn anew each time. Its mistakes are answers too, so
+that whoever makes one of them is told which, and it can be tested that each is refused.
+"""
 
 import functools
 import inspect
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
+
+from recmtl_lessons.teaching.answers import (
+    BackwardError,
+    Case,
+    Misfit,
+    Placeholder,
+    Ran,
+    Seen,
+    alike,
+    brief,
+    first_difference,
+    fitted,
+    leaves,
+    run,
+    seen,
+)
+from recmtl_lessons.teaching.explorer import Running
 from recmtl_lessons.teaching.lesson import LEVELS, Lesson, require_texts
 from recmtl_lessons.teaching.source import show_source
-from recmtl_lessons.teaching.style import card, prose, show_card
+from recmtl_lessons.teaching.style import card, new_figure, prose, show, show_card
+from recmtl_lessons.training.progress import Moment, with_bar
 
-__all__ = ["Exercise", "Outcome", "noted", "right", "unattempted", "wrong"]
+__all__ = ["Exercise", "Experiment", "Mistake", "Outcome", "noted", "right", "unattempted", "wrong"]
 
 _TITLES = {"right": "Right.", "wrong": "Not yet.", "noted": "Kept.", "unattempted": "Not tried yet."}
 _TONES = {"right": "right", "wrong": "wrong", "noted": "note", "unattempted": "quiet"}
@@ -58,13 +80,7 @@ def right(message: str = "") -> Outcome:
 
 
 def wrong(message: str) -> Outcome:
-    """Return the verdict that an answer is wrong; the message names the mistake.
-
-    Raises
-    ------
-    ValueError
-        If the message is empty: a learner is always told what is wrong.
-    """
+    """Return the verdict that an answer is wrong; the message, never empty, names the mistake."""
     require_texts(message=message)
     return Outcome("wrong", message)
 
@@ -81,6 +97,55 @@ def unattempted(
     return Outcome("unattempted", message, title)
 
 
+@dataclass(frozen=True)
+class Mistake:
+    """A plausible wrong answer, and what whoever gives it is told.
+
+    Attributes
+    ----------
+    name : str
+        The mistake in a word or two.
+    answer : callable or class
+        Written as a learner would write it.
+    message : str
+        Names the mistake and says why it is one.
+    """
+
+    name: str
+    answer: Any
+    message: str
+
+    def __post_init__(self):
+        require_texts(name=self.name, message=self.message)
+        if not callable(self.answer):
+            raise ValueError(f"answer: got {self.answer!r} for {self.name!r}, expected a function or a class")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The lesson's training with the learner's answer in the place of a part, drawn upon the course's own result.
+
+    Attributes
+    ----------
+    train : callable (answer) -> iterator of Running
+        A generator that trains with the answer, says where it stands, and returns a result.
+    draw : callable (result or None, figure)
+        Draws the course's band, and on it the learner's result if there is one.
+    describe : callable (result) -> str
+        The picture in one or two sentences.
+    alt : str
+        What the picture shows without a result.
+    size : (float, float)
+        The figure's width and height in inches.
+    """
+
+    train: Callable[[Any], Iterator[Running]]
+    draw: Callable[[Any, Any], None]
+    describe: Callable[[Any], str]
+    alt: str
+    size: tuple[float, float] = (8.0, 3.8)
+
+
 class Exercise:
     """A task with a check, hints and a solution.
 
@@ -95,28 +160,39 @@ class Exercise:
     level : {"beginner", "intermediate", "advanced"}
     minutes : int
         How long it takes most people.
-    check : callable
-        Takes the answer and returns `right`, `wrong` or `unattempted` with a message.
     hints : sequence of str
         From a nudge to almost the answer; at least one.
     solution : callable or class
-        The reference solution, which the check must accept.
-    wrong_answers : mapping of str to (answer, str)
-        At least three plausible wrong answers by name, each with a piece of the message that it must get.
+        The reference solution.
+    mistakes : sequence of Mistake
+        At least three; of several that fit an answer the first is named.
+    cases : callable (torch.Generator) -> iterable of {name: value}
+        Draws the inputs of several runs, in the order of the answer's arguments: tensors, numbers and texts, in lists
+        and dicts as needed. Sizes, constants and values should differ, so that nothing can be hard-coded. A tensor that
+        requires a gradient has its gradient compared as well.
+    praise : str
+        What is said to a right answer.
+    call : callable (answer, *inputs) -> object
+        How an answer is used; it is called with the inputs unless this is given.
+    view : callable (value, inputs) -> object
+        What of an answer is compared, where several forms are right.
+    judge : callable (ask) -> str or None
+        For a design with many right answers, in place of the comparison with the solution: says what is wrong. It gets
+        a function that asks the answer, by name, and returns what came in the form of the solution's, as float64.
     start : str, optional
         Code to start from, shown below the task.
+    experiment : Experiment, optional
+        What `train` runs.
 
     Attributes
     ----------
     reference : callable or class
         The reference solution.
-    wrong_answers : mapping
-        As given; the course's tests check that each is refused with its message.
-
-    Raises
-    ------
-    ValueError
-        If the key is not declared, a text is empty, or there are fewer than three wrong answers.
+    mistakes : tuple of Mistake
+    example : dict or None
+        The inputs of the first run in which the latest answer was wrong.
+    history : list of (dict, str)
+        What was trained, and what came of it, for a study question to take as evidence.
     """
 
     def __init__(
@@ -128,11 +204,16 @@ class Exercise:
         level: str,
         minutes: int,
         task: str,
-        check: Callable[[Any], Outcome],
         hints: Sequence[str],
         solution: Callable,
-        wrong_answers: Mapping[str, tuple[Any, str]],
+        mistakes: Sequence[Mistake],
+        cases: Callable[[torch.Generator], Any] | None = None,
+        praise: str = "",
+        call: Callable = lambda answer, *inputs: answer(*inputs),
+        view: Callable = lambda value, inputs: value,
+        judge: Callable[[Callable], str | None] | None = None,
         start: str | None = None,
+        experiment: Experiment | None = None,
     ):
         lesson.require(key)
         require_texts(title=title, task=task)
@@ -144,17 +225,24 @@ class Exercise:
             raise ValueError(f"hints: got {hints!r}, expected a list of at least one non-empty text")
         if not callable(solution):
             raise ValueError(f"solution: got {type(solution).__name__}, expected a function or a class")
-        _require_wrong_answers(wrong_answers)
+        if len(mistakes) < 3 or not all(isinstance(mistake, Mistake) for mistake in mistakes):
+            raise ValueError(f"mistakes: got {mistakes!r}, expected at least 3 of class Mistake")
+        if (cases is None) == (judge is None):
+            raise ValueError("cases, judge: got both or neither, expected one of them")
         self.key, self.title, self.level, self.minutes, self.task = key, title, level, minutes, task
-        self.reference, self.wrong_answers = solution, MappingProxyType(dict(wrong_answers))
-        self._lesson, self._check, self._hints, self._start = lesson, check, tuple(hints), start
-        self._hints_given = 0
+        self.reference, self.mistakes, self.experiment = solution, tuple(mistakes), experiment
+        self.example: Case | None = None
+        self.history: list[tuple[dict, str]] = []
+        self._lesson, self._hints, self._start, self._praise = lesson, tuple(hints), start, praise
+        self._cases, self._call, self._view, self._judge_design = cases, call, view, judge
+        self._hints_given = self._draws = 0
 
     def check(self, answer: Any = None) -> Outcome:
         """Check an answer, display the verdict and return it.
 
-        Nothing given, ``...``, and a function that still returns ``NotImplemented`` count as not tried yet.
-        An error in the learner's code is a verdict as well, in one line: no answer makes this method raise.
+        Nothing given, ``...``, and a function that still returns ``NotImplemented`` count as not tried yet. An error in
+        the learner's code is a verdict as well, in one line. Nothing but an interrupt leaves this method: an error of
+        the check itself is said to be one.
 
         Parameters
         ----------
@@ -166,11 +254,42 @@ class Exercise:
         Outcome
             True only when the answer is right.
         """
-        outcome = self._judge(answer)
-        if outcome.kind != "unattempted":
+        self.example = None
+        try:
+            outcome = self._judged(answer)
+        except Placeholder:
+            outcome = unattempted()
+        except Exception as error:
+            said = str(error) if isinstance(error, _Broken) else f"It raised {type(error).__name__}: {error}."
+            outcome = noted(f"{said} Your answer was not judged.", "This check is broken, and not your code.")
+        if outcome.kind in ("right", "wrong"):
             self._lesson.record(self.key, "done" if outcome else "started", attempts=lambda kept: (kept or 0) + 1)
         outcome.show()
         return outcome
+
+    def train(self, answer: Any = None) -> Outcome:
+        """Train the lesson's experiment with an answer in it, right or wrong, and draw where it lands.
+
+        An interrupt of the kernel stops the training; the picture shows how far it came.
+
+        Parameters
+        ----------
+        answer : object
+            As for `check`, which it need not have passed.
+        """
+        experiment, result, said = self.experiment, None, unattempted()
+        if not _is_unwritten(answer):
+            result, said = self._trained(answer)
+        figure = new_figure(*experiment.size)
+        experiment.draw(result, figure)
+        show(figure, experiment.alt if result is None else experiment.describe(result))
+        if result is not None:
+            text = experiment.describe(result)
+            self.history.append(({"trained": getattr(answer, "__name__", "an answer")}, text))
+            self._lesson.record(self.key, "started", trained=text)
+        if said is not None:
+            said.show()
+        return noted("") if said is None else said
 
     def hint(self) -> None:
         """Display the next hint."""
@@ -186,21 +305,148 @@ class Exercise:
         """Display the source of the reference solution."""
         show_source(self.reference)
 
-    def _judge(self, answer: Any) -> Outcome:
-        if answer is None or answer is Ellipsis or answer is NotImplemented or _is_unwritten_class(answer):
+    # The check.
+
+    def _judged(self, answer: Any) -> Outcome:
+        if _is_unwritten(answer):
             return unattempted()
-        returned: list[Any] = []
+        if not callable(answer):
+            kind = "a class" if inspect.isclass(self.reference) else "a function"
+            return wrong(f"I expected {kind}, and got {brief(answer)}.")
+        if self._judge_design is not None:
+            return self._design_judged(answer)
+        self._draws += 1
+        cases = [dict(case) for case in self._cases(torch.Generator().manual_seed(self._draws))]
+        wanted = [self._run(self.reference, case) for case in cases]
+        ran = [self._run(_watched(answer), case) for case in cases]
+        for k, case in enumerate(cases):
+            fault = self._fault(ran[k], wanted[k], answer, case)
+            if fault:
+                self.example = case
+                return wrong(self._named(cases, ran, wanted) or fault)
+        return right(self._praise)
+
+    def _run(self, answer: Any, case: Case) -> Ran:
+        return run(answer, case, self._call)
+
+    def _seen(self, ran: Ran, like: Any, case: Case) -> Seen:
+        value = fitted(ran.value, like)
+        return seen(replace(ran, value=self._view(value, ran.given)), self._view(like, case))
+
+    def _fault(self, ran: Ran, wanted: Ran, answer: Any, case: Case) -> str | None:
+        """What is wrong with one run; None if nothing is."""
+        if wanted.error is not None:
+            raise _Broken(f"Its own solution raised {type(wanted.error).__name__}: {wanted.error}.")
+        if ran.error is not None:
+            in_place = "leaf Variable that requires grad" in str(ran.error)
+            return _changed(["one of the inputs"]) if in_place else _one_line(ran.error, answer)
+        expected = self._seen(wanted, wanted.value, wanted.given)
         try:
-            outcome = self._check(_watched(answer, returned) if inspect.isfunction(answer) else answer)
-        except (_Placeholder, NotImplementedError):
-            return unattempted()
+            came = self._seen(ran, wanted.value, ran.given)
+        except Misfit as misfit:
+            return str(misfit)
+        except BackwardError as error:
+            return _one_line(error.__cause__, answer)
+        if ran.changed:
+            return _changed([f"`{name}`" for name in ran.changed])
+        if not alike(came.values, expected.values):
+            nan = "There is NaN in your answer. " if any(part.isnan().any() for part in leaves(came.values)) else ""
+            got, meant = first_difference(came.values, expected.values)
+            return f"{nan}{_given(case)}I expected {meant}, and got {got}."
+        if not alike(came.gradients, expected.gradients):
+            if not any(g.any() for g in came.gradients):
+                return _NO_GRADIENT
+            got, meant = first_difference(came.gradients, expected.gradients)
+            return f"The values are right, a gradient is not: for one of the inputs I expected {meant}, and got {got}."
+        if came.attached and not expected.attached:
+            return "The values are right, and still ask for gradients. Detach what you return."
+        return None
+
+    def _named(self, cases: Sequence[Case], ran: Sequence[Ran], wanted: Sequence[Ran]) -> str | None:
+        """The message of the mistake that does in every case what the answer did: all of it, or at least its values."""
+        by_values = None
+        values_right = all(self._same(a, b, b)[0] for a, b in zip(ran, wanted, strict=True))
+        for mistake in self.mistakes:
+            runs = [self._run(mistake.answer, case) for case in cases]
+            if all(run.error is not None for run in runs):
+                continue
+            found = [self._same(*three) for three in zip(ran, runs, wanted, strict=True)]
+            if all(values and rest for values, rest in found):
+                return mistake.message
+            if by_values is None and not values_right and all(values for values, _ in found):
+                by_values = mistake.message
+        return by_values
+
+    def _same(self, a: Ran, b: Ran, wanted: Ran) -> tuple[bool, bool]:
+        """Whether two runs agree in what they returned, and in gradients and in what they changed."""
+        if a.error is not None or b.error is not None:
+            return type(a.error) is type(b.error), True
+        try:
+            try:
+                one, other = self._seen(a, wanted.value, a.given), self._seen(b, wanted.value, b.given)
+            except Misfit:
+                one, other = seen(a, b.value), seen(b, b.value)
+            rest = alike(one.gradients, other.gradients) and one.attached == other.attached
+            return alike(one.values, other.values), rest and a.changed == b.changed
+        except (Misfit, BackwardError):
+            return False, False
+
+    def _design_judged(self, answer: Any) -> Outcome:
+        def ask(**case: Any) -> Any:
+            wanted, ran = self._run(self.reference, case), self._run(_watched(answer), case)
+            self.example = case
+            fault = self._fault(ran, wanted, answer, case)
+            if ran.error is not None or ran.changed:
+                raise _Refused(fault)
+            try:
+                return seen(ran, wanted.value).values
+            except Misfit as misfit:
+                raise _Refused(str(misfit)) from misfit
+
+        try:
+            message = self._judge_design(ask)
+        except _Refused as refused:
+            message = str(refused)
+        except Placeholder:
+            raise
         except Exception as error:
-            if returned and returned[-1] is None:  # the error is the check's, which could do nothing with it
-                return wrong("Your function returned None. Is a `return` missing?")
-            return wrong(_one_line(error, answer))
-        if not isinstance(outcome, Outcome):
-            raise TypeError(f"the check of {self.key!r} returned {type(outcome).__name__}, expected an Outcome")
-        return outcome
+            raise _Broken(f"It raised {type(error).__name__}: {error}.") from error
+        if message:
+            return wrong(message)
+        self.example = None
+        return right(self._praise)
+
+    # The training.
+
+    def _trained(self, answer: Any) -> tuple[Any, Outcome | None]:
+        """The result, as far as it came, and what to say if it did not come to the end."""
+        at: list[Running] = []
+        end: list[Any] = []
+
+        def moments() -> Iterator[Moment]:
+            training = self.experiment.train(_watched(answer))
+            while True:
+                try:
+                    at[:] = [next(training)]
+                except StopIteration as stop:
+                    end.append(stop.value)
+                    return
+                yield Moment(at[0].done, at[0].total)
+
+        try:
+            first = next(steps := moments(), None)
+            if first is not None:
+                for _ in with_bar(steps, "yours", first.steps):
+                    pass
+            return end[0], None
+        except Placeholder:
+            return None, unattempted()
+        except KeyboardInterrupt:
+            where = f"at step {at[0].done} of {at[0].total}" if at else "before its first step"
+            return at[0].snapshot() if at else None, noted("", f"Stopped {where}.")
+        except BaseException as error:
+            where = f" It happened behind step {at[0].done}." if at else ""
+            return None, wrong(_one_line(error, answer, "The training ended with") + where)
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         head = f"{self.title} ({self.level}, about {self.minutes} min)"
@@ -211,27 +457,45 @@ class Exercise:
         }
 
 
-class _Placeholder(Exception):
-    """Raised when a learner's function still returns its placeholder."""
+_NO_GRADIENT = (
+    "The values are right, but no gradient comes back from your answer. Was something detached, or turned into a "
+    "plain number or an array?"
+)
 
 
-def _watched(function: Callable, returned: list[Any]) -> Callable:
-    """The function, which stops at its placeholder; ``returned`` holds what it returned last, if it did."""
+_LONG = 120  # letters of inputs that a message still writes out
 
-    @functools.wraps(function)
+
+class _Broken(Exception):
+    """Raised when the check itself fails."""
+
+
+class _Refused(Exception):
+    """Raised when an answer to a design cannot be judged any further."""
+
+
+def _watched(answer: Any) -> Any:
+    """The answer, which stops where it still returns its placeholder."""
+    if inspect.isclass(answer):
+        return answer
+
+    @functools.wraps(answer)
     def call(*args: Any, **kwargs: Any) -> Any:
-        returned.clear()
-        value = function(*args, **kwargs)
-        returned.append(value)
+        try:
+            value = answer(*args, **kwargs)
+        except NotImplementedError as error:
+            raise Placeholder from error
         if value is NotImplemented or value is Ellipsis:
-            raise _Placeholder
+            raise Placeholder
         return value
 
     return call
 
 
-def _is_unwritten_class(answer: Any) -> bool:
-    """Whether one of a class's own methods still holds its placeholder, ``NotImplemented``."""
+def _is_unwritten(answer: Any) -> bool:
+    """Whether there is no answer, or one of a class's own methods still holds its placeholder."""
+    if answer is None or answer is Ellipsis or answer is NotImplemented:
+        return True
     if not inspect.isclass(answer):
         return False
     methods = (getattr(member, "__func__", member) for member in vars(answer).values())
@@ -242,22 +506,27 @@ def _is_unwritten_class(answer: Any) -> bool:
     )
 
 
-def _one_line(error: Exception, answer: Any) -> str:
-    said = str(error).strip().split("\n")[0]
-    code = getattr(answer, "__code__", None)
+def _one_line(error: BaseException, answer: Any, otherwise: str = "Your code raised") -> str:
+    """An error in one line, with its place in the learner's code; ``otherwise`` is how it begins without a place."""
+    members = vars(answer).values() if inspect.isclass(answer) else [answer]
+    codes = {getattr(getattr(member, "__func__", member), "__code__", None): member for member in members}
+    places = {(code.co_filename, code.co_name): code.co_firstlineno for code in codes if code is not None}
     lines = [
-        frame.lineno - code.co_firstlineno + 1
+        frame.lineno - places[frame.filename, frame.name] + 1
         for frame in traceback.extract_tb(error.__traceback__)
-        if code is not None and frame.filename == code.co_filename and frame.name == code.co_name
+        if (frame.filename, frame.name) in places
     ]
-    where = f" (line {lines[-1]} of your function)" if lines else ""
-    return f"Your code raised `{type(error).__name__}`: {said or 'without a message'}{where}"
+    said = str(error).strip().split("\n")[0] or "without a message"
+    begins, where = ("Your code raised", f" (line {lines[-1]} of your function)") if lines else (otherwise, "")
+    return f"{begins} `{type(error).__name__}`: {said}{where}"
 
 
-def _require_wrong_answers(wrong_answers: Any) -> None:
-    if not isinstance(wrong_answers, Mapping) or len(wrong_answers) < 3:
-        count = len(wrong_answers) if isinstance(wrong_answers, Mapping) else type(wrong_answers).__name__
-        raise ValueError(f"wrong_answers: got {count}, expected a mapping of at least 3 plausible wrong answers")
-    for name, entry in wrong_answers.items():
-        if not isinstance(entry, tuple) or len(entry) != 2 or not isinstance(entry[1], str) or not entry[1].strip():
-            raise ValueError(f"wrong_answers: got {entry!r} for {name!r}, expected (answer, piece of its message)")
+def _given(case: Case) -> str:
+    text = ", ".join(f"{name} = {brief(value)}" for name, value in case.items())
+    return f"For {text} " if len(text) <= _LONG else "For one of my examples (`.example` holds its inputs) "
+
+
+def _changed(names: Sequence[str]) -> str:
+    itself = "itself" if len(names) == 1 else "themselves"
+    belongs = "belongs" if len(names) == 1 else "belong"
+    return f"You changed {' and '.join(names)} {itself}, which {belongs} to the caller. Work on a copy: `.clone()`."

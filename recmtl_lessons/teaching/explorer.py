@@ -187,9 +187,10 @@ class Explorer:
     compute : callable (**controls) -> result
         A plain function, or a generator that yields `Running` and returns the result; a generator can be
         stopped wherever it yields. Gets ``seed`` too if ``seeded``.
-    draw : callable (result, figure)
-        Draws on a figure that holds the last picture; `style.panels` gives its axes, wiped.
-    describe : callable (result) -> str
+    draw : callable (result, figure, controls)
+        Draws on a figure that holds the last picture; `style.panels` gives its axes, wiped. ``controls`` is a dict of
+        where the controls stood, so that a result need not repeat it.
+    describe : callable (result, controls) -> str
         The picture in one or two sentences, for the summary beside it and for those who cannot see it.
     seeded : bool
         Whether there is a seed to change.
@@ -218,8 +219,8 @@ class Explorer:
         title: str,
         controls: Sequence[Slider | Choice | Toggle],
         compute: Callable[..., object],
-        draw: Callable[[object, object], None],
-        describe: Callable[[object], str],
+        draw: Callable[[object, object, dict], None],
+        describe: Callable[[object, dict], str],
         seeded: bool = False,
         size: tuple[float, float] = (9.0, 4.2),
     ):
@@ -285,7 +286,7 @@ class Explorer:
             try:
                 result = _to_the_end(self._compute(**wanted))
                 overtaken = turn != self._turn
-                text = self._describe(result) if overtaken else self._publish(wanted, result, final=True)
+                text = self._describe(result, wanted) if overtaken else self._publish(wanted, result, final=True)
             except Exception as error:
                 if turn == self._turn:
                     self._say_error(error)
@@ -496,8 +497,8 @@ class Explorer:
             timer.join()
 
     def _publish(self, wanted: dict, result: object, final: bool) -> str:
-        self._draw(result, self._figure)
-        shown = _Shown(style.png(self._figure), self._describe(result))
+        self._draw(result, self._figure, wanted)
+        shown = _Shown(style.png(self._figure), self._describe(result, wanted))
         if final:
             self._seen[_key(wanted)] = shown
             if len(self._seen) > _REMEMBERED:

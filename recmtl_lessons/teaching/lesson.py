@@ -23,11 +23,6 @@ class Lesson:
         Each activity's key and the label a learner reads, in the order of the notebook, for instance
         ``{"predict": "A prediction", "exercise-reversal": "Write the reversal"}``.
 
-    Raises
-    ------
-    ValueError
-        If the name or a key or label is empty, a key holds a slash, or there is no activity.
-
     Examples
     --------
     >>> lesson = Lesson("domain_adversarial", {"predict": "A prediction"})
@@ -52,11 +47,6 @@ class Lesson:
 
         A part of an activity is written with a slash: ``"study/check-1"`` belongs to ``"study"``. Its facts
         are kept under the whole key, and it does not appear among the lesson's states.
-
-        Raises
-        ------
-        ValueError
-            If the key, or the activity it is a part of, was not declared.
         """
         whole = key.split("/", 1)[0] if isinstance(key, str) else None
         if whole not in self.activities:
@@ -75,11 +65,6 @@ class Lesson:
             The state reached now.
         **facts
             Anything else worth keeping that JSON can hold, or a function of what is kept, as in `Progress.record`.
-
-        Raises
-        ------
-        ValueError
-            If the key is not declared, the state is unknown, or a fact is not JSON. Nothing is recorded then.
         """
         self.require(key)
         if state not in _STATES:
@@ -108,13 +93,7 @@ def _require_activity(key: object, label: object) -> None:
 
 
 def require_texts(**texts: Any) -> None:
-    """Refuse, by its name, each argument that is not a non-empty text.
-
-    Raises
-    ------
-    ValueError
-        Naming the first such argument and what came.
-    """
+    """Refuse, by its name, each argument that is not a non-empty text."""
     for name, text in texts.items():
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"{name}: got {text!r}, expected a non-empty text")

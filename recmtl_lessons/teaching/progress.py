@@ -75,11 +75,6 @@ class Progress:
             Values that JSON can hold. NumPy scalars and arrays are stored as numbers and lists. A function is given
             the value kept under its name, or None, and returns the new one: what counts up or grows by it misses
             nothing that another kernel recorded in between.
-
-        Raises
-        ------
-        ValueError
-            If a name is empty or a fact cannot be written as JSON. Nothing is recorded then.
         """
         _require_name("lesson", lesson)
         _require_name("key", key)

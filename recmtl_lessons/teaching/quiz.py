@@ -8,6 +8,7 @@ again.
 import html
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from numbers import Real
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +19,7 @@ from recmtl_lessons.teaching.exercise import Outcome, noted, right, unattempted,
 from recmtl_lessons.teaching.lesson import Lesson, require_texts
 from recmtl_lessons.teaching.style import card, prose, show_card
 
-__all__ = ["NumberQuiz", "Predict", "Quiz"]
+__all__ = ["NumberQuiz", "Option", "Predict", "Quiz"]
 
 #: Long choices wrap onto further lines; the stock style gives each choice one line's height.
 CSS = """<style>
@@ -30,6 +31,29 @@ CSS = """<style>
   font-size: var(--jp-content-font-size1, 14px); }
 .recmtl-ask .widget-radio-box input { flex: none; height: auto; margin: 0.3em 0 0 1px; }
 </style>"""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One of a question's choices.
+
+    Attributes
+    ----------
+    text : str
+        What the learner reads and chooses.
+    why : str
+        Why it is right, or what the mistake in it is.
+    formerly : tuple of str
+        Earlier wordings, under which progress files of before this option had a key may hold it.
+    """
+
+    text: str
+    why: str
+    formerly: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        require_texts(text=self.text, why=self.why)
+        object.__setattr__(self, "formerly", tuple(self.formerly))
 
 
 class _Question:
@@ -77,17 +101,12 @@ class _Question:
         Parameters
         ----------
         value : object
-            A choice, or a number for a `NumberQuiz`.
+            The key of a choice, or a number for a `NumberQuiz`.
 
         Returns
         -------
         Outcome
             What came of it, which is displayed as well.
-
-        Raises
-        ------
-        ValueError
-            If the value is not one of the choices, or not a number.
         """
         outcome = self._commit(self._accepted(value))
         outcome.show()
@@ -138,29 +157,38 @@ class _Question:
 
 
 class _ChoiceQuestion(_Question):
-    """A question with named choices, each with its own explanation."""
+    """A question with options, each under a short key, which is what progress keeps."""
 
-    def __init__(self, lesson: Lesson, key: str, question: str, choices: Mapping[str, str]):
+    def __init__(self, lesson: Lesson, key: str, question: str, choices: Mapping[str, Option]):
         super().__init__(lesson, key, question)
         if not isinstance(choices, Mapping) or len(choices) < 2:
-            raise ValueError(f"choices: got {choices!r}, expected at least two, each with its explanation")
-        for choice, explanation in choices.items():
-            if not all(isinstance(text, str) and text.strip() for text in (choice, explanation)):
-                raise ValueError(f"choices: got {choice!r} with {explanation!r}, expected two non-empty texts")
+            raise ValueError(f"choices: got {choices!r}, expected at least two, each an Option under a key")
+        for name, option in choices.items():
+            if not isinstance(name, str) or not name or not isinstance(option, Option):
+                raise ValueError(f"choices: got {option!r} under {name!r}, expected an Option under a short key")
+        if len({option.text for option in choices.values()}) < len(choices):
+            raise ValueError("choices: got the same text twice, expected texts that differ")
         self.choices = MappingProxyType(dict(choices))
 
     def _accepted(self, value: Any) -> str:
         return _require_choice("value", value, self.choices)
 
     def _made_input(self) -> widgets.RadioButtons:
-        return widgets.RadioButtons(options=list(self.choices), value=None, layout=widgets.Layout(width="100%"))
+        options = [(option.text, key) for key, option in self.choices.items()]
+        return widgets.RadioButtons(options=options, value=None, layout=widgets.Layout(width="100%"))
 
     def _static_choices(self) -> list[str]:
-        return list(self.choices)
+        return [option.text for option in self.choices.values()]
 
     def _kept(self) -> str | None:
-        choice = self._lesson.recall(self.key).get("choice")
-        return choice if choice in self.choices else None
+        """The key of the kept choice; files of before there were keys hold its sentence."""
+        kept = self._lesson.recall(self.key).get("choice")
+        if kept in self.choices:
+            return kept
+        return next((k for k, option in self.choices.items() if kept in (option.text, *option.formerly)), None)
+
+    def _said(self) -> str:
+        return self.choices[self._kept()].text
 
 
 class Predict(_ChoiceQuestion):
@@ -174,13 +202,8 @@ class Predict(_ChoiceQuestion):
         Its declared activity.
     question : str
         What to predict.
-    choices : mapping of str to str
-        Each choice and what to say to somebody who chose it, once the outcome is known.
-
-    Raises
-    ------
-    ValueError
-        If the key is not declared, a text is empty, or there are fewer than two choices.
+    choices : mapping of str to Option
+        By short keys; ``why`` is said to somebody who chose it, once the outcome is known.
     """
 
     _kind = "Predict:"
@@ -189,44 +212,50 @@ class Predict(_ChoiceQuestion):
     def reveal(self, outcome_text: str, correct: str) -> None:
         """Display what the learner said beside what came out. From then on the prediction stays as it was.
 
-        Where nothing was predicted, this says so and goes on.
+        Where nothing was predicted, this says so and goes on; what is chosen afterwards no longer counts as a
+        prediction.
 
         Parameters
         ----------
         outcome_text : str
             What the experiment showed.
         correct : str
-            The choice that came true.
-
-        Raises
-        ------
-        ValueError
-            If the text is empty or ``correct`` is not one of the choices.
+            Key of the choice that came true.
         """
         require_texts(outcome_text=outcome_text)
-        _require_choice("correct", correct, self.choices)
+        right_one = self.choices[_require_choice("correct", correct, self.choices)]
         said = self._kept()
         came = f"**What came out:** {outcome_text}"
-        if said is None:
-            text = f"{came}\n\n{self.choices[correct]}\n\nYou made no prediction this time, which is fine."
-            show_card("Prediction and outcome", text)
+        kept = self._lesson.recall(self.key)
+        self._lesson.record(self.key, "done" if said and not kept.get("late") else "started", revealed=True)
+        if said is None or kept.get("late"):
+            show_card("Prediction and outcome", f"{came}\n\n{right_one.why}\n\n{_NO_PREDICTION}")
             return
-        self._lesson.record(self.key, "done", revealed=True)
-        text = f"**You said:** {said}\n\n{came}\n\n{self.choices[said]}"
+        text = f"**You said:** {self._said()}\n\n{came}\n\n{self.choices[said].why}"
         if said == correct:
             show_card("As you predicted", text, "right")
         else:
-            show_card("Not as you predicted", f"{text}\n\n{self.choices[correct]}", "wrong")
+            show_card("Not as you predicted", f"{text}\n\n{right_one.why}", "wrong")
 
     def _judge(self, value: str) -> Outcome:
-        if self._lesson.recall(self.key).get("revealed"):
-            return noted(f"The outcome has been shown, so your prediction stays: **{self._kept()}**", "Unchanged.")
+        kept = self._lesson.recall(self.key)
+        if kept.get("revealed") and self._kept() is not None and not kept.get("late"):
+            return noted(f"The outcome has been shown, so your prediction stays: **{self._said()}**", "Unchanged.")
+        if kept.get("revealed"):
+            self._lesson.record(self.key, "started", choice=value, late=True)
+            return self._kept_outcome()
         self._lesson.record(self.key, "done", choice=value)
-        return noted(f"Your prediction: **{value}**\n\nNow run the experiment.")
+        return noted(f"Your prediction: **{self._said()}**\n\nNow run the experiment.")
 
     def _kept_outcome(self) -> Outcome | None:
-        said = self._kept()
-        return None if said is None else noted(f"Your prediction, as you made it: **{said}**")
+        if self._kept() is None:
+            return None
+        if self._lesson.recall(self.key).get("late"):
+            return noted(f"Chosen after the outcome was shown, and so no prediction: **{self._said()}**", "Noted.")
+        return noted(f"Your prediction, as you made it: **{self._said()}**")
+
+
+_NO_PREDICTION = "You made no prediction this time, which is fine."
 
 
 class Quiz(_ChoiceQuestion):
@@ -240,26 +269,20 @@ class Quiz(_ChoiceQuestion):
         Its declared activity.
     question : str
         What is asked.
-    choices : mapping of str to str
-        Each choice and its explanation: why it is right, or what the mistake in it is.
+    choices : mapping of str to Option
+        By short keys.
     correct : str
-        The right choice.
-
-    Raises
-    ------
-    ValueError
-        If the key is not declared, a text is empty, there are fewer than two choices, or ``correct`` is none
-        of them.
+        Key of the right one.
     """
 
     _kind = "Question:"
 
-    def __init__(self, lesson: Lesson, key: str, question: str, choices: Mapping[str, str], correct: str):
+    def __init__(self, lesson: Lesson, key: str, question: str, choices: Mapping[str, Option], correct: str):
         super().__init__(lesson, key, question, choices)
         self.correct = _require_choice("correct", correct, self.choices)
 
     def _verdict(self, choice: str) -> Outcome:
-        return (right if choice == self.correct else wrong)(self.choices[choice])
+        return (right if choice == self.correct else wrong)(self.choices[choice].why)
 
     def _judge(self, value: str) -> Outcome:
         outcome = self._verdict(value)
@@ -293,11 +316,6 @@ class NumberQuiz(_Question):
         Written beside the box.
     explain : str
         Where the number comes from.
-
-    Raises
-    ------
-    ValueError
-        If the key is not declared, a text is empty, or a number is not finite or the tolerance negative.
     """
 
     _kind = "Question:"
@@ -357,7 +375,7 @@ class NumberQuiz(_Question):
         return None if number is None else self._verdict(number, attempts)
 
 
-def _require_choice(argument: str, value: Any, choices: Mapping[str, str]) -> str:
+def _require_choice(argument: str, value: Any, choices: Mapping[str, Option]) -> str:
     if not isinstance(value, str) or value not in choices:
         expected = ", ".join(repr(choice) for choice in choices)
         raise ValueError(f"{argument}: got {value!r}, expected one of {expected}")

@@ -24,11 +24,6 @@ def show_source(*objects: Any, docstring: bool = False) -> None:
         What to show; at least one.
     docstring : bool
         Show docstrings too. They are left out by default, because the notebook tells the story already.
-
-    Raises
-    ------
-    ValueError
-        If nothing was given or an object has no Python source.
     """
     if not objects:
         raise ValueError("objects: got none, expected at least one function, class, method or property")
@@ -38,13 +33,7 @@ def show_source(*objects: Any, docstring: bool = False) -> None:
 
 
 def source_of(item: Any, *, docstring: bool = False) -> str:
-    """Return an object's source, moved to the left margin, without its checks, with or without its docstrings.
-
-    Raises
-    ------
-    ValueError
-        If the object has no Python source, as with built-ins and plain values.
-    """
+    """Return an object's source, moved to the left margin, without its checks, with or without its docstrings."""
     try:
         code = textwrap.dedent(inspect.getsource(_underlying(item)))
     except (OSError, TypeError) as error:

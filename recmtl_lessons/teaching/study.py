@@ -5,7 +5,6 @@ and shown again when the notebook is opened again.
 """
 
 import html
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,45 +26,31 @@ _STEPS = (
     "A worked answer",
 )
 _IN_ORDER = "One step at a time."
+_LEAST_WORDS, _LEAST_LETTERS = 3, 12  # less is no answer
+_MARKS = {"had": "I had this", "seen": "Now I see it"}
 _TAKEN_AT_ONCE = 6  # the latest moves in an explorer that one press of the button records
 
 
 @dataclass(frozen=True)
 class KeyPoint:
-    """Something a good answer mentions, and the words it is recognised by.
+    """Something a good answer says. It stands beside the worked answer, and the learner marks whether theirs had it.
 
     Parameters
     ----------
+    key : str
+        What progress keeps the mark under.
     name : str
         The point in a few words.
-    patterns : tuple of str
-        Regular expressions, matched without regard to case; one of them is enough.
     why : str
         Why the point matters.
-
-    Raises
-    ------
-    ValueError
-        If a text is empty, or a pattern is not a regular expression.
     """
 
+    key: str
     name: str
-    patterns: tuple[str, ...]
     why: str
 
     def __post_init__(self):
-        require_texts(name=self.name, why=self.why)
-        if isinstance(self.patterns, str) or not self.patterns:
-            raise ValueError(f"patterns: got {self.patterns!r}, expected at least one regular expression in a tuple")
-        for pattern in self.patterns:
-            try:
-                re.compile(pattern)
-            except (re.error, TypeError) as error:
-                raise ValueError(f"patterns: got {pattern!r}, expected a regular expression ({error})") from error
-
-    def found_in(self, text: str) -> bool:
-        """Return whether one of the patterns occurs in a text."""
-        return any(re.search(pattern, text, re.IGNORECASE) for pattern in self.patterns)
+        require_texts(key=self.key, name=self.name, why=self.why)
 
 
 class StudyQuestion:
@@ -89,18 +74,14 @@ class StudyQuestion:
     checks : sequence of Quiz
         Two or three questions on the concepts, with keys such as ``"study/check-1"``.
     points : sequence of KeyPoint
-        What the final answer is weighed against.
+        What the learner marks their final answer by.
     worked : str
         The worked answer, in the plain text that `recmtl_lessons.teaching.style.prose` understands.
     start : str
         How a first answer may begin; shown in the empty box.
-    evidence_from : object, optional
-        An explorer, or anything with a ``history``: a list of (controls, summary) pairs, the latest last.
-
-    Raises
-    ------
-    ValueError
-        If the key is not declared, a text is empty, or there are no checks or no key points.
+    evidence_from : object or sequence of objects
+        Where evidence comes from: explorers, exercises that train, or anything with a ``history``, a list of
+        (settings, summary) pairs, the latest last.
     """
 
     def __init__(
@@ -123,11 +104,11 @@ class StudyQuestion:
             raise ValueError(f"level: got {level!r}, expected one of {', '.join(LEVELS)}")
         _require_all("checks", checks, Quiz)
         _require_all("points", points, KeyPoint)
-        if evidence_from is not None and not hasattr(evidence_from, "history"):
-            raise ValueError(f"evidence_from: got {evidence_from!r}, expected an object with a history")
+        sources = list(evidence_from) if isinstance(evidence_from, (list, tuple)) else [evidence_from]
+        self._sources = [_require_history(source) for source in sources if source is not None]
         self.key, self.level, self.question, self.evidence_prompt = key, level, question, evidence_prompt
         self.checks, self.points, self.worked = tuple(checks), tuple(points), worked
-        self._lesson, self._start, self._evidence_from = lesson, start, evidence_from
+        self._lesson, self._start = lesson, start
         self._view: _View | None = None
         for check in self.checks:
             check.attach(lambda: self._missing(2), self._changed)
@@ -135,57 +116,51 @@ class StudyQuestion:
     # The steps, called from a cell.
 
     def first(self, text: str) -> Outcome:
-        """Commit a first answer, in your own words. Display and return what came of it.
-
-        Raises
-        ------
-        ValueError
-            If the answer is not text.
-        """
+        """Commit a first answer, in your own words. Display and return what came of it."""
         _require_str(text)
         return self._shown(self._commit_first(text))
 
-    def evidence(
-        self, settings: Mapping[str, Any] | None = None, result: Any = None, evidence_from: Any = None
-    ) -> Outcome:
-        """Record what you tried and what came out. Display and return what came of it.
+    def evidence(self, evidence_from: Any = None) -> Outcome:
+        """Record what was tried, and what came out, from the record of an explorer or of an exercise that trained.
 
         Parameters
         ----------
-        settings : mapping, optional
-            What you set, such as ``{"lambda": 0.3}``.
-        result : str, number or mapping, optional
-            What came out.
         evidence_from : object, optional
-            Take the latest moves of this explorer instead.
-
-        Raises
-        ------
-        ValueError
-            If neither a pair of settings and result nor an explorer with a history is given.
+            Has a ``history``; those that the question was made with unless given.
         """
-        if evidence_from is not None:
-            return self._shown(self._take(evidence_from))
-        if not isinstance(settings, Mapping) or not settings:
-            raise ValueError(f"settings: got {settings!r}, expected what you tried, such as {{'lambda': 0.3}}")
-        if result is None or (isinstance(result, (str, Mapping)) and not result):
-            raise ValueError(f"result: got {result!r}, expected what came out")
-        return self._shown(self._commit_evidence([(settings, result)]))
+        sources = self._sources if evidence_from is None else [_require_history(evidence_from)]
+        return self._shown(self._take(sources))
+
+    def note(self, text: str) -> Outcome:
+        """Keep a note beside the evidence. It is yours, and opens no further step."""
+        _require_str(text)
+        return self._shown(self._keep_note(text))
 
     def final(self, text: str) -> Outcome:
-        """Commit the final answer and weigh it against the key points. Display and return what came of it.
-
-        Raises
-        ------
-        ValueError
-            If the answer is not text.
-        """
+        """Commit the final answer. Display and return what came of it."""
         _require_str(text)
         return self._shown(self._commit_final(text))
 
     def worked_answer(self) -> Outcome:
-        """Display the worked answer, beside your own evidence, your first answer and your final one."""
+        """Display the key points and the worked answer, beside your evidence, your first answer and your final one."""
         return self._shown(self._open_worked())
+
+    def mark(self, point: str, as_what: str) -> Outcome:
+        """Mark a key point, once the worked answer is open.
+
+        Parameters
+        ----------
+        point : str
+            Its key.
+        as_what : {"had", "seen"}
+            Whether the final answer had it, or you see it now.
+        """
+        keys = [one.key for one in self.points]
+        if point not in keys:
+            raise ValueError(f"point: got {point!r}, expected one of {', '.join(map(repr, keys))}")
+        if as_what not in _MARKS:
+            raise ValueError(f"as_what: got {as_what!r}, expected one of {', '.join(map(repr, _MARKS))}")
+        return self._shown(self._keep_mark(point, as_what))
 
     @property
     def step(self) -> int:
@@ -205,14 +180,17 @@ class StudyQuestion:
     def _commit_first(self, text: str) -> Outcome:
         if self.step >= 2:
             return noted("Your first answer stays as it was, to lay beside the final one.", "Unchanged.")
-        if not text.strip():
-            return unattempted("Write a sentence or two, however unsure: it is only for you.", "Nothing written yet.")
+        if _is_no_answer(text):
+            return unattempted("Write a sentence or two, however unsure: it is only for you.", "No answer yet.")
         return self._keep("Your first answer is kept. Now look for evidence.", first=text.strip())
 
-    def _commit_evidence(self, pairs: Sequence[tuple[Mapping[str, Any], Any]]) -> Outcome:
+    def _take(self, sources: Sequence[Any]) -> Outcome:
         missing = self._missing(1)
         if missing:
             return unattempted(missing, _IN_ORDER)
+        pairs = [pair for source in sources for pair in list(source.history)[-_TAKEN_AT_ONCE:]]
+        if not pairs:
+            return unattempted("Move a control of the explorer first.", "Nothing to record yet.")
         before = self._lesson.recall(self.key).get("evidence", [])
         records = [{"settings": _described(settings), "result": _described(result)} for settings, result in pairs]
         new = [record for k, record in enumerate(records) if record not in before and record not in records[:k]]
@@ -220,13 +198,10 @@ class StudyQuestion:
             return noted("Try another setting, and see what changes.", "Recorded already.")
         return self._keep(_listed(new), title="Recorded.", evidence=lambda kept: (kept or []) + new)
 
-    def _take(self, explorer: Any) -> Outcome:
-        history = getattr(explorer, "history", None)
-        if history is None:
-            raise ValueError(f"evidence_from: got {explorer!r}, expected an object with a history")
-        if not history and not self._missing(1):
-            return unattempted("Move a control of the explorer first.", "Nothing to record yet.")
-        return self._commit_evidence(list(history)[-_TAKEN_AT_ONCE:])
+    def _keep_note(self, text: str) -> Outcome:
+        if not text.strip():
+            return unattempted("Write down what you noticed.", "Nothing written yet.")
+        return self._keep(text.strip(), title="Your note is kept.", notes=lambda kept: [*(kept or []), text.strip()])
 
     def _commit_final(self, text: str) -> Outcome:
         missing = self._missing(3)
@@ -234,15 +209,28 @@ class StudyQuestion:
             return unattempted(missing, _IN_ORDER)
         if self._worked_seen():
             return noted("The worked answer is open, so your final answer stays as it was.", "Unchanged.")
-        if not text.strip():
-            return unattempted("Write your answer in your own words.", "Nothing written yet.")
-        return self._keep(self._weighed(text), state="done", final=text.strip())
+        if _is_no_answer(text):
+            return unattempted("Write your answer in your own words.", "No answer yet.")
+        message = "Your final answer is kept. The worked answer is open now, with the points to mark yours by."
+        return self._keep(message, state="done", final=text.strip())
 
     def _open_worked(self) -> Outcome:
         missing = self._missing(4)
         if missing:
             return unattempted(missing, _IN_ORDER)
-        return self._keep(self._worked_text(), title=_STEPS[4], worked_seen=True)
+        self._lesson.record(self.key, worked_seen=True)
+        self._changed()
+        return noted(f"{self._points_text()}\n\n{self._worked_text()}", _STEPS[4])
+
+    def _keep_mark(self, point: str, as_what: str) -> Outcome:
+        missing = self._missing(5)
+        if missing:
+            return unattempted(missing, _IN_ORDER)
+        return self._keep(
+            f"{_MARKS[as_what]}: {next(one.name for one in self.points if one.key == point)}",
+            title="Marked.",
+            marks=lambda kept: {**(kept or {}), point: as_what},
+        )
 
     def _keep(self, message: str, *, title: str = "", state: str = "started", **facts: Any) -> Outcome:
         self._lesson.record(self.key, state, **facts)
@@ -256,6 +244,7 @@ class StudyQuestion:
             "Record some evidence first: what you tried, and what came out.",
             "Answer the concept checks first.",
             "Commit your final answer first: the worked answer opens after it.",
+            "Open the worked answer first.",
         )
         return comes_first[self.step] if self.step < steps else None
 
@@ -273,18 +262,17 @@ class StudyQuestion:
 
     # What the learner reads.
 
-    def _weighed(self, text: str) -> str:
-        found = [point for point in self.points if point.found_in(text)]
-        absent = [point for point in self.points if not point.found_in(text)]
-        lines = [
-            f"Your answer touches {len(found)} of {len(self.points)} key points. Only their words "
-            "were looked for: this is a reminder, and cannot tell whether your reasoning is right."
-        ]
-        if found:
-            lines.append("**Found**\n" + "\n".join(f"- {point.name}: {point.why}" for point in found))
-        if absent:
-            lines.append("**Not found**\n" + "\n".join(f"- {point.name}: {point.why}" for point in absent))
-        return "\n\n".join(lines)
+    def _points_text(self) -> str:
+        marks = self._marks()
+        listed = "\n".join(
+            f"- {point.name}: {point.why}{f' ({_MARKS[marks[point.key]]}.)' if point.key in marks else ''}"
+            for point in self.points
+        )
+        return f"**The key points. Which of them had your answer?**\n{listed}"
+
+    def _marks(self) -> dict[str, str]:
+        kept = self._lesson.recall(self.key).get("marks")
+        return {k: v for k, v in kept.items() if v in _MARKS} if isinstance(kept, dict) else {}
 
     def _worked_text(self) -> str:
         kept = self._lesson.recall(self.key)
@@ -322,20 +310,18 @@ class _View:
     def __init__(self, study: StudyQuestion):
         self._study = study
         self.first_text = _text_box("Your answer", study._start)
-        self.tried = _text_box("What I tried", "for instance: lambda 0, then 0.3", rows=1)
-        self.came = _text_box("What came out", "", rows=1)
+        self.note_text = _text_box("My notes", "what you noticed, for yourself", rows=2)
         self.final_text = _text_box("Your answer", "")
         self.first_button = _button("Commit", lambda: study._commit_first(self.first_text.value), self._tell(0))
-        self.record_button = _button("Record", self._record_written, self._tell_recorded)
-        self.take_button = _button(
-            "Record what I tried in the explorer",
-            lambda: study._take(study._evidence_from),
-            self._tell_recorded,
-        )
-        self.final_button = _button(
-            "Commit and weigh", lambda: study._commit_final(self.final_text.value), self._tell(3)
-        )
-        self.worked_button = _button("Show the worked answer", study._open_worked, self._tell(4))
+        self.take_button = _button("Record what I tried", lambda: study._take(study._sources), self._tell_recorded)
+        self.note_button = _button("Keep my note", self._note_written, self._tell_recorded)
+        self.final_button = _button("Commit", lambda: study._commit_final(self.final_text.value), self._tell(3))
+        self.worked_button = _button("Show the worked answer", study._open_worked, lambda outcome: self._show_worked())
+        self.points = {point.key: self._point(point) for point in study.points}
+        self._points_box = widgets.VBox(
+            [widgets.HTML(prose("**The key points. Which of them had your answer?**")), *map(_framed, study.points,
+             self.points.values())]
+        )  # fmt: skip
         self._heads = [widgets.HTML() for _ in _STEPS]
         self.said = [widgets.HTML() for _ in _STEPS]
         self._collected = widgets.HTML()
@@ -348,30 +334,36 @@ class _View:
 
     def _parts(self) -> list[list[widgets.Widget]]:
         study = self._study
-        buttons = [self.record_button] + ([self.take_button] if study._evidence_from is not None else [])
-        explained = "The answer is looked through for key words only; you judge the reasoning."
         return [
             [self.first_text, self.first_button, self.said[0]],
             [
                 widgets.HTML(prose(study.evidence_prompt)),
-                self.tried,
-                self.came,
-                widgets.HBox(buttons, layout={"flex_flow": "row wrap"}),
+                *([self.take_button] if study._sources else []),
+                self.note_text,
+                self.note_button,
                 self.said[1],
                 self._collected,
             ],
             [check.widget for check in study.checks],
-            [widgets.HTML(prose(explained)), self.final_text, self.final_button, self.said[3]],
-            [self.worked_button, self.said[4]],
+            [self.final_text, self.final_button, self.said[3]],
+            [self.worked_button, self._points_box, self.said[4]],
         ]
 
-    def _record_written(self) -> Outcome:
-        tried, came = self.tried.value.strip(), self.came.value.strip()
-        if not tried or not came:
-            return unattempted("Write both: what you tried, and what came out.", "Nothing recorded yet.")
-        outcome = self._study._commit_evidence([({"tried": tried}, came)])
+    def _point(self, point: KeyPoint) -> widgets.ToggleButtons:
+        options = [(words, key) for key, words in _MARKS.items()]
+        buttons = widgets.ToggleButtons(options=options, value=None, tooltips=[point.name] * len(options))
+        buttons.style.button_width = "9em"
+        buttons.observe(lambda change: self._mark(point.key, change["new"]), names="value")
+        return buttons
+
+    def _mark(self, point: str, as_what: str | None) -> None:
+        if as_what is not None and self._study._marks().get(point) != as_what:
+            self._study._keep_mark(point, as_what)
+
+    def _note_written(self) -> Outcome:
+        outcome = self._study._keep_note(self.note_text.value)
         if outcome.kind == "noted":
-            self.tried.value = self.came.value = ""
+            self.note_text.value = ""
         return outcome
 
     def _tell(self, step: int):
@@ -385,6 +377,14 @@ class _View:
         brief = noted("", outcome.title) if outcome.kind == "noted" else outcome
         self.said[1].value = brief.html()
 
+    def _show_worked(self) -> None:
+        seen = self._study._worked_seen()
+        self._points_box.layout.display = "flex" if seen else "none"
+        for key, buttons in self.points.items():
+            buttons.value = self._study._marks().get(key)
+        if seen:
+            self._tell(4)(noted(self._study._worked_text(), _STEPS[4]))
+
     def restore(self) -> None:
         """Fill the boxes with what is kept, and say again what was said about it."""
         kept = self._study._lesson.recall(self._study.key)
@@ -392,12 +392,9 @@ class _View:
         self.final_text.value = kept.get("final", self.final_text.value)
         for said in self.said:
             said.value = ""
-        if "final" in kept:
-            self._tell(3)(noted(self._study._weighed(kept["final"])))
-        if kept.get("worked_seen"):
-            self._tell(4)(noted(self._study._worked_text(), _STEPS[4]))
         for check in self._study.checks:
             check.widget  # noqa: B018  reading it restores what is kept
+        self._show_worked()
         self.refresh()
 
     def refresh(self) -> None:
@@ -406,8 +403,17 @@ class _View:
         for k, (head, body) in enumerate(zip(self._heads, self._bodies, strict=True)):
             head.value = _head(k, step)
             body.layout.display = "flex" if k <= step else "none"
-        evidence = self._study._lesson.recall(self._study.key).get("evidence", [])
-        self._collected.value = prose(f"**Recorded so far**\n{_listed(evidence)}") if evidence else ""
+        kept = self._study._lesson.recall(self._study.key)
+        evidence, notes = kept.get("evidence", []), kept.get("notes", [])
+        text = f"**Recorded so far**\n{_listed(evidence)}" if evidence else ""
+        text += "\n\n**Your notes**\n" + "\n".join(f"- {note}" for note in notes) if notes else ""
+        self._collected.value = prose(text)
+
+
+def _framed(point: KeyPoint, buttons: widgets.ToggleButtons) -> widgets.VBox:
+    """A key point above the buttons that mark it."""
+    text = widgets.HTML(prose(f"**{point.name}.** {point.why}"))
+    return widgets.VBox([text, buttons], layout={"margin": "0 0 0.5em 0"})
 
 
 def _head(k: int, step: int) -> str:
@@ -448,6 +454,17 @@ def _described(value: Any) -> str:
 
 def _listed(evidence: Sequence[Mapping[str, str]]) -> str:
     return "\n".join(f"- {record['settings']}: {record['result']}" for record in evidence)
+
+
+def _is_no_answer(text: str) -> bool:
+    """Whether a text is too short for an answer: a few letters are none."""
+    return len(text.split()) < _LEAST_WORDS or len(text.strip()) < _LEAST_LETTERS
+
+
+def _require_history(source: Any) -> Any:
+    if not hasattr(source, "history"):
+        raise ValueError(f"evidence_from: got {source!r}, expected an object with a history")
+    return source
 
 
 def _require_str(text: Any) -> None:

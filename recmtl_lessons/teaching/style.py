@@ -105,11 +105,6 @@ def new_figure(width: float = 9.0, height: float = 4.2) -> "Figure":
     ----------
     width, height : float
         Size in inches; at 110 dots an inch the default is 990 by 462 pixels.
-
-    Raises
-    ------
-    ValueError
-        If a size is not positive.
     """
     from matplotlib.figure import Figure
 
@@ -179,11 +174,6 @@ def show(figure: "Figure", alt: str) -> None:
         What to draw.
     alt : str
         What the picture shows, in words: what is drawn against what, and what to see in it.
-
-    Raises
-    ------
-    ValueError
-        If the description is empty.
     """
     require_texts(alt=alt)
     display({"image/png": png(figure), "text/plain": "[picture]"}, metadata={"image/png": {"alt": alt}}, raw=True)
@@ -215,11 +205,6 @@ def band(
         A name in `PALETTE`.
     marker, line
         A matplotlib marker and line style.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not agree, a value is not finite, or the colour is not in the palette.
     """
     x, data, shade = np.asarray(x), np.asarray(values), _colour(colour)
     if x.ndim != 1 or data.ndim != 2 or data.shape[1] != len(x):
@@ -253,12 +238,6 @@ def points_with_interval(
         Whether NaN stands for a seed that a group does not have.
     joined : bool
         Whether lines join a seed's points. Across many groups they hide more than they show.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not agree, a value is not finite (NaN is refused unless ``gaps``), or a colour is not in the
-        palette.
     """
     data, shades = np.asarray(values), [_colour(colour) for colour in colours]
     if not shades:
@@ -292,11 +271,6 @@ def star(axis: "Axes", x: float, values: ArrayLike, label: str | None = None) ->
         At least two seeds.
     label : str, optional
         Name in the legend.
-
-    Raises
-    ------
-    ValueError
-        If the values are not one row of at least two finite numbers.
     """
     data = np.asarray(values)
     if data.ndim != 1:

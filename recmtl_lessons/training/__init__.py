@@ -2,11 +2,12 @@
 
 from recmtl_lessons.training.device import default_device
 from recmtl_lessons.training.jobs import concurrently, concurrently_for
-from recmtl_lessons.training.metrics import accuracy, auc, mae, ndcg_at_k, proxy_a_distance, rmse
+from recmtl_lessons.training.metrics import accuracy, auc, mae, proxy_a_distance, rmse
 from recmtl_lessons.training.progress import Moment, with_bar
-from recmtl_lessons.training.replay import PrioritisedReplayBuffer, ReplayBuffer
+from recmtl_lessons.training.replay import ReplayBuffer
 from recmtl_lessons.training.rollouts import Acted, Actors, Chooser, Rollout, Sessions, returns_of, stack_steps
-from recmtl_lessons.training.stacked import ManyModels, Stack
+from recmtl_lessons.training.scores import Scores
+from recmtl_lessons.training.stacked import ManyModels, Stack, draw_batches
 
 __all__ = [
     "Acted",
@@ -14,9 +15,9 @@ __all__ = [
     "Chooser",
     "ManyModels",
     "Moment",
-    "PrioritisedReplayBuffer",
     "ReplayBuffer",
     "Rollout",
+    "Scores",
     "Sessions",
     "Stack",
     "accuracy",
@@ -24,8 +25,8 @@ __all__ = [
     "concurrently",
     "concurrently_for",
     "default_device",
+    "draw_batches",
     "mae",
-    "ndcg_at_k",
     "proxy_a_distance",
     "returns_of",
     "rmse",

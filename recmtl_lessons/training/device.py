@@ -5,12 +5,14 @@ import threading
 
 import torch
 
+from recmtl_lessons.models._checks import checked_device
+
 # Numbers of threads that nobody asked for: torch's own at the start, and those chosen below. Any other is the user's.
 _NOT_ASKED_FOR = {torch.get_num_threads()}
 
 
 def default_device() -> torch.device:
-    """CUDA when it is present, otherwise the CPU; ``RECMTL_DEVICE`` (``cpu``, ``cuda``, ``cuda:1``) overrides.
+    """Return CUDA when it is present, otherwise the CPU; ``RECMTL_DEVICE`` (``cpu``, ``cuda``, ``cuda:1``) overrides.
 
     Raises
     ------
@@ -21,17 +23,6 @@ def default_device() -> torch.device:
     if not wanted:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return checked_device("RECMTL_DEVICE", wanted)
-
-
-def checked_device(name: str, wanted: torch.device | str) -> torch.device:
-    """The device of this name; refuse one that cannot hold numbers on this machine."""
-    try:
-        device = torch.device(wanted)
-        torch.zeros((), device=device).item()  # "meta" makes tensors too, but they hold no numbers
-    except (RuntimeError, AssertionError, TypeError, ValueError, OverflowError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{name}: got {wanted!r}, expected a device of this machine ({reason})") from error
-    return device
 
 
 def settle_threads() -> int:
@@ -68,7 +59,7 @@ def settle_threads() -> int:
 
 
 def usable_cores() -> int:
-    """On how many cores jobs may compute at once: ``RECMTL_THREADS``, ``torch.set_num_threads``'s number, or all.
+    """Return on how many cores jobs may compute: ``RECMTL_THREADS``, ``torch.set_num_threads``'s number, or all.
 
     Jobs, unlike a team of threads, do not wait for each other, so that no core need be left: where something else
     wants one, they only take longer.
@@ -92,7 +83,7 @@ def _asked_for() -> int | None:
 
 
 def _cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -44,7 +44,7 @@ class _Job:
 
     @property
     def encoding(self) -> str | None:
-        """Of the file that it ends in; a bar asks whether it may use more than ASCII."""
+        """Return the encoding of the file that it ends in; a bar asks whether it may use more than ASCII."""
         return getattr(sys.stdout, "encoding", None)
 
     def write(self, text: str) -> None:
@@ -57,7 +57,7 @@ class _Job:
         """As a file's."""
 
     def say_to(self, out) -> None:
-        """It is its turn: what it has said and will say goes to this file."""
+        """Let it have its turn: what it has said and will say goes to this file."""
         with self._turn:
             self._out = out
             self._pass_on()
@@ -115,7 +115,7 @@ def concurrently(*jobs: Callable[[], T]) -> list[T]:
 
 
 def concurrently_for(keys: Iterable[K], job: Callable[[K], T]) -> dict[K, T]:
-    """`concurrently`, with one job for each of some keys: ``{key: job(key)}``."""
+    """Run one job for each of some keys as `concurrently` does: ``{key: job(key)}``."""
     try:
         keys = list(dict.fromkeys(keys))
     except TypeError as error:
@@ -155,5 +155,5 @@ def stop_if_told() -> None:
 
 
 def output():
-    """The file that progress is written to here: the cell's, or a job's way to it."""
+    """Return the file that progress is written to here: the cell's, or a job's way to it."""
     return _JOB.get() or sys.stdout

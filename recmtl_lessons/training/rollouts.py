@@ -71,17 +71,11 @@ class Sessions:
         B.
     settings : SessionSettings, optional
     seeds : sequence of int, optional
-        One a model; 0 to M - 1 unless given. Models of one seed meet the same users, and the same chances of a click.
+        One per model; 0 to M - 1 unless given. Models of one seed meet the same users, and the same chances of a click.
     satiation : sequence of float, optional
-        One a model, instead of the settings'.
+        One per model, instead of the settings'.
     device : torch.device, optional
         The CPU unless given.
-
-    Raises
-    ------
-    ValueError
-        If there is not one of everything for each model, the worlds differ in size, tasks or categories, or another
-        argument is out of range.
     """
 
     def __init__(
@@ -126,28 +120,21 @@ class Sessions:
 
     @property
     def n_actions(self) -> dict[str, int]:
-        """Number of actions of each task."""
+        """Return the number of actions of each task."""
         return {task: len(env.rules.surface) for task, env in self.envs.items()}
 
     @property
     def observation_dim(self) -> int:
-        """D."""
+        """Return D, the width of what is seen."""
         return next(iter(self.envs.values())).rules.observation_dim
 
     @property
     def observations(self) -> Observations:
-        """What the models see now, {task: (M, B, D)}."""
+        """Return what the models see now, {task: (M, B, D)}."""
         return dict(self._observed)
 
     def step(self, acted: Mapping[str, Acted]) -> dict[str, Rollout]:
-        """One step of all sessions, as a rollout without the dimension of time.
-
-        Raises
-        ------
-        ValueError
-            If a task has no actions, not one for each session, or one that its surface does not have. No session of
-            any task has taken a step then.
-        """
+        """Take a step in all sessions; return it as a rollout without the dimension of time."""
         if not isinstance(acted, Mapping):
             raise ValueError(f"acted: got {type(acted).__name__}, expected {{task: Acted}}")
         wanted = (self.n_models, self.per_model)
@@ -181,11 +168,6 @@ class Sessions:
         Returns
         -------
         dict {task: Rollout}
-
-        Raises
-        ------
-        ValueError
-            If ``steps`` is not at least 1, or actions do not fit.
         """
         check_callable("choose", choose, 1)
         check_count("steps", steps)
@@ -193,12 +175,12 @@ class Sessions:
         return {task: stack_steps([step[task] for step in taken]) for task in self.tasks}
 
     def _by_model(self, values: Tensor) -> Tensor:
-        """(M * B, ...) -> (M, B, ...)."""
+        """Give models a dimension of their own: (M * B, ...) -> (M, B, ...)."""
         return values.unflatten(0, (self.n_models, self.per_model))
 
 
 def stack_steps(steps: Sequence[Rollout]) -> Rollout:
-    """One rollout of steps that were taken one after another.
+    """Make one rollout of steps that were taken one after another.
 
     Parameters
     ----------
@@ -208,11 +190,6 @@ def stack_steps(steps: Sequence[Rollout]) -> Rollout:
     Returns
     -------
     Rollout, (T, M, B, ...)
-
-    Raises
-    ------
-    ValueError
-        If there is no step, or steps differ in what they keep or in a shape.
     """
     if not listed("steps", steps) or not all(isinstance(step, Rollout) for step in steps):
         raise ValueError(f"steps: got {steps!r}, expected at least one Rollout")
@@ -228,7 +205,7 @@ def stack_steps(steps: Sequence[Rollout]) -> Rollout:
 
 
 def _stacked(name: str, values: list[Tensor]) -> Tensor:
-    """Side by side in a new first dimension."""
+    """Stack values side by side in a new first dimension."""
     for number, value in enumerate(values):
         if not isinstance(value, Tensor):
             raise ValueError(f"steps[{number}].{name}: got {type(value).__name__}, expected a tensor")
@@ -251,7 +228,7 @@ def returns_of(
     horizon: int = 40,
     device: torch.device | str = "cpu",
 ) -> dict[str, Tensor]:
-    r"""Mean discounted reward of whole sessions, :math:`\sum_t \gamma^t r_t`, of each model on each task.
+    r"""Play whole sessions; return each model's mean :math:`\sum_t \gamma^t r_t` on each task.
 
     Parameters
     ----------
@@ -269,11 +246,6 @@ def returns_of(
     Returns
     -------
     dict {task: Tensor (M,)}
-
-    Raises
-    ------
-    ValueError
-        As `Sessions`, or if a number is out of range.
     """
     check_callable("choose", choose, 1)
     check_count("sessions", sessions)
@@ -311,11 +283,6 @@ class Chooser:
     n_seeds : int
     seed : int
         Of the chances.
-
-    Raises
-    ------
-    ValueError
-        If there are no seeds, or the seed is no integer of at least 0.
     """
 
     def __init__(self, n_seeds: int, seed: int):
@@ -324,13 +291,7 @@ class Chooser:
         self.n_seeds, self._generator = n_seeds, torch.Generator().manual_seed(seed)
 
     def uniform(self, like: Tensor) -> Tensor:
-        """Uniform numbers (M, ...), the same for model i and model i + n_seeds.
-
-        Raises
-        ------
-        ValueError
-            If M is no multiple of ``n_seeds``.
-        """
+        """Draw uniform numbers (M, ...), the same for model i and model i + n_seeds."""
         self._check_models("like", like)
         rows = torch.rand(self.n_seeds, *like.shape[1:], generator=self._generator)
         return rows.repeat(len(like) // self.n_seeds, *[1] * (like.ndim - 1)).to(like.device)
@@ -353,30 +314,19 @@ class Chooser:
             )
 
     def sample(self, logits: Tensor) -> Tensor:
-        """Draw from softmax(logits), (M, B, A) -> (M, B), by adding Gumbel noise; logits of -infinity never are.
-
-        Raises
-        ------
-        ValueError
-            If a logit is NaN or infinity, none of a row is finite, or M is no multiple of ``n_seeds``.
-        """
+        """Draw from softmax(logits), (M, B, A) -> (M, B), by adding Gumbel noise; logits of -infinity never are."""
         self._check_values("logits", logits)
         noise = -torch.log(-torch.log(self.uniform(logits).clamp(1e-9, 1 - 1e-7)))
         return (logits + noise).argmax(-1)
 
     def epsilon_greedy(self, values: Tensor, epsilon: float | Tensor) -> Tensor:
-        """The best action, or with probability epsilon any: (M, B, A) -> (M, B).
+        """Choose the best action, or with probability epsilon any: (M, B, A) -> (M, B).
 
         Parameters
         ----------
         values : Tensor, (M, B, A)
         epsilon : float or Tensor
             In [0, 1]; a tensor of any shape that fits (M, B).
-
-        Raises
-        ------
-        ValueError
-            As `sample`, or if epsilon is out of range.
         """
         self._check_values("values", values)
         _check_epsilon(epsilon, values.shape[:-1])

@@ -26,11 +26,12 @@ from recmtl_lessons.models._checks import (
     check_finite,
     check_number,
     check_positive,
+    checked_device,
 )
 from recmtl_lessons.training._callables import check_callable, takes
 from recmtl_lessons.training._optimizers import Adam, GradientDescent
 from recmtl_lessons.training._rows import laid_out, pick_rows
-from recmtl_lessons.training.device import checked_device, default_device, settle_threads
+from recmtl_lessons.training.device import default_device, settle_threads
 from recmtl_lessons.training.jobs import stop_if_told
 from recmtl_lessons.training.progress import Moment, with_bar
 
@@ -90,11 +91,6 @@ class Stack:
         One a model.
     seeds : tuple of int
         One a model.
-
-    Raises
-    ------
-    ValueError
-        If settings or seeds do not fit, or the models have no parameter that is not frozen.
     """
 
     def __init__(
@@ -161,11 +157,6 @@ class Stack:
         name : str
         default : float, optional
             What they have where no setting has this name.
-
-        Raises
-        ------
-        ValueError
-            If no setting has this name, and there is no default.
         """
         if default is not None:
             check_number("default", default, -LARGEST, LARGEST)
@@ -254,11 +245,6 @@ class Stack:
         Returns
         -------
         Tensor, (n_models, ...)
-
-        Raises
-        ------
-        ValueError
-            If an argument does not have one row a seed, or as in `each_own`.
         """
         for number, argument in enumerate(arguments, start=1):
             if not isinstance(argument, Tensor) or argument.shape[:1] != (self.n_seeds,):
@@ -283,6 +269,13 @@ class Stack:
         with self._alone:
             run = self._vmap("function", function, _check_answer, "different", self._judged)
             return run(self._parameters, self._buffers, *arguments)
+
+    def number(self, seed: int, **setting: float) -> int:
+        """Return the number of the model of a seed and a setting, all of whose names are given."""
+        for number, (own, its_seed) in enumerate(zip(self.settings, self.seeds, strict=True)):
+            if own == setting and its_seed == seed:
+                return number
+        raise ValueError(f"setting: got {setting!r} and seed {seed!r}, expected those of a model of the stack")
 
     def by_setting(self, values: Tensor) -> Tensor:
         """View (n_models, ...) as (n_settings, n_seeds, ...)."""
@@ -508,11 +501,6 @@ class ManyModels(Stack):
         One a model.
     history : dict {name: Tensor (n_models, moments)}
         What the objective and ``measure`` reported, with the step of each column in ``history_steps``.
-
-    Raises
-    ------
-    ValueError
-        If data, settings or seeds do not fit together, or the data hold values that are not finite.
     """
 
     def __init__(
@@ -564,11 +552,6 @@ class ManyModels(Stack):
         Yields
         ------
         Moment
-
-        Raises
-        ------
-        ValueError
-            If ``steps`` or ``every`` is not an integer of at least 1.
         """
         check_count("steps", steps)
         check_count("every", every)
@@ -605,12 +588,8 @@ class ManyModels(Stack):
         """The batches that models of one seed see in their first ``steps`` steps, one after another."""
         check_count("seed_number", seed_number, 0, self.n_seeds - 1)
         check_count("steps", steps)
-        rows = self._draw_rows(steps)
-        for step in range(steps):
-            yield {
-                stream: {f: t[seed_number, rows[stream][seed_number, step]] for f, t in fields.items()}
-                for stream, fields in self._data.items()
-            }
+        own = {stream: {f: t[seed_number] for f, t in fields.items()} for stream, fields in self._data.items()}
+        return draw_batches(own, self.seeds[seed_number], steps, self.batch_size)
 
     def _measured(self, measure: Callable[["ManyModels"], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
         found = measure(self)
@@ -632,10 +611,7 @@ class ManyModels(Stack):
         rows = {}
         for number, (stream, fields) in enumerate(self._data.items()):
             n_rows = next(iter(fields.values())).shape[1]
-            drawn = []
-            for seed in self.seeds[: self.n_seeds]:
-                generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + number)
-                drawn.append(torch.randint(n_rows, (steps, self.batch_size), generator=generator))
+            drawn = [_rows_of(seed, number, n_rows, steps, self.batch_size) for seed in self.seeds[: self.n_seeds]]
             rows[stream] = torch.stack(drawn).to(self.device)
         return rows
 
@@ -644,6 +620,44 @@ class ManyModels(Stack):
             stream: pick_rows(fields, rows[stream][:, step].repeat(self.n_settings, 1), self.n_seeds)
             for stream, fields in self._data.items()
         }
+
+
+def draw_batches(
+    data: Mapping[str, Mapping[str, Tensor]], seed: int, steps: int, batch_size: int = 128
+) -> Iterator[Batch]:
+    """Return the batches that a `ManyModels` gives to its models of one seed, for a loop of one's own.
+
+    Parameters
+    ----------
+    data : mapping {stream: {field: Tensor (n_rows, ...)}}
+        What that seed has: as for `ManyModels`, without the dimension of the seeds.
+    seed : int
+    steps : int
+    batch_size : int
+        Rows drawn from each stream at a step, uniformly and with replacement.
+
+    Returns
+    -------
+    iterator of dict {stream: {field: Tensor (batch_size, ...)}}
+    """
+    check_count("seed", seed, 0)
+    check_count("steps", steps)
+    check_count("batch_size", batch_size)
+    _check_data({s: {f: t[None] for f, t in fields.items()} for s, fields in data.items()}, 1)
+    rows = {
+        stream: _rows_of(seed, number, len(next(iter(fields.values()))), steps, batch_size)
+        for number, (stream, fields) in enumerate(data.items())
+    }
+    return (
+        {s: {f: t[rows[s][step].to(t.device)] for f, t in fields.items()} for s, fields in data.items()}
+        for step in range(steps)
+    )
+
+
+def _rows_of(seed: int, stream_number: int, n_rows: int, steps: int, batch_size: int) -> Tensor:
+    """Row numbers of every batch of one seed and stream, (steps, batch_size)."""
+    generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) + stream_number)
+    return torch.randint(n_rows, (steps, batch_size), generator=generator)
 
 
 def _ties_weights(model: nn.Module) -> bool:

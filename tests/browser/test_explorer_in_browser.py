@@ -15,7 +15,7 @@ LESSON = Lesson("trial", {"cheap": "Cheap", "long": "Long", "failing": "Failing"
 def compute(x, kind, steep):
     return [getattr(math, kind)(x * (2 if steep else 1) * k / 50) for k in range(300)]
 
-def draw(curve, figure):
+def draw(curve, figure, controls):
     left, right = style.panels(figure, 2)
     left.plot(curve)
     left.set(xlabel="k", title="Curve", ylim=(-1.1, 1.1))
@@ -26,7 +26,7 @@ cheap = Explorer(
     lesson=LESSON, key="cheap", title="Cheap", compute=compute, draw=draw,
     controls=[Slider("x", "Frequency", [k / 4 for k in range(81)], 1.0, "Hz"),
               Choice("kind", "Kind", ["sin", "cos"], "sin"), Toggle("steep", "Twice as steep")],
-    describe=lambda curve: f"A curve that ends at {curve[-1]:.3f}.",
+    describe=lambda curve, controls: f"A curve that ends at {curve[-1]:.3f}.",
 )
 cheap
 """
@@ -39,14 +39,14 @@ def train(x, seed):
         yield Running(step, 1000, lambda step=step: (x, seed, step))
     return x, seed, 1000
 
-def draw_steps(result, figure):
+def draw_steps(result, figure, controls):
     (axis,) = style.panels(figure, 1)
     axis.plot([0, result[2]], [0, result[2]])
     axis.set(xlim=(0, 1000), ylim=(0, 1000), title=f"x = {result[0]}, seed {result[1]}")
 
 long = Explorer(
     lesson=LESSON, key="long", title="Long", controls=[Slider("x", "Rate", range(21), 10)], compute=train,
-    draw=draw_steps, describe=lambda result: f"After {result[2]} steps at {result[0]}.", seeded=True,
+    draw=draw_steps, describe=lambda result, controls: f"After {result[2]} steps at {result[0]}.", seeded=True,
 )
 long
 """
@@ -59,7 +59,7 @@ def fail_at_three(x):
 
 Explorer(
     lesson=LESSON, key="failing", title="Failing", controls=[Slider("x", "Number", range(9), 1)],
-    compute=fail_at_three, draw=draw_steps, describe=lambda result: f"It is {result[0]}.",
+    compute=fail_at_three, draw=draw_steps, describe=lambda result, controls: f"It is {result[0]}.",
 )
 """
 

@@ -16,7 +16,7 @@ import torch
 
 from recmtl_lessons.datasets.movielens import DataUnavailable, _locate, _parse, _Release, load_movielens
 from recmtl_lessons.datasets.own_csv import load_csv
-from recmtl_lessons.datasets.ratings import by_year, genre_domains, user_tasks
+from recmtl_lessons.datasets.ratings import by_year, genre_domains
 
 _RATINGS = b"userId,movieId,rating,timestamp\r\n9,30,4.5,964982703\r\n2,10,0.5,964981247\r\n9,10,3.0,1537799250\r\n"
 _MOVIES = (
@@ -307,8 +307,6 @@ class TestRealData:
     def test_the_views(self, movielens):
         domains = genre_domains(movielens, ("Drama", "Comedy"), min_user_ratings=0)
         assert torch.bincount(domains.domain).tolist() == [32_220, 29_345]
-        tasks = user_tasks(movielens)
-        assert [len(s.user) for s in (tasks.train, tasks.valid, tasks.test)] == [427, 61, 122]
         slices = by_year(movielens)
         assert [year for year, _ in slices] == list(range(1996, 2019))
         assert sum(len(part) for _, part in slices) == len(movielens)

@@ -1,7 +1,7 @@
 """The table of ratings and its three views."""
 
 from collections import Counter
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +17,6 @@ from recmtl_lessons.datasets.ratings import (
     draw_tasks,
     genre_domains,
     place_within,
-    user_tasks,
 )
 
 _YEAR_2000, _DAY = 946_684_800, 86_400
@@ -179,69 +178,6 @@ class TestGenreDomains:
             genre_domains(small(), ("Comedy", "Drama"))
 
 
-class TestUserTasks:
-    def test_every_eligible_user_is_in_one_split(self):
-        ratings = make(n_users=50)
-        tasks = user_tasks(ratings, support=4, query=3)
-        users = torch.cat([tasks.train.user, tasks.valid.user, tasks.test.user])
-        counts = Counter(ratings.user.tolist())
-        assert sorted(users.tolist()) == [u for u in range(50) if counts[u] >= 7]
-        shares = [len(split.user) / len(users) for split in (tasks.train, tasks.valid, tasks.test)]
-        assert shares == pytest.approx([0.7, 0.1, 0.2], abs=1 / len(users))
-
-    @settings(deadline=None, max_examples=30)
-    @given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 2**31))
-    def test_rows_are_the_users_own_and_all_different(self, support, query, seed):
-        ratings = make()
-        tasks = user_tasks(ratings, support, query, seed, shares=(0.5, 0.25, 0.25))
-        for split in (tasks.train, tasks.valid, tasks.test):
-            rows = torch.cat([split.support, split.query], dim=1)
-            assert split.support.shape == (len(split.user), support)
-            assert split.query.shape == (len(split.user), query)
-            assert (ratings.user[rows] == split.user[:, None]).all()
-            assert all(len(set(row)) == support + query for row in rows.tolist())
-
-    def test_the_seed_decides(self):
-        ratings = make()
-        one, same, other = (user_tasks(ratings, 2, 2, seed=seed) for seed in (1, 1, 2))
-        for split in ("train", "valid", "test"):
-            a, b = getattr(one, split), getattr(same, split)
-            assert all(torch.equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
-        assert not torch.equal(one.train.support, other.train.support)
-
-    def test_every_row_of_a_user_can_be_drawn_for_either_part(self):
-        ratings = make(n_users=3, per_user=(4, 4))
-        support, query = set(), set()
-        for seed in range(40):
-            split = user_tasks(ratings, 2, 2, seed, shares=(1.0, 0.0, 0.0)).train
-            support |= set(split.support.flatten().tolist())
-            query |= set(split.query.flatten().tolist())
-        assert support == query == set(range(12))
-
-    def test_a_share_of_zero_is_an_empty_split(self):
-        tasks = user_tasks(make(), 2, 1, shares=(0.8, 0.0, 0.2))
-        assert tasks.valid.support.shape == (0, 2)
-        assert len(tasks.train.user) + len(tasks.test.user) == 30
-
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            ({"shares": (0.7, 0.2, 0.2)}, r"shares: got \(0.7, 0.2, 0.2\).* sum to 1"),
-            ({"shares": (0.7, 0.3)}, "shares: .* expected three shares"),
-            ({"shares": (1.5, -0.5, 0.0)}, r"shares\['train'\]: got 1.5, expected a number in \[0, 1\]"),
-            ({"support": 11, "query": 11}, "ratings: got 0 users with the 22 ratings"),
-            ({"support": 2**31 - 1}, "support: got 2147483647, expected an integer from 1 to"),
-        ],
-    )
-    def test_bad_arguments(self, arguments, message):
-        with pytest.raises(ValueError, match=message):
-            user_tasks(make(), **arguments)
-
-    def test_too_few_users_for_a_split(self):
-        with pytest.raises(ValueError, match=r"got 2 users with the 2 ratings.*would be split \[1, 1, 0\]"):
-            user_tasks(make(n_users=2), 1, 1, shares=(0.4, 0.4, 0.2))
-
-
 def at_years(*years):
     """One rating in the middle of each given year, in the given order."""
     n = len(years)
@@ -400,10 +336,29 @@ class TestDealUsersAndDrawTasks:
         with pytest.raises(ValueError, match=message):
             draw_tasks(user, torch.tensor(users), support, query, torch.Generator())
 
-    def test_shares_must_sum_to_one(self):
-        for shares in ({"one": 0.5}, {}):
-            with pytest.raises(ValueError, match=r"shares: .* sum to 1"):
-                deal_users(make(), shares)
+    def test_every_row_of_a_user_can_be_drawn_for_either_part(self):
+        ratings, support, query = make(n_users=3, per_user=(4, 4)), set(), set()
+        for seed in range(40):
+            split = draw_tasks(ratings.user, torch.arange(3), 2, 2, torch.Generator().manual_seed(seed))
+            support |= set(split.support.flatten().tolist())
+            query |= set(split.query.flatten().tolist())
+        assert support == query == set(range(12))
+
+    def test_the_seed_decides_and_a_share_of_zero_is_an_empty_part(self):
+        shares = {"one": 0.8, "none": 0.0, "two": 0.2}
+        first, same, other = (deal_users(make(), shares, 2, seed) for seed in (1, 1, 2))
+        assert all(torch.equal(first[name], same[name]) for name in shares)
+        assert not torch.equal(first["one"], other["one"])
+        assert first["none"].shape == (0,)
+
+    @pytest.mark.parametrize("shares", [{"one": 0.5}, {}, {"one": 0.7, "two": 0.2, "three": 0.2}])
+    def test_shares_must_sum_to_one(self, shares):
+        with pytest.raises(ValueError, match=r"shares: .* sum to 1"):
+            deal_users(make(), shares)
+
+    def test_too_few_users_for_a_part(self):
+        with pytest.raises(ValueError, match=r"got 2 users with the 2 ratings.*would be split \[1, 1, 0\]"):
+            deal_users(make(n_users=2), {"one": 0.4, "two": 0.4, "three": 0.2}, min_ratings=2)
 
     def test_shares_given_as_tensors_are_numbers(self):
         plain, tensors = ({"one": share, "two": 1 - share} for share in (0.25, torch.tensor(0.25)))

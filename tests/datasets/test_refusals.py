@@ -20,7 +20,6 @@ from recmtl_lessons.datasets import (
     load_csv,
     make_world,
     place_within,
-    user_tasks,
 )
 from tests.support.refusals import (
     Call,
@@ -164,17 +163,6 @@ CALLS = [
             "ratings": RATINGS,
             "genres": GENRES,
             "min_user_ratings": Count(0, ROWS),
-        },
-    ),
-    Call(
-        "user_tasks",
-        on_ratings(user_tasks, support=1, query=1, seed=0, shares=(0.3, 0.3, 0.4)),
-        {
-            "ratings": RATINGS,
-            "support": Count(1, ROWS),
-            "query": Count(1, ROWS),
-            "seed": Count(0, 2**63 - 1),
-            "shares": Each(dict.fromkeys(range(3), Number(0, 1))),
         },
     ),
     Call(

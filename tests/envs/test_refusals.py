@@ -129,7 +129,7 @@ STATE = Given(
 WHO = Given(5, "ab", [PEOPLE], lambda users: users.profile)
 SETTINGS = Given(5, {"time_limit": 3}, "ab", SessionSettings, optional=True)
 RENDERED = OneOf("ansi", optional=True)
-DEVICE = Given("nowhere", "meta", "cuda:9999", 0.5)
+DEVICE = Given("nowhere", "meta", "cuda:9999", 0.5, 10**400)
 STRENGTHS = Also(
     Floats("fixed", dtype=False, integers=True, optional=True), lambda right: right - 9, lambda right: right + 1e7
 )

@@ -1,4 +1,4 @@
-"""Lesson 02: its exercises refuse what they say they refuse, and its experiments measure what they say."""
+"""Lesson 02: its notebook's exercises can be solved, and its experiments measure what they say."""
 
 import os
 from dataclasses import replace
@@ -40,7 +40,7 @@ def shops():
 
 
 def test_matching_sees_no_label_of_the_target(shops):
-    models = matching.many_networks(shops, matching.OBJECTIVES["MMD"], {"weight": (1.0,)}, len(SMALL))
+    models = matching.many_networks(shops, matching.OBJECTIVES["MMD"], {"weight": (1.0,)})
     batch = next(models.draw_batches(0, 1))
     assert set(batch["home"]) == {"x", "click"}
     assert set(batch["abroad"]) == {"x"}
@@ -48,7 +48,7 @@ def test_matching_sees_no_label_of_the_target(shops):
 
 @pytest.mark.parametrize("name", ["MMD", "CORAL"])
 def test_the_weight_pulls_on_the_encoder_as_the_alignment_says(shops, name):
-    models = matching.many_networks(shops, matching.OBJECTIVES[name], {"weight": (2.0,)}, len(SMALL))
+    models = matching.many_networks(shops, matching.OBJECTIVES[name], {"weight": (2.0,)})
     batch, network = next(models.draw_batches(0, 1)), models.model(0)
     alignment = {"MMD": matching.mmd_of, "CORAL": matching.coral_of}[name]
     loss, logs = matching.objective_with(alignment)(network, batch, {"weight": 2.0}, 0.3)
@@ -60,7 +60,7 @@ def test_the_weight_pulls_on_the_encoder_as_the_alignment_says(shops, name):
 
 
 def test_the_scores_of_a_match_are_those_of_its_networks(shops):
-    models = matching.many_networks(shops, matching.OBJECTIVES["MMD"], {"weight": (0.0, 1.0)}, len(SMALL))
+    models = matching.many_networks(shops, matching.OBJECTIVES["MMD"], {"weight": (0.0, 1.0)})
     list(models.train(20))
     result = matching.measured(models, shops)
     assert [setting["weight"] for setting in result.settings] == [0.0, 1.0]
@@ -80,7 +80,7 @@ def test_the_pull_is_the_gradient_of_the_mmd(shops):
     pull = matching.pull_over_bandwidth((0.3, 1.0, 30.0), shops)
     assert pull.shape == (len(SMALL), 3)
     torch.testing.assert_close(pull.max(1).values, torch.ones(len(SMALL)))
-    models = matching.many_networks(shops, matching.OBJECTIVES["MMD"], {"weight": (1.0,)}, len(SMALL))
+    models = matching.many_networks(shops, matching.OBJECTIVES["MMD"], {"weight": (1.0,)})
     network, rows = models.model(0), 4 * matching.ROWS
     home, abroad = (network.encode(shops.train[shop]["x"][0, :rows]).detach() for shop in ("home", "abroad"))
     sigma = torch.pdist(torch.cat([home, abroad])).median()
@@ -109,7 +109,7 @@ def test_live_matching_reports_and_can_be_left():
     assert torch.isfinite(result.points).all()
     farther = next(matching.train_live(1.0, 4.0, 0)).snapshot()
     assert farther.radius > result.radius > 0
-    words = pictures.describe_live_matching(result)
+    words = pictures.describe_live_matching(result, {"weight": 1.0, "reach": 2.0, "seed": 0})
     assert "bandwidth 2 times the median" in words
     assert f"step 20 of {matching.STEPS}" in words
     steps.close()
@@ -269,10 +269,10 @@ def test_live_linking_reports_and_can_be_left():
     assert (first.done, first.total) == (20, linking.STEPS)
     assert result.error.shape == (2, 8, 4)
     torch.testing.assert_close(result.gain, linking.for_few(result.error[0]) - linking.for_few(result.error[1]))
-    figure = new_figure(10, 4)
+    figure, controls = new_figure(10, 4), {"overlap": 0.5, "relatedness": 0.9, "weight": 0.1, "seed": 0}
     grid = linking.Grid((0.0, 0.9), (0.0, 1.0), torch.rand(2, 2, 8, 4))
-    pictures.draw_live_linking(result, grid, figure)
-    words = pictures.describe_live_linking(result)
+    pictures.draw_live_linking(result, grid, figure, controls)
+    words = pictures.describe_live_linking(result, controls)
     assert words.startswith("50% of the accounts linked, tastes correlated at 0.9, books weighed 0.1, step 20 of")
     steps.close()
 

@@ -1,4 +1,4 @@
-"""Lesson 03: its exercises refuse what they say they refuse, and its experiments measure what they say."""
+"""Lesson 03: its notebook's exercises can be solved, and its experiments measure what they say."""
 
 import math
 import os
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from recmtl_lessons.datasets import Ratings
 from recmtl_lessons.lessons import domain_attention as lesson
-from recmtl_lessons.lessons.domain_attention import experiments, explorers, films, looking, pictures, questions
+from recmtl_lessons.lessons.domain_attention import experiments, explorers, films, looking, pictures
 from recmtl_lessons.teaching.style import new_figure
 
 SMALL = tuple(range(2))
@@ -418,8 +418,34 @@ def test_live_training_reports_and_can_be_left(compared, monkeypatch):
     assert result.weights.shape == (8, 5, 5)
     figure = new_figure(10, 4)
     pictures.draw_live(result, compared, figure)
-    assert "Temperature 2, width 1, step 10" in pictures.describe_live(result)
+    words = pictures.describe_live(result, {"temperature": 2.0, "attention_dim": 1, "seed": 0})
+    assert f"Temperature 2, width 1, step 10 of {pictures.STEPS}, 8 networks" in words
     steps.close()
+
+
+def test_pictures_follow_the_number_of_domains_and_of_seeds(monkeypatch):
+    names = (*lesson.DOMAINS, "travel")
+    monkeypatch.setattr(pictures, "DOMAINS", names)
+    generator = torch.Generator().manual_seed(0)
+    weights, truth = torch.rand(2, 3, 6, 6, generator=generator)
+    figure = new_figure(10, 4)
+    pictures.draw_weights(SimpleNamespace(weights=weights, shops=SimpleNamespace(relatedness=truth)), figure)
+    *_, points = figure.axes
+    assert points.get_title(loc="left") == "All 3 seeds"
+    assert sorted(len(line.get_xdata()) for line in points.lines) == [2, 30, 30, 30]
+    assert points.lines[-1].get_ydata()[0] == pytest.approx(1 / 5)
+    result = looking.Look("news", torch.arange(6), truth[0, 1], weights[0], torch.rand(10), torch.rand(10))
+    controls = {"user": 2, "asked": "films", "length": 4, "out": "none"}
+    pictures.draw_look(result, figure, controls)
+    heat, flows, _ = figure.axes
+    assert [label.get_text() for label in heat.get_yticklabels()] == list(names)
+    low, high = flows.get_ylim()
+    assert all(low < text.get_position()[1] < high for text in flows.texts)
+    assert "travel 0." in pictures.describe_look(result, controls)
+    removal = experiments.Removal(torch.rand(5, 3), torch.rand(3), truth)
+    twins = {name: torch.rand(3) for name in ("films", "games", "music", "films + games")}
+    pictures.draw_removal(removal, experiments.TwinTown(twins, twins), figure)
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()][3:] == ["4th", "least", "any of\nthem"]
 
 
 # Films.
@@ -486,27 +512,3 @@ def test_attention_to_genres_is_measured_as_it_says(ratings):
     assert torch.equal(result.weights.diagonal(dim1=1, dim2=2), torch.zeros(2, 3))
     assert torch.equal(result.damage.diagonal(dim1=1, dim2=2).float(), torch.zeros(2, 3))
     assert float(result.damage.abs().max()) > 0
-
-
-# The study questions.
-
-
-@pytest.mark.parametrize(
-    ("ask", "worked"),
-    [
-        (lesson.study_attention, questions._ATTENTION_WORKED),
-        (lesson.study_mechanisms, questions._MECHANISMS_WORKED),
-    ],
-    ids=["attention", "mechanisms"],
-)
-def test_the_key_points_know_a_good_answer_from_empty_words(ask, worked):
-    points = ask(SimpleNamespace(history=[])).points
-    worked = " ".join(worked.split())
-    assert [point.name for point in points if not point.found_in(worked)] == []
-    for text in (
-        "I have not done this, nothing to note.",
-        "attention",
-        "It works well with neural networks.",
-        "Attention is all you need, and it helps a lot.",
-    ):
-        assert [point.name for point in points if point.found_in(text)] == []

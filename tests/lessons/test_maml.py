@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from recmtl_lessons.datasets import few_shot as users
 from recmtl_lessons.datasets import load_movielens
 from recmtl_lessons.lessons import maml as lesson
-from recmtl_lessons.lessons.maml import breaking, experiments, explorers, films, path, pictures, sinusoid, users
+from recmtl_lessons.lessons.maml import breaking, experiments, explorers, films, path, pictures, sinusoid
 from recmtl_lessons.models import MAMLRecommender
 from recmtl_lessons.teaching.style import new_figure
+from recmtl_lessons.training import few_shot
 
 SMALL = (0, 1)
 SHOP = users.Shop(ratings=50, query=12, episodes=2, train_users=40, valid_users=10, test_users=15)
@@ -47,17 +49,20 @@ def test_other_right_ways_are_accepted(verdict):
     assert verdict(lesson.exercise_outer, by_loop).kind == "right"
 
 
-def test_further_wrong_answers_are_named(verdict):
-    def bias_left(answer, params, x, y, rate):
+def test_names_of_parameters_are_not_known_beforehand(verdict):
+    def by_name(answer, params, x, y, rate):
         moved = lesson.exercise_inner.reference(answer, params, x, y, rate)
-        return {**moved, "bias": params["bias"]}
+        return {"weight 0": moved["weight 0"], "bias": moved["bias"]}
 
-    def no_rate(answer, params, x, y, rate):
-        return lesson.exercise_inner.reference(answer, params, x, y, 1.0)
+    assert "expected a dict with" in verdict(lesson.exercise_inner, by_name).message
+    as_list = verdict(lesson.exercise_inner, lambda *a: list(lesson.exercise_inner.reference(*a).values()))
+    assert "expected a dict with" in as_list.message
 
-    assert "bias did not move" in verdict(lesson.exercise_inner, bias_left).message
-    assert "left out the rate" in verdict(lesson.exercise_inner, no_rate).message
-    assert "Nothing moved" in verdict(lesson.exercise_inner, lambda answer, params, *_: dict(params)).message
+
+def test_the_best_rate_on_test_is_neither_the_right_one_nor_the_worst(verdict):
+    for choose in (torch.Tensor.max, torch.Tensor.median, lambda row: row[0]):
+        answer = lambda valid, test, choose=choose: {arm: choose(test[arm]) for arm in test}  # noqa: E731
+        assert verdict(lesson.exercise_rate, answer).kind == "wrong"
 
 
 def test_the_notebook_with_solutions_in_it_passes_its_checks(solved):
@@ -134,10 +139,10 @@ def test_errors_by_hand_and_with_gaps():
         known=torch.tensor([[[True, True], [True, False]]]),
     )
     assert users.own_mean(tasks)[0].tolist() == [[1.5, 1.5], [-0.5, -0.5]]
-    assert users.user_errors(users.own_mean(tasks), tasks).tolist() == [[1.0, 1.5]]
-    assert users.mean_error(users.own_mean(tasks), tasks).tolist() == [1.25]
+    assert few_shot.user_errors(users.own_mean(tasks), tasks).tolist() == [[1.0, 1.5]]
+    assert few_shot.mean_error(users.own_mean(tasks), tasks).tolist() == [1.25]
     with pytest.raises(ValueError, match=r"^answers: got "):
-        users.mean_error(torch.zeros(2, 2), tasks)
+        few_shot.mean_error(torch.zeros(2, 2), tasks)
     with pytest.raises(ValueError, match=r"^known: got users with fewer query rows"):
         tasks.stream()
 
@@ -147,7 +152,7 @@ def test_errors_by_hand_and_with_gaps():
 
 def test_training_sees_the_training_users_alone(shop):
     assert set(shop.train.stream()["users"]) == {"support_x", "support_y", "query_x", "query_y"}
-    models = experiments.train(experiments.SHOP_ARMS["MAML"], shop.train, SMALL, steps=3)
+    models = few_shot.train(experiments.SHOP_ARMS["MAML"], shop.train, SMALL, steps=3)
     batch = next(models.draw_batches(1, 1))["users"]
     assert batch["support_x"].shape == (16, 10, 16)
     rows = {row.numpy().tobytes() for row in shop.train.support_y[1]}
@@ -156,15 +161,15 @@ def test_training_sees_the_training_users_alone(shop):
 
 def test_the_objectives_are_what_they_say(shop):
     model = MAMLRecommender(16, (8,), inner_steps=3)
-    models = experiments.train(experiments.SHOP_ARMS["MAML"], shop.train, SMALL, (8,), steps=1)
+    models = few_shot.train(experiments.SHOP_ARMS["MAML"], shop.train, SMALL, (8,), steps=1)
     batch, rate = next(models.draw_batches(0, 1)), 0.07
     task = batch["users"]
-    found, _ = experiments.meta_objective(model, batch, {"inner_lr": rate}, 0.0)
+    found, _ = few_shot.meta_objective(model, batch, {"inner_lr": rate}, 0.0)
     by_hand = []
     for sx, sy, qx, qy in zip(*(task[f] for f in ("support_x", "support_y", "query_x", "query_y")), strict=True):
         by_hand.append(F.mse_loss(model(qx, model.inner_update(sx, sy, 3, inner_lr=rate)).squeeze(1), qy))
     torch.testing.assert_close(found, torch.stack(by_hand).mean())
-    joint, _ = experiments.joint_objective(model, batch, {}, 0.0)
+    joint, _ = few_shot.joint_objective(model, batch, {}, 0.0)
     support, query = (
         F.mse_loss(model(task[f"{role}_x"].flatten(0, 1)).squeeze(1), task[f"{role}_y"].flatten())
         for role in ("support", "query")
@@ -175,7 +180,7 @@ def test_the_objectives_are_what_they_say(shop):
 @pytest.mark.parametrize("arm", list(experiments.SHOP_ARMS))
 def test_the_errors_are_those_of_the_networks(compared, arm):
     test = compared.users.test.shots(10)
-    rate = experiments.IN_THREE_STEPS[arm][10]
+    rate = experiments.SHOP_ARMS[arm].rate
     for s in SMALL:
         network = compared.models[arm].model(s)
         for steps, scores in ((0, compared.before), (3, compared.after)):
@@ -195,7 +200,7 @@ def test_anil_moves_the_head_alone(compared):
 
 
 def test_every_arm_sees_the_same_batches(shop):
-    arms = [experiments.train(a, shop.train, SMALL, steps=1) for a in experiments.SHOP_ARMS.values()]
+    arms = [few_shot.train(a, shop.train, SMALL, steps=1) for a in experiments.SHOP_ARMS.values()]
     first, *others = [next(models.draw_batches(1, 1))["users"]["support_y"] for models in arms]
     assert all(torch.equal(first, other) for other in others)
 
@@ -237,7 +242,7 @@ def test_the_negative_control_has_its_shape():
 def test_the_scores_behind_the_rates_can_be_had_again(monkeypatch):
     monkeypatch.setattr(experiments, "DESIGN_SEEDS", SMALL)
     monkeypatch.setattr(experiments, "SHOP", SHOP)
-    monkeypatch.setattr(experiments, "STEPS", 2)
+    monkeypatch.setattr(experiments, "train", lambda *a, **k: few_shot.train(*a, **{**k, "steps": 2}))
     assert set(experiments.score_training("joint", (0.003,), (0.03, 0.1))) == {(0.003, 0.03), (0.003, 0.1)}
     scores = experiments.score_training("MAML", (0.003,), (0.03, 0.1))
     assert scores[0.003, 0.03] != scores[0.003, 0.1]
@@ -263,7 +268,7 @@ def test_each_arm_trains_at_its_best_rates(name):
 
 def _fits(arm, inner):
     """Joint training has no inner rate in training: there any will do."""
-    return arm.objective is experiments.joint_objective or inner == arm.inner_lr
+    return arm.objective is few_shot.joint_objective or inner == arm.inner_lr
 
 
 @SLOW
@@ -277,15 +282,15 @@ def test_each_arm_adapts_at_its_best_rates(name):
 
 @SLOW
 def test_the_other_arms_have_their_best_rates():
-    updates, meta_rate, rate = experiments.LONGER
+    updates, arm = experiments.LONGER
     scores = experiments.score_training("joint", (0.0002, 0.0005, 0.001, 0.002), (0.05, 0.07, 0.1), updates)
-    assert scores[meta_rate, rate] <= min(scores.values()) + NEAR
+    assert scores[arm.meta_lr, arm.rate] <= min(scores.values()) + NEAR
     for part, rate in experiments.PART_RATES.items():
         scores = experiments.score_parts(part, (0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2))
         assert scores[rate] <= min(scores.values()) + NEAR
     for name in ("first-order MAML", "ANIL"):
         scores = experiments.score_adapting(name)[10]
-        assert scores[experiments.IN_THREE_STEPS[name][10], 3] <= min(scores.values()) + NEAR
+        assert scores[experiments.SHOP_ARMS[name].rate, 3] <= min(scores.values()) + NEAR
     scores = sinusoid.score_joint_waves()
     assert sinusoid.SHORT_RATES["joint"] == min(scores, key=scores.get)
 
@@ -296,7 +301,7 @@ def test_rates_on_films_are_the_best_of_those_tried():
     for name, arm in films.FILM_ARMS.items():
         inner = None if name == "joint" else arm.inner_lr
         scores = films.score_films(movielens, name)
-        assert scores[arm.meta_lr, inner, films.FILM_RATES[name]] <= min(scores.values()) + NEAR
+        assert scores[arm.meta_lr, inner, arm.rate] <= min(scores.values()) + NEAR
     scores = films.score_bias(movielens)
     assert scores[films.FILM_BIAS_RATE] <= min(scores.values()) + NEAR
 
@@ -321,7 +326,7 @@ def test_a_part_moves_alone(compared):
 
 
 def test_anothers_ratings_are_anothers(compared):
-    test, rate = compared.users.test.shots(10), experiments.IN_THREE_STEPS["MAML"][10]
+    test, rate = compared.users.test.shots(10), experiments.SHOP_ARMS["MAML"].rate
     network, errors = compared.models["MAML"].model(0), []
     for t in range(15):
         mine = network.inner_update(test.support_x[0, t - 1], test.support_y[0, t - 1], 3, inner_lr=rate)
@@ -391,6 +396,7 @@ def test_one_wave_is_fitted_step_by_step():
     run = sinusoid.short_run(SMALL, updates=5)
     explorer = explorers.explore_waves(run)
     shown = explorer.run(step=3, points=4, amplitude=2.0, phase=0.5)
+    controls = explorer.values
     explorer.close()
     network, rate = run.networks["MAML"][0], sinusoid.SHORT_RATES["MAML"]
     assert shown.points_x.shape == (4,)
@@ -400,9 +406,9 @@ def test_one_wave_is_fitted_step_by_step():
     curve = network.predict(shown.x[:, None], mine)
     torch.testing.assert_close(shown.curves["MAML"][3], curve, rtol=1e-4, atol=1e-4)
     assert float(shown.error["MAML"][3]) == pytest.approx(float((curve - shown.truth).square().mean()), abs=1e-4)
-    assert "After 3 steps on 4 points" in pictures.describe_fit(shown)
+    assert "After 3 steps on 4 points" in pictures.describe_fit(shown, controls)
     figure = new_figure(11, 4)
-    pictures.draw_fit(shown, figure)
+    pictures.draw_fit(shown, figure, controls)
     assert len(figure.axes) == 3
 
 
@@ -463,10 +469,11 @@ def _row(network):
 @pytest.mark.parametrize(("rate", "steps"), [(0.003, 1), (3.0, 20)])
 @pytest.mark.parametrize("shots", [1, 50])
 def test_the_path_can_be_drawn_at_every_end_of_its_controls(compared, start, rate, steps, shots):
-    shown = path.adaptation_path(compared, start, rate, steps, shots, 1)
+    controls = {"start": start, "rate": rate, "steps": steps, "shots": shots, "user": 1}
+    shown = path.adaptation_path(compared, **controls)
     figure = new_figure(11, 4.4)
-    pictures.draw_path(shown, figure)
-    said = pictures.describe_path(shown)
+    pictures.draw_path(shown, figure, controls)
+    said = pictures.describe_path(shown, controls)
     assert start in said
     assert ("diverge" in said) == (rate == 3.0)
     assert torch.isfinite(shown.walk).all()
@@ -553,7 +560,9 @@ def test_films_are_measured_as_they_say(on_films):
     network = on_films.network
     errors = []
     for t in range(test.user.shape[1]):
-        mine = network.inner_update(test.support_x[0, t], test.support_y[0, t], 3, inner_lr=films.FILM_RATES["MAML"])
+        mine = network.inner_update(
+            test.support_x[0, t], test.support_y[0, t], 3, inner_lr=films.FILM_ARMS["MAML"].rate
+        )
         known = test.known[0, t]
         errors.append((network.predict(test.query_x[0, t], mine) - test.query_y[0, t]).abs()[known].mean())
     assert float(on_films.after["MAML"][0]) == pytest.approx(float(torch.stack(errors).mean()), abs=1e-4)
@@ -571,15 +580,16 @@ def test_recommendations_are_the_networks(ratings, on_films):
     expected = on_films.network.predict(desk.offered_x, mine) + desk.middle
     torch.testing.assert_close(shown.stars[2], expected, rtol=1e-4, atol=1e-4)
     assert shown.top[2].tolist() == shown.stars[2].argsort(descending=True, stable=True)[:8].tolist()
-    assert "2 ratings, 2 steps" in pictures.describe_recommendations(shown)
+    assert "2 ratings, 2 steps" in pictures.describe_recommendations(shown, {**stars, "steps": 2})
 
 
 def test_who_has_rated_nothing_is_recommended_the_same_at_every_step(ratings, on_films):
     desk = films.open_desk(ratings, on_films.network, SMALL[0])
-    shown = films.recommend(desk, dict.fromkeys(films.TO_RATE, 0), 5)
+    stars = dict.fromkeys(films.TO_RATE, 0)
+    shown, controls = films.recommend(desk, stars, 5), {**stars, "steps": 5}
     assert all(torch.equal(row, shown.stars[0]) for row in shown.stars)
-    assert "Nothing rated yet" in pictures.describe_recommendations(shown)
-    pictures.draw_recommendations(shown, new_figure(11, 4))
+    assert "Nothing rated yet" in pictures.describe_recommendations(shown, controls)
+    pictures.draw_recommendations(shown, new_figure(11, 4), controls)
 
 
 def test_a_film_that_is_missing_is_named(ratings, on_films):
@@ -592,9 +602,8 @@ def test_the_second_explorer_takes_stars_and_steps(ratings, on_films):
     explorer = explorers.explore_cold_start(ratings, on_films)
     start = explorer.values
     assert set(start) == {*films.TO_RATE, "steps"}
-    shown = explorer.run(alien=5, steps=1)
-    assert shown.steps == 1
-    assert shown.rated == sum(start[key] > 0 for key in films.TO_RATE)
+    assert len(explorer.run(alien=5, steps=1).top) == 2
+    assert f"{sum(start[key] > 0 for key in films.TO_RATE)} ratings, 1 step:" in explorer.history[-1][1]
     explorer.close()
 
 

@@ -11,7 +11,6 @@ from recmtl_lessons.models import (
     coral_loss,
     domain_loss,
     lambda_schedule,
-    linear_time_mmd,
     masked_attention,
     median_bandwidth,
     mmd_permutation_test,
@@ -56,7 +55,6 @@ ALIGNMENT = [
         {**KERNEL, "unbiased": Flag()},
         also=("y",),
     ),
-    Call("linear_time_mmd", lambda: (linear_time_mmd, samples(scales=[1.0])), KERNEL, also=("y",)),
     Call("median_bandwidth", lambda: (median_bandwidth, samples()), SAMPLES, also=("y",)),
     Call("coral_loss", lambda: (coral_loss, samples()), SAMPLES, also=("y",)),
     Call(

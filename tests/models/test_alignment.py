@@ -15,14 +15,13 @@ from scipy.stats import binom
 
 from recmtl_lessons.models import (
     coral_loss,
-    linear_time_mmd,
     median_bandwidth,
     mmd_permutation_test,
     squared_mmd,
 )
 
 DEFAULT_SCALES = (0.5, 1.0, 2.0)
-DISTANCES = (squared_mmd, linear_time_mmd, coral_loss)
+DISTANCES = (squared_mmd, coral_loss)
 Z99 = NormalDist().inv_cdf(0.995)
 
 
@@ -143,6 +142,21 @@ class TestSquaredMMD:
         assert mean - reach > 0.1
         assert float(values.min()) > 0
 
+    def test_its_mean_is_the_closed_form_of_two_gaussians(self):
+        """The 99 % interval of 4000 draws."""
+        sigma, shift, spread, width = 1.2, 0.8, 1.5, 2
+
+        def expected_kernel(variance, distance):
+            total = sigma**2 + variance
+            return (sigma**2 / total) ** (width / 2) * math.exp(-(distance**2) / (2 * total))
+
+        truth = expected_kernel(2, 0) + expected_kernel(2 * spread**2, 0) - 2 * expected_kernel(1 + spread**2, shift)
+        x, y = normal(4000, 12, width), spread * normal(4000, 12, width, seed=1)
+        y[..., 0] += shift
+        values = torch.vmap(lambda a, b: squared_mmd(a, b, sigma, (1.0,)))(x, y)
+        reach = Z99 * float(values.std()) / math.sqrt(len(values))
+        assert abs(float(values.mean()) - truth) < reach < truth / 5
+
     @pytest.mark.parametrize("size", [1.0, 100.0])
     def test_far_from_the_origin_single_precision_keeps_its_digits(self, size, device):
         """All rows stay exact in float32 when moved; squares of their coordinates do not."""
@@ -188,31 +202,21 @@ class TestGradients:
         x, y = normal(5, 3).requires_grad_(), (normal(4, 3, seed=1) + 0.3).requires_grad_()
         assert torch.autograd.gradcheck(lambda x, y: squared_mmd(x, y, 0.9, unbiased=unbiased), (x, y))
 
-    def test_linear_time(self):
-        x, y = normal(6, 3).requires_grad_(), (normal(4, 3, seed=1) + 0.3).requires_grad_()
-        assert torch.autograd.gradcheck(lambda x, y: linear_time_mmd(x, y, 0.9), (x, y))
-
     def test_coral(self):
         x, y = normal(5, 3).requires_grad_(), normal(4, 3, seed=1).requires_grad_()
         assert torch.autograd.gradcheck(coral_loss, (x, y))
 
-    @pytest.mark.parametrize("distance", [squared_mmd, linear_time_mmd])
-    def test_the_median_is_a_constant_of_the_gradient(self, distance):
+    def test_the_median_is_a_constant_of_the_gradient(self):
         x, y = normal(6, 3).requires_grad_(), normal(6, 3, seed=1) + 0.3
         sigma = middle_distance(x.detach(), y)
-        if distance is linear_time_mmd:
-            a, b = x.detach(), y
-            used = [(a[::2], a[1::2]), (b[::2], b[1::2]), (a[::2], b[1::2]), (a[1::2], b[::2])]
-            lengths = torch.cat([(p - q).norm(dim=1) for p, q in used]).sort().values
-            sigma = float(lengths[(len(lengths) - 1) // 2])
-        found = torch.autograd.grad(distance(x, y), x)[0]
-        fixed = torch.autograd.grad(distance(x, y, float(sigma)), x)[0]
+        found = torch.autograd.grad(squared_mmd(x, y), x)[0]
+        fixed = torch.autograd.grad(squared_mmd(x, y, float(sigma)), x)[0]
         torch.testing.assert_close(found, fixed, rtol=1e-10, atol=1e-14)
         assert float(found.abs().max()) > 1e-3
 
     def test_a_bandwidth_that_wants_a_gradient_gets_none(self):
         x, y, sigma = normal(5, 3).requires_grad_(), normal(4, 3), torch.tensor(1.0).double().requires_grad_()
-        (squared_mmd(x, y, sigma) + linear_time_mmd(x, y, sigma)).backward()
+        squared_mmd(x, y, sigma).backward()
         assert sigma.grad is None
         assert float(x.grad.abs().max()) > 0
 
@@ -244,10 +248,9 @@ class TestManyAtOnce:
 
     def test_one_bandwidth_a_model(self):
         x, y, sigmas = normal(5, 8, 3), normal(5, 6, 3, seed=1), torch.linspace(0.3, 3, 5).double()
-        for distance in (squared_mmd, linear_time_mmd):
-            found = torch.vmap(distance)(x, y, sigmas)
-            one = torch.stack([distance(x[i], y[i], float(sigmas[i])) for i in range(5)])
-            torch.testing.assert_close(found, one, rtol=0, atol=1e-13)
+        found = torch.vmap(squared_mmd)(x, y, sigmas)
+        one = torch.stack([squared_mmd(x[i], y[i], float(sigmas[i])) for i in range(5)])
+        torch.testing.assert_close(found, one, rtol=0, atol=1e-13)
 
     def test_median(self):
         x, y = normal(5, 8, 3), normal(5, 6, 3, seed=1)
@@ -283,46 +286,6 @@ class TestMedian:
     def test_small_and_large_units_in_single_precision(self, unit):
         x, y = normal(6, 3, dtype=torch.float32), normal(5, 3, seed=1, dtype=torch.float32)
         assert float(median_bandwidth(unit * x, unit * y)) == pytest.approx(unit * middle_distance(x, y), rel=1e-5)
-
-
-class TestLinearTime:
-    @given(SIZES, SIZES, st.floats(0.2, 5), st.lists(st.floats(0.25, 4), min_size=1, max_size=3))
-    def test_against_a_loop(self, m, n, sigma, scales):
-        x, y = normal(m, 3), normal(n, 3, seed=1) + 0.5
-        terms = []
-        for i in range(min(m, n) // 2):
-            (a, b), (c, d) = x[2 * i : 2 * i + 2].tolist(), y[2 * i : 2 * i + 2].tolist()
-            signed = ((a, b, 1), (c, d, 1), (a, d, -1), (b, c, -1))
-            terms.append(sum(sign * kernel(p, q, sigma, scales) for p, q, sign in signed))
-        expected = math.fsum(terms) / len(terms)
-        assert float(linear_time_mmd(x, y, sigma, scales)) == pytest.approx(expected, abs=1e-12)
-
-    def test_mean_of_both_forms_is_the_closed_form_of_two_gaussians(self):
-        """99 % intervals of 4000 draws; the linear form's is wider."""
-        sigma, shift, spread, width = 1.2, 0.8, 1.5, 2
-
-        def expected_kernel(variance, distance):
-            total = sigma**2 + variance
-            return (sigma**2 / total) ** (width / 2) * math.exp(-(distance**2) / (2 * total))
-
-        truth = expected_kernel(2, 0) + expected_kernel(2 * spread**2, 0) - 2 * expected_kernel(1 + spread**2, shift)
-        x, y = normal(4000, 12, width), spread * normal(4000, 12, width, seed=1)
-        y[..., 0] += shift
-        reaches = []
-        for distance in (squared_mmd, linear_time_mmd):
-            values = torch.vmap(lambda a, b, d=distance: d(a, b, sigma, (1.0,)))(x, y)
-            reaches.append(Z99 * float(values.std()) / math.sqrt(len(values)))
-            assert abs(float(values.mean()) - truth) < reaches[-1] < truth / 5
-        assert reaches[1] > 1.2 * reaches[0]
-
-    def test_with_its_own_median_it_averages_zero_for_one_distribution(self):
-        values = torch.vmap(linear_time_mmd)(normal(4000, 10, 3), normal(4000, 13, 3, seed=1))
-        reach = Z99 * float(values.std()) / math.sqrt(len(values))
-        assert abs(float(values.mean())) < reach < 0.02
-
-    def test_rows_left_over_are_not_used(self):
-        x, y = normal(9, 3), normal(5, 3, seed=1)
-        assert torch.equal(linear_time_mmd(x, y), linear_time_mmd(x[:4], y[:4]))
 
 
 class TestCoral:
@@ -463,13 +426,12 @@ class TestLargeSmallAndHalf:
     def test_units_at_the_ends_of_what_numbers_can_hold(self, dtype, unit, bandwidth):
         x, y = normal(6, 3, dtype=dtype), normal(8, 3, seed=1, dtype=dtype) + 0.5
         in_unit = None if bandwidth is None else bandwidth * unit
-        for distance in (squared_mmd, linear_time_mmd):
-            leaf = (unit * x).requires_grad_()
-            found = distance(leaf, unit * y, in_unit)
-            assert float(found.detach()) == pytest.approx(float(distance(x, y, bandwidth)), rel=1e-5)
-            found.backward()
-            plain = torch.func.grad(distance)(x, y, bandwidth)
-            torch.testing.assert_close(leaf.grad * unit, plain, rtol=1e-4, atol=1e-6)
+        leaf = (unit * x).requires_grad_()
+        found = squared_mmd(leaf, unit * y, in_unit)
+        assert float(found.detach()) == pytest.approx(float(squared_mmd(x, y, bandwidth)), rel=1e-5)
+        found.backward()
+        plain = torch.func.grad(squared_mmd)(x, y, bandwidth)
+        torch.testing.assert_close(leaf.grad * unit, plain, rtol=1e-4, atol=1e-6)
         test, plain = (mmd_permutation_test(u * x, u * y, seeded(), 19) for u in (unit, 1))
         assert test.p_value == plain.p_value
         torch.testing.assert_close(test.permuted, plain.permuted)
@@ -480,33 +442,26 @@ class TestLargeSmallAndHalf:
     def test_a_bandwidth_far_from_all_distances(self, dtype, bandwidth):
         """No two rows are alike for a narrow kernel, but those that coincide, and all are for a wide one."""
         x, y = normal(6, 3, dtype=dtype), normal(8, 3, seed=1, dtype=dtype)
-        for distance in (squared_mmd, linear_time_mmd):
-            leaf = x.clone().requires_grad_()
-            found = distance(leaf, y, bandwidth)
-            found.backward()
-            assert float(found.detach()) == pytest.approx(0, abs=1e-6)
-            assert bool(torch.isfinite(leaf.grad).all())
+        leaf = x.clone().requires_grad_()
+        found = squared_mmd(leaf, y, bandwidth)
+        found.backward()
+        assert float(found.detach()) == pytest.approx(0, abs=1e-6)
+        assert bool(torch.isfinite(leaf.grad).all())
         biased = squared_mmd(x, y, bandwidth, unbiased=False)
         assert float(biased) == pytest.approx(1 / 6 + 1 / 8 if bandwidth < 1 else 0, abs=1e-6)
         assert abs(mmd_permutation_test(x, y, seeded(), 19, bandwidth).statistic) < 1e-6
-
-    def test_small_differences_beside_a_row_far_away(self):
-        x, y = torch.tensor([[0.0], [1.0], [0.0], [1e12]]), torch.tensor([[0.5], [0.5], [3.0], [7.0]])
-        expected = (math.exp(-0.5) + 1 - 2 * math.exp(-0.125) + math.exp(-8) - math.exp(-24.5)) / 2
-        assert float(linear_time_mmd(x, y, 1.0, (1.0,))) == pytest.approx(expected, abs=1e-6)
 
     @pytest.mark.parametrize(("dtype", "size"), [(torch.float16, 1.0), (torch.float16, 1e4), (torch.bfloat16, 1e37)])
     def test_half_precision(self, dtype, size):
         """As exact as the samples, which keep three digits or two."""
         x, y = (size * normal(12, 3)).to(dtype), (size * (normal(14, 3, seed=1) + 0.5)).to(dtype)
         digits = 2 * torch.finfo(dtype).eps
-        for distance in (squared_mmd, linear_time_mmd):
-            found = distance(x.requires_grad_(), y)
-            assert found.dtype == dtype
-            assert float(found.detach()) == pytest.approx(float(distance(x.detach().double(), y.double())), rel=digits)
-            gradient = torch.autograd.grad(found, x)[0]
-            assert gradient.dtype == dtype
-            assert bool(torch.isfinite(gradient).all())
+        found = squared_mmd(x.requires_grad_(), y)
+        assert found.dtype == dtype
+        assert float(found.detach()) == pytest.approx(float(squared_mmd(x.detach().double(), y.double())), rel=digits)
+        gradient = torch.autograd.grad(found, x)[0]
+        assert gradient.dtype == dtype
+        assert bool(torch.isfinite(gradient).all())
         median = median_bandwidth(x, y)
         assert median.dtype == dtype
         assert float(median) == pytest.approx(middle_distance(x.detach(), y), rel=digits)
@@ -542,9 +497,8 @@ class TestLargeSmallAndHalf:
     def test_many_at_once(self):
         x, y = normal(3, 6, 3, dtype=torch.float32), normal(3, 8, 3, seed=1, dtype=torch.float32) + 0.5
         units = torch.tensor([1e-30, 1.0, 1e38])[:, None, None]
-        for distance in (squared_mmd, linear_time_mmd):
-            found = torch.vmap(distance)(units * x, units * y)
-            torch.testing.assert_close(found, torch.vmap(distance)(x, y), rtol=1e-4, atol=1e-6)
+        found = torch.vmap(squared_mmd)(units * x, units * y)
+        torch.testing.assert_close(found, torch.vmap(squared_mmd)(x, y), rtol=1e-4, atol=1e-6)
 
 
 class TestBadInput:

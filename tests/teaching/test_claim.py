@@ -1,3 +1,7 @@
+import json
+import re
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from recmtl_lessons.teaching.claim import Claim, ClaimFailed, claim, t_interval
+from recmtl_lessons.__main__ import main
+from recmtl_lessons.teaching.claim import MIME, Claim, ClaimFailed, claim, claims, claims_of, t_interval
 
 GAINS = np.array([0.21, 0.25, 0.22, 0.18, 0.30, 0.21, 0.24, 0.26])
 
@@ -28,14 +33,16 @@ def test_the_interval_is_taken_point_by_point():
 
 
 @pytest.mark.parametrize("as_array", [list, np.asarray, torch.tensor])
-def test_a_claim_that_holds_prints_three_lines_and_returns_its_numbers(capsys, as_array):
+def test_a_claim_that_holds_is_printed_and_returns_its_numbers(capsys, as_array):
     result = claim("Adversarial training helps.", as_array(GAINS), above=0.1, unit="AUC")
     _, low, high = t_interval(GAINS)
-    assert result == Claim(pytest.approx(GAINS.mean()), pytest.approx(low), pytest.approx(high), 8)
+    numbers = (pytest.approx(GAINS.mean()), pytest.approx(low), pytest.approx(high), 8)
+    assert result == Claim("Adversarial training helps.", *numbers, "above", (0.1,), "AUC")
     assert capsys.readouterr().out == (
         "Claim: Adversarial training helps.\n"
         "  effect +0.234 AUC, 95 % interval [+0.203, +0.265], 8 seeds\n"
         "  holds: the interval must lie above 0.1\n"
+        "      ┃                  ━━━━━━●━━━━━━\n"
     )
 
 
@@ -58,9 +65,9 @@ def test_below_looks_at_the_upper_end():
 def test_a_control_must_contain_the_number_and_be_narrow_enough():
     control = GAINS - GAINS.mean()
     assert claim("Nothing without a shift.", control, contains=0, within=0.05).n == 8
-    with pytest.raises(ClaimFailed, match=r"must contain 0 and reach at most 0\.05"):
+    with pytest.raises(ClaimFailed, match=r"must lie around 0, and reach at most 0\.05 to each side"):
         claim("Nothing without a shift.", GAINS, contains=0, within=0.05)
-    with pytest.raises(ClaimFailed, match=r"too wide to tell: 3\.\d+ to each side, at most 0.05 allowed"):
+    with pytest.raises(ClaimFailed, match=r"must lie around 0, and reach at most 0\.05 to each side"):
         claim("Nothing without a shift.", control * 100, contains=0, within=0.05)
 
 
@@ -71,6 +78,7 @@ def test_an_equivalence_holds_only_if_both_ends_lie_inside(capsys):
         "Claim: Nothing without a shift.\n"
         "  effect +0.000 AUC, 99 % interval [-0.046, +0.046], 8 seeds\n"
         "  holds: the interval must lie between -0.05 and 0.05\n"
+        "      ┃━━━━━━━━━━━━━━●━━━━━━━━━━━━━━━┃\n"
     )
     for shifted in (control + 0.01, control - 0.01):
         with pytest.raises(ClaimFailed, match=r"DOES NOT HOLD: the interval must lie between -0\.05 and 0\.05"):
@@ -82,7 +90,7 @@ def test_noise_cannot_pass_for_equivalence_and_a_tiny_steady_difference_can():
     with pytest.raises(ClaimFailed, match="must lie between"):
         claim("Nothing without a shift.", noisy, inside=(-0.05, 0.05))
     steady = 1e-3 + 1e-3 * (GAINS - GAINS.mean())
-    with pytest.raises(ClaimFailed, match="must contain 0"):
+    with pytest.raises(ClaimFailed, match="must lie around 0"):
         claim("Nothing without a shift.", steady, contains=0, within=0.05)
     assert claim("Nothing without a shift.", steady, inside=(-0.05, 0.05)).low > 0
 
@@ -150,8 +158,108 @@ def test_constant_values_pass_when_they_are_said_to_be_measured():
     assert (result.low, result.high) == (1.0, 1.0)
 
 
-def test_the_result_is_not_echoed_in_a_cell(shell, shown, capsys):
+def test_the_result_is_not_echoed_in_a_cell(shell, shown):
     shell.push({"claim": claim, "values": GAINS})
     assert shell.run_cell("claim('It helps.', values, above=0)").success
-    assert capsys.readouterr().out.count("\n") == 3
-    assert shown == []
+    assert len(shown) == 1
+
+
+@pytest.mark.parametrize(
+    ("sentence", "bound", "said"),
+    [
+        ("By at least {above:.2f}.", {"above": 0.1}, "By at least 0.10."),
+        ("From {inside[0]} to {inside[1]}.", {"inside": (0.0, 0.4)}, "From 0.0 to 0.4."),
+        ("Below {below}.", {"below": 1}, "Below 1."),
+    ],
+)
+def test_a_bound_is_written_once(sentence, bound, said):
+    assert claim(sentence, GAINS, **bound).sentence == said
+
+
+def test_a_bound_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match=r"sentence: got 'By \{more\}'"):
+        claim("By {more}", GAINS, above=0)
+    with pytest.raises(ValueError, match="expected names of the given bound"):
+        claim("Below {below:.2f}", GAINS, above=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "bound", "room"),
+    [
+        ("above", (0.0,), 2.0),
+        ("above", (0.25,), -0.5),
+        ("below", (0.5,), 1.0),
+        ("inside", (0.1, 0.45), 0.5),
+        ("contains", (0.25, 0.2), 0.5),
+        ("contains", (0.3, 0.05), -0.5),
+    ],
+)
+def test_room_is_counted_in_half_widths(kind, bound, room):
+    made = Claim("It is so.", 0.3, 0.2, 0.4, 8, kind, bound)
+    assert made.room == pytest.approx(room)
+    assert made.holds == (room > 0)
+
+
+def test_a_table_holds_a_line_for_each_claim_and_the_data_of_all(shell, shown):
+    with claims():
+        claim("It is <positive>.", GAINS, above=0)
+        claim("It is small.", GAINS, below=0.5)
+        assert shown == []
+    ((bundle, _),) = shown
+    assert bundle["text/html"].count("<tr>") == 2
+    assert "It is &lt;positive&gt;." in bundle["text/html"]
+    assert [one["sentence"] for one in bundle[MIME]] == ["It is <positive>.", "It is small."]
+    claim("Alone again.", GAINS, above=0)
+    assert len(shown) == 2
+
+
+def test_a_claim_that_fails_shows_the_table_so_far(shell, shown):
+    def two():
+        with claims():
+            claim("It is positive.", GAINS, above=0)
+            claim("It is huge.", GAINS, above=9)
+
+    with pytest.raises(ClaimFailed):
+        two()
+    assert [one["sentence"] for one in shown[0][0][MIME]] == ["It is positive."]
+
+
+def test_the_strip_shows_where_the_interval_lies(shell, shown):
+    """Left to right: from the left end to the bound, to the interval, its middle, its right end, and the rest."""
+    claim("It is positive.", GAINS, above=0)
+    strip = shown[0][0]["text/html"].split("<td")[2]
+    widths = [float(width) for width in re.findall(r"width:([\d.]+)em", strip)]
+    _, low, _ = t_interval(GAINS)
+    assert sum(widths) == pytest.approx(11.0, abs=0.05)
+    assert widths[1] / widths[2] == pytest.approx(low / (GAINS.mean() - low), rel=0.05)
+    assert widths[2] == pytest.approx(widths[3], rel=0.05)
+
+
+def test_claims_are_found_in_an_executed_notebook(shell, shown, tmp_path):
+    with claims():
+        made = [claim("It is positive.", GAINS, above=0), claim("About.", GAINS, contains=0.23, within=0.1)]
+    cells = [{"outputs": [{"data": dict(shown[0][0])}, {"text": "x"}]}, {"source": "no outputs"}]
+    notebook = tmp_path / "01.ipynb"
+    notebook.write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    assert claims_of(notebook) == made
+
+
+def test_the_command_lists_the_tightest_first(shell, shown, tmp_path, monkeypatch, capsys):
+    claim("Far from it.", GAINS, above=-9)
+    claim("Close.", GAINS, above=0.2)
+    cells = [{"outputs": [{"data": dict(bundle)} for bundle, _ in shown]}]
+    (tmp_path / "07_policy.ipynb").write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["recmtl_lessons", "claims", "--notebooks", str(tmp_path)])
+    main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("2 claims.")
+    assert lines[1].endswith("07  Close.")
+    assert "8 seeds; above 0.2" in lines[2]
+    assert lines[3].endswith("07  Far from it.")
+
+
+def test_the_command_says_when_there_is_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["recmtl_lessons", "claims", "--notebooks", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        main()
+    assert "no claims in the notebooks of" in capsys.readouterr().err

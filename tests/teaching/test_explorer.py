@@ -26,13 +26,13 @@ def a_slider(**changes):
     return Slider(**{"name": "x", "label": "Size of x", "stops": [k / 2 for k in range(11)], "value": 1.0, **changes})
 
 
-def draw_point(result, figure):
+def draw_point(result, figure, controls):
     (axis,) = style.panels(figure, 1)
     axis.plot([0, 1], [0, float(result)])
     axis.set(xlim=(0, 1), ylim=(0, 6), title=f"x = {result}")
 
 
-def in_words(result):
+def in_words(result, controls=None):
     return f"The line ends at {result}."
 
 
@@ -165,7 +165,9 @@ def recorded(explorer, trait):
 
 
 def test_run_computes_draws_and_returns_the_result(explore):
-    explorer = explore(lambda x: 10 * x, draw=lambda result, figure: draw_point(result / 10, figure))
+    explorer = explore(
+        lambda x: 10 * x, draw=lambda result, figure, controls: draw_point(result / 10, figure, controls)
+    )
     assert explorer.run(x=2.5) == 25.0
     frame = explorer._view.frame
     assert Image.open(io.BytesIO(frame["png"])).size == (330, 220)
@@ -197,7 +199,13 @@ def test_a_move_is_served_with_the_picture_that_run_draws(explore):
 
 def test_what_is_not_moved_stays(explore):
     controls = [a_slider(), Toggle("loud", "Loud"), Choice("kind", "Kind", ["sin", "cos"], "cos")]
-    explorer = explore(lambda **values: values, controls=controls, seeded=True, draw=lambda *_: None, describe=str)
+    explorer = explore(
+        lambda **values: values,
+        controls=controls,
+        seeded=True,
+        draw=lambda *_: None,
+        describe=lambda result, controls: str(result),
+    )
     assert explorer.run(loud=True) == {"x": 1.0, "loud": True, "kind": "cos", "seed": 0}
     assert explorer.run(kind="sin", seed=7) == {"x": 1.0, "loud": True, "kind": "sin", "seed": 7}
 
@@ -660,7 +668,7 @@ def test_run_raises_what_went_wrong(explore):
 def test_an_error_in_the_middle_of_a_training_closes_it(explore):
     training = Training()
 
-    def snapshot_fails(result, figure):
+    def snapshot_fails(result, figure, controls):
         raise RuntimeError("cannot draw")
 
     explorer = explore(training, draw=snapshot_fails)
@@ -730,7 +738,7 @@ def test_pictures_take_at_most_a_third_of_a_training(explore, monkeypatch):
 
     pictures = []
 
-    def slow_draw(result, figure):
+    def slow_draw(result, figure, controls):
         pictures.append(result)
         now[0] += 0.4
 

@@ -5,13 +5,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recmtl_lessons.teaching.lesson import Lesson
-from recmtl_lessons.teaching.quiz import NumberQuiz, Predict, Quiz
+from recmtl_lessons.teaching.quiz import NumberQuiz, Option, Predict, Quiz
 
 CHOICES = {
-    "It rises": "It would rise if <more> pull meant more signal.",
-    "It falls": "The nuisance no longer helps in the source.",
-    "It stays": "The source loses a feature that was useful there.",
+    "rises": Option("It rises", "It would rise if <more> pull meant more signal."),
+    "falls": Option("It falls", "The nuisance no longer helps in the source."),
+    "stays": Option("It stays", "The source loses a feature that was useful there.", formerly=("It does not move",)),
 }
+SAME = Option("a", "why")
 LONG = "A choice that is long enough to need a second line on any screen: " + "word " * 40
 
 
@@ -27,7 +28,7 @@ def predict(lesson):
 
 @pytest.fixture
 def quiz(lesson):
-    return Quiz(lesson, "quiz", "Which one?", CHOICES, correct="It falls")
+    return Quiz(lesson, "quiz", "Which one?", CHOICES, correct="falls")
 
 
 @pytest.fixture
@@ -44,12 +45,12 @@ def parts(question):
 def test_a_prediction_is_committed_by_clicking(predict, lesson):
     control, button, feedback = parts(predict)
     assert isinstance(control, widgets.RadioButtons)
-    assert control.options == tuple(CHOICES)
+    assert control.options == tuple((option.text, key) for key, option in CHOICES.items())
     assert control.value is None
-    control.value = "It rises"
+    control.value = "rises"
     assert lesson.recall("predict") == {}
     button.click()
-    assert lesson.recall("predict") == {"state": "done", "choice": "It rises"}
+    assert lesson.recall("predict") == {"state": "done", "choice": "rises"}
     assert "Your prediction: <strong>It rises</strong>" in feedback.value
     assert 'role="status"' in feedback.value
     assert "would rise" not in feedback.value  # the explanation waits for the outcome
@@ -64,72 +65,87 @@ def test_nothing_chosen_is_said(predict, quiz, lesson):
 
 
 def test_a_prediction_may_change_until_the_outcome_is_shown(predict, lesson, shown):
-    predict.answer("It rises")
-    predict.answer("It stays")
-    predict.reveal("The source AUC fell by 0.05.", correct="It falls")
-    assert not predict.answer("It falls")
-    assert lesson.recall("predict")["choice"] == "It stays"
+    predict.answer("rises")
+    predict.answer("stays")
+    predict.reveal("The source AUC fell by 0.05.", correct="falls")
+    assert not predict.answer("falls")
+    assert lesson.recall("predict")["choice"] == "stays"
     assert shown[-1][0]["text/plain"].startswith("Unchanged.")
     control, button, feedback = parts(predict)
-    control.value = "It falls"
+    control.value = "falls"
     button.click()
-    assert control.value == "It stays"
+    assert control.value == "stays"
     assert "your prediction stays: <strong>It stays</strong>" in feedback.value
 
 
 def test_reveal_lays_both_side_by_side_and_explains(predict, shown):
-    predict.answer("It rises")
-    predict.reveal("The source AUC fell by 0.05.", correct="It falls")
+    predict.answer("rises")
+    predict.reveal("The source AUC fell by 0.05.", correct="falls")
     page = shown[-1][0]
     assert page["text/plain"].startswith("✗ Not as you predicted\n")
     assert "<strong>You said:</strong> It rises" in page["text/html"]
     assert "<strong>What came out:</strong> The source AUC fell by 0.05." in page["text/html"]
     assert "if &lt;more&gt; pull" in page["text/html"]
-    assert CHOICES["It falls"] in page["text/html"]
+    assert CHOICES["falls"].why in page["text/html"]
 
 
 def test_reveal_of_a_prediction_that_came_true(predict, shown):
-    predict.answer("It falls")
-    predict.reveal("It fell.", correct="It falls")
+    predict.answer("falls")
+    predict.reveal("It fell.", correct="falls")
     assert shown[-1][0]["text/plain"].startswith("✓ As you predicted\n")
-    assert shown[-1][0]["text/plain"].count(CHOICES["It falls"]) == 1
+    assert shown[-1][0]["text/plain"].count(CHOICES["falls"].why) == 1
 
 
-def test_reveal_without_a_prediction_goes_on_and_a_prediction_can_still_be_made(predict, lesson, shown):
-    predict.reveal("It fell.", correct="It falls")
+def test_what_is_chosen_after_the_outcome_was_shown_is_no_prediction(predict, lesson, shown):
+    predict.reveal("It fell.", correct="falls")
     assert "You made no prediction this time, which is fine." in shown[-1][0]["text/plain"]
-    assert CHOICES["It falls"] in shown[-1][0]["text/plain"]
-    assert lesson.states()["predict"] == "untouched"
-    predict.answer("It rises")
-    assert lesson.recall("predict")["choice"] == "It rises"
+    assert CHOICES["falls"].why in shown[-1][0]["text/plain"]
+    assert lesson.states()["predict"] == "started"
+    outcome = predict.answer("falls")
+    assert outcome.message == "Chosen after the outcome was shown, and so no prediction: **It falls**"
+    assert lesson.recall("predict") == {"state": "started", "revealed": True, "choice": "falls", "late": True}
+    predict.reveal("It fell.", correct="falls")
+    assert shown[-1][0]["text/plain"].startswith("Prediction and outcome\n")
+    assert "no prediction: <strong>It falls</strong>" in parts(predict)[2].value
+    predict.answer("rises")
+    assert lesson.recall("predict")["choice"] == "rises"
+
+
+@pytest.mark.parametrize("sentence", ["It stays", "It does not move"])
+def test_a_file_that_holds_sentences_is_understood(predict, lesson, sentence):
+    """Before choices had keys, progress held what the learner had read."""
+    lesson.record("predict", "done", choice=sentence)
+    control, _, feedback = parts(predict)
+    assert control.value == "stays"
+    assert "as you made it: <strong>It stays</strong>" in feedback.value
 
 
 def test_reveal_refuses_what_is_no_choice_or_no_text(predict, shown):
-    with pytest.raises(ValueError, match="correct: got 'Up', expected one of 'It rises', 'It falls', 'It stays'"):
+    with pytest.raises(ValueError, match="correct: got 'Up', expected one of 'rises', 'falls', 'stays'"):
         predict.reveal("It fell.", correct="Up")
     with pytest.raises(ValueError, match="outcome_text: got ''"):
-        predict.reveal("", correct="It falls")
+        predict.reveal("", correct="falls")
     assert shown == []
 
 
 def test_every_choice_of_a_quiz_explains_itself(quiz, lesson, shown):
-    for choice, explanation in CHOICES.items():
+    for choice, option in CHOICES.items():
         outcome = quiz.answer(choice)
-        assert outcome.message == explanation
-        assert bool(outcome) == (choice == "It falls")
-    assert lesson.recall("quiz") == {"state": "done", "choice": "It stays"}
+        assert outcome.message == option.why
+        assert bool(outcome) == (choice == "falls")
+    assert lesson.recall("quiz") == {"state": "done", "choice": "stays"}
     assert len(shown) == 3
 
 
 def test_a_quiz_is_answered_by_clicking_and_may_be_tried_again(quiz, lesson):
     control, button, feedback = parts(quiz)
-    control.value = "It rises"
+    control.value = "rises"
     button.click()
     assert "✗ Not yet." in feedback.value
     assert "&lt;more&gt;" in feedback.value
     assert lesson.states()["quiz"] == "started"
     assert not quiz.solved
-    control.value = "It falls"
+    control.value = "falls"
     button.click()
     assert "✓ Right." in feedback.value
     assert quiz.solved
@@ -137,8 +153,8 @@ def test_a_quiz_is_answered_by_clicking_and_may_be_tried_again(quiz, lesson):
 
 def test_answering_from_a_cell_moves_the_widget_too(quiz, number, shown):
     control, _, feedback = parts(quiz)
-    quiz.answer("It falls")
-    assert control.value == "It falls"
+    quiz.answer("falls")
+    assert control.value == "falls"
     assert "✓ Right." in feedback.value
     control, _, feedback = parts(number)
     number.answer(0.693)
@@ -147,24 +163,25 @@ def test_answering_from_a_cell_moves_the_widget_too(quiz, number, shown):
 
 
 def test_the_kept_answer_is_shown_when_opened_again(lesson, predict, quiz, number, shown):
-    predict.answer("It rises")
-    quiz.answer("It stays")
+    predict.answer("rises")
+    quiz.answer("stays")
     number.answer(0.9)
     again = (
         Predict(lesson, "predict", "What?", CHOICES),
-        Quiz(lesson, "quiz", "Which one?", CHOICES, correct="It falls"),
+        Quiz(lesson, "quiz", "Which one?", CHOICES, correct="falls"),
         NumberQuiz(lesson, "number", "How large?", 0.693, 0.005, "nats", "It is log 2."),
     )
     values = [(parts(question)[0].value, parts(question)[2].value) for question in again]
-    assert [value for value, _ in values] == ["It rises", "It stays", 0.9]
+    assert [value for value, _ in values] == ["rises", "stays", 0.9]
     assert "as you made it: <strong>It rises</strong>" in values[0][1]
-    assert CHOICES["It stays"] in values[1][1]
+    assert CHOICES["stays"].why in values[1][1]
     assert "0.9 is too high." in values[2][1]
 
 
 def test_a_kept_choice_that_is_gone_is_forgotten(lesson, quiz, shown):
-    quiz.answer("It stays")
-    changed = Quiz(lesson, "quiz", "Which one?", {"Yes": "y", "No": "n"}, correct="Yes")
+    quiz.answer("stays")
+    options = {"yes": Option("Yes", "y"), "no": Option("No", "n")}
+    changed = Quiz(lesson, "quiz", "Which one?", options, correct="yes")
     control, _, feedback = parts(changed)
     assert control.value is None
     assert feedback.value == ""
@@ -201,7 +218,7 @@ def test_numpy_numbers_are_numbers(number, shown, value):
 def test_bad_answers_are_named_and_change_nothing(lesson, quiz, number, value):
     with pytest.raises(ValueError, match=r"value: got .*, expected a finite number"):
         number.answer(value)
-    with pytest.raises(ValueError, match=r"value: got .*, expected one of 'It rises'"):
+    with pytest.raises(ValueError, match=r"value: got .*, expected one of 'rises'"):
         quiz.answer(value)
     assert lesson.states() == {"predict": "untouched", "quiz": "untouched", "number": "untouched"}
 
@@ -210,10 +227,10 @@ def test_a_page_without_a_kernel_reads_question_and_choices(predict, quiz, numbe
     for question in (predict, quiz):
         data, _ = shell.display_formatter.format(question)
         assert "application/vnd.jupyter.widget-view+json" in data
-        for choice in CHOICES:
-            assert f"<li>{choice}</li>" in data["text/html"]
-            assert f"( ) {choice}" in data["text/plain"]
-        assert not any(explanation in str(data) for explanation in CHOICES.values())
+        for option in CHOICES.values():
+            assert f"<li>{option.text}</li>" in data["text/html"]
+            assert f"( ) {option.text}" in data["text/plain"]
+            assert option.why not in str(data)
     data, _ = shell.display_formatter.format(predict)
     assert data["text/plain"].startswith("Predict: What happens")
     assert "the <strong>source</strong>?" in data["text/html"]
@@ -223,7 +240,8 @@ def test_a_page_without_a_kernel_reads_question_and_choices(predict, quiz, numbe
 
 
 def test_text_in_the_static_page_and_the_widget_is_escaped(lesson, shell):
-    quiz = Quiz(lesson, "quiz", "Is 1 < 2?", {"<b>yes</b>": "a", "no": "b"}, correct="no")
+    options = {"yes": Option("<b>yes</b>", "a"), "no": Option("no", "b")}
+    quiz = Quiz(lesson, "quiz", "Is 1 < 2?", options, correct="no")
     data, _ = shell.display_formatter.format(quiz)
     assert "&lt;b&gt;yes&lt;/b&gt;" in data["text/html"]
     assert "<b>" not in data["text/html"]
@@ -231,10 +249,11 @@ def test_text_in_the_static_page_and_the_widget_is_escaped(lesson, shell):
 
 
 def test_the_widget_is_made_once_and_takes_long_choices(lesson):
-    quiz = Quiz(lesson, "quiz", "Which?", {LONG: "a", "short": "b"}, correct="short")
+    options = {"long": Option(LONG, "a"), "short": Option("short", "b")}
+    quiz = Quiz(lesson, "quiz", "Which?", options, correct="short")
     assert quiz.widget is quiz.widget
     control, _, _ = parts(quiz)
-    assert control.options[0] == LONG
+    assert control.options[0] == (LONG, "long")
     assert control.layout.width == "100%"
     assert "recmtl-ask" in quiz.widget._dom_classes
     assert "white-space: normal" in quiz.widget.children[0].value
@@ -244,9 +263,9 @@ def test_attached_questions_wait_for_what_comes_first(quiz, lesson, shown):
     open_now, answered = [], []
     quiz.attach(lambda: None if open_now else "Look at the evidence.", lambda: answered.append(True))
     control, button, feedback = parts(quiz)
-    assert quiz.answer("It falls").kind == "unattempted"
+    assert quiz.answer("falls").kind == "unattempted"
     assert control.value is None
-    control.value = "It falls"
+    control.value = "falls"
     button.click()
     assert "One step at a time." in feedback.value
     assert lesson.recall("quiz") == {}
@@ -260,13 +279,19 @@ def test_attached_questions_wait_for_what_comes_first(quiz, lesson, shown):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda x: Quiz(x, "other", "Which?", CHOICES, "It falls"), "key: 'other' is not declared"),
+        (lambda x: Quiz(x, "other", "Which?", CHOICES, "falls"), "key: 'other' is not declared"),
         (lambda x: Predict(x, "other", "Which?", CHOICES), "key: 'other' is not declared"),
         (lambda x: NumberQuiz(x, "other", "Which?", 1, 0, "", "Why."), "key: 'other' is not declared"),
         (lambda x: Predict(x, "predict", " ", CHOICES), "question: got ' '"),
-        (lambda x: Predict(x, "predict", "Which?", {"one": "why"}), "choices: got .*, expected at least two"),
+        (lambda x: Predict(x, "predict", "Which?", {"a": Option("a", "b")}), "choices: got .*, expected at least two"),
         (lambda x: Predict(x, "predict", "Which?", ["a", "b"]), "choices: got"),
-        (lambda x: Predict(x, "predict", "Which?", {"a": "", "b": "c"}), "choices: got 'a' with ''"),
+        (
+            lambda x: Predict(x, "predict", "Which?", {"a": "b", "c": "d"}),
+            "choices: got 'b' under 'a', expected an Option",
+        ),
+        (lambda x: Predict(x, "predict", "Which?", {"a": SAME, "b": SAME}), "choices: got the same text twice"),
+        (lambda x: Option("", "why"), "text: got ''"),
+        (lambda x: Option("a", " "), "why: got ' '"),
         (lambda x: Quiz(x, "quiz", "Which?", CHOICES, "Up"), "correct: got 'Up'"),
         (lambda x: NumberQuiz(x, "number", "How?", float("nan"), 0, "", "Why."), "answer: got nan"),
         (lambda x: NumberQuiz(x, "number", "How?", 1, -0.1, "", "Why."), "tolerance: got -0.1"),
@@ -281,6 +306,6 @@ def test_bad_questions_are_refused_by_name(lesson, build, message):
 def test_an_error_in_a_callback_fails_the_test(quiz):
     quiz.attach(lambda: None, lambda: 1 / 0)
     control, button, _ = parts(quiz)
-    control.value = "It falls"
+    control.value = "falls"
     with pytest.raises(ZeroDivisionError):
         button.click()

@@ -4,13 +4,15 @@ import ipywidgets as widgets
 import pytest
 
 from recmtl_lessons.teaching.lesson import Lesson
-from recmtl_lessons.teaching.quiz import Quiz
+from recmtl_lessons.teaching.quiz import Option, Quiz
 from recmtl_lessons.teaching.study import KeyPoint, StudyQuestion
 
 POINTS = (
-    KeyPoint("Reversal", (r"revers\w+", "flip"), "it turns the gradient round"),
-    KeyPoint("Both domains", (r"\bdomains\b",), "alignment needs two"),
+    KeyPoint("reversal", "Reversal", "it turns the gradient round"),
+    KeyPoint("both", "Both domains", "alignment needs two"),
 )
+YES_NO = {"yes": Option("Yes", "It is."), "no": Option("No", "It is not.")}
+TRIED = SimpleNamespace(history=[({"lambda": 0.3}, {"AUC": 0.71234567})])
 FIRST = "It makes <things> similar."
 FINAL = "The REVERSED gradient hides which shop a row is from."
 
@@ -21,10 +23,7 @@ def lesson():
 
 
 def make(lesson, **changes):
-    checks = [
-        Quiz(lesson, f"study/check-{k}", f"Check {k}?", {"yes": "It is.", "no": "It is not."}, correct="yes")
-        for k in (1, 2)
-    ]
+    checks = [Quiz(lesson, f"study/check-{k}", f"Check {k}?", YES_NO, correct="yes") for k in (1, 2)]
     settings = {
         "level": "beginner",
         "question": "How does it work?",
@@ -49,7 +48,7 @@ def answer_all(study):
 
 STEPS = (
     lambda study: study.first(FIRST),
-    lambda study: study.evidence({"lambda": 0.3}, {"AUC": 0.71234567}),
+    lambda study: study.evidence(TRIED),
     answer_all,
     lambda study: study.final(FINAL),
     lambda study: study.worked_answer(),
@@ -84,7 +83,7 @@ def test_the_steps_in_order_lead_to_the_worked_answer(study, lesson, shown):
 @pytest.mark.parametrize(
     ("done", "act", "comes_first"),
     [
-        (0, lambda s: s.evidence({"lambda": 1}, "0.7"), "Commit your first answer first"),
+        (0, lambda s: s.evidence(TRIED), "Commit your first answer first"),
         (0, lambda s: s.checks[0].answer("yes"), "Commit your first answer first"),
         (0, lambda s: s.final("text"), "Commit your first answer first"),
         (0, lambda s: s.worked_answer(), "Commit your first answer first"),
@@ -93,6 +92,7 @@ def test_the_steps_in_order_lead_to_the_worked_answer(study, lesson, shown):
         (2, lambda s: s.final("text"), "Answer the concept checks first"),
         (2, lambda s: s.worked_answer(), "Answer the concept checks first"),
         (3, lambda s: s.worked_answer(), "Commit your final answer first"),
+        (4, lambda s: s.mark("both", "had"), "Open the worked answer first"),
     ],
 )
 def test_out_of_order_is_said_and_changes_nothing(study, lesson, shown, progress_folder, done, act, comes_first):
@@ -113,19 +113,24 @@ def test_every_check_must_be_right_before_the_final_answer(study, shown):
     assert study.step == 3
 
 
-def test_the_final_answer_is_weighed_and_says_that_only_words_were_looked_for(study, shown):
+def test_no_word_of_the_final_answer_is_looked_for(study, shown):
     walk(study, 4)
+    assert "Reversal" not in plain(shown)
+    assert "The worked answer is open now" in plain(shown)
+
+
+def test_the_worked_answer_opens_with_the_points_to_mark(study, lesson, shown):
+    walk(study, 5)
     said = plain(shown)
-    assert "touches 1 of 2 key points" in said
-    assert "Only their words were looked for" in said
-    assert "**Found**\n- Reversal: it turns the gradient round" in said
-    assert "**Not found**\n- Both domains: alignment needs two" in said
-    study.final("Reversal between domains.")
-    assert "touches 2 of 2" in plain(shown)
-    assert "Not found" not in plain(shown)
-    study.final("No idea.")
-    assert "touches 0 of 2" in plain(shown)
-    assert "**Found**" not in plain(shown)
+    assert "- Reversal: it turns the gradient round\n- Both domains: alignment needs two" in said
+    assert said.index("Both domains") < said.index("An encoder and two heads.")
+    study.mark("reversal", "had")
+    study.mark("both", "had")
+    study.mark("both", "seen")
+    assert lesson.recall("study")["marks"] == {"reversal": "had", "both": "seen"}
+    study.worked_answer()
+    assert "it turns the gradient round (I had this.)" in plain(shown)
+    assert "alignment needs two (Now I see it.)" in plain(shown)
 
 
 def test_the_worked_answer_stands_beside_what_the_learner_did(study, shown):
@@ -142,50 +147,67 @@ def test_answers_stay_once_the_next_thing_was_seen(study, lesson, shown):
     walk(study, 1)
     study.first("Another first answer.")
     assert lesson.recall("study")["first"] == "Another first answer."
-    study.evidence({"lambda": 1}, 0.7)
-    study.first("Too late.")
+    study.evidence(TRIED)
+    study.first("Much too late now.")
     assert plain(shown).startswith("Unchanged.")
     assert lesson.recall("study")["first"] == "Another first answer."
     for check in study.checks:
         check.answer("yes")
-    study.final("One.")
-    study.final("Two.")
+    study.final("One way to say it.")
+    study.final("Another way to say it.")
     study.worked_answer()
-    study.final("Three.")
+    study.final("A third way to say it.")
     assert plain(shown).startswith("Unchanged.")
-    assert lesson.recall("study")["final"] == "Two."
+    assert lesson.recall("study")["final"] == "Another way to say it."
 
 
-def test_blank_answers_are_not_kept(study, lesson, shown):
-    study.first("  \n")
-    assert plain(shown).startswith("Nothing written yet.")
+@pytest.mark.parametrize("text", ["  \n", "", "x", "no idea", "a b c d", "reversal!"])
+def test_a_few_letters_are_no_answer(study, lesson, shown, text):
+    study.first(text)
+    assert plain(shown).startswith("No answer yet.")
     assert study.step == 0
     walk(study, 3)
-    study.final("")
-    assert plain(shown).startswith("Nothing written yet.")
+    study.final(text)
+    assert plain(shown).startswith("No answer yet.")
     assert study.step == 3
 
 
 def test_evidence_gathers_and_does_not_repeat_itself(study, lesson, shown):
     walk(study, 2)
-    study.evidence({"lambda": 0.3}, {"AUC": 0.71234567})
+    study.evidence(TRIED)
     assert plain(shown).startswith("Recorded already.")
-    study.evidence({"lambda": 1, "rows": 128}, "the AUC\nfell")
+    study.evidence(SimpleNamespace(history=[({"lambda": 1, "rows": 128}, "the AUC\nfell")]))
     assert lesson.recall("study")["evidence"] == [
         {"settings": "lambda 0.3", "result": "AUC 0.7123"},
         {"settings": "lambda 1, rows 128", "result": "the AUC fell"},
     ]
 
 
+def test_notes_are_kept_and_are_no_evidence(study, lesson, shown):
+    walk(study, 1)
+    study.note("lambda 0: AUC 0.4")
+    study.note("  ")
+    assert plain(shown).startswith("Nothing written yet.")
+    assert lesson.recall("study")["notes"] == ["lambda 0: AUC 0.4"]
+    assert study.step == 1
+
+
+def test_evidence_comes_from_several_sources(lesson, shown):
+    study = make(lesson, evidence_from=[TRIED, SimpleNamespace(history=[({"trained": "my_loss"}, "AUC 0.9")])])
+    study.first(FIRST)
+    study.evidence()
+    assert [record["settings"] for record in lesson.recall("study")["evidence"]] == ["lambda 0.3", "trained my_loss"]
+
+
 def test_evidence_is_taken_from_an_explorer(lesson, shown):
     explorer = SimpleNamespace(history=[])
     study = make(lesson, evidence_from=explorer)
     study.first(FIRST)
-    study.evidence(evidence_from=explorer)
+    study.evidence()
     assert plain(shown).startswith("Nothing to record yet.")
     explorer.history += [({"lambda": k}, f"AUC 0.{k}") for k in range(9)]
     explorer.history.append(explorer.history[-1])
-    study.evidence(evidence_from=explorer)
+    study.evidence()
     kept = lesson.recall("study")["evidence"]
     assert [record["settings"] for record in kept] == [f"lambda {k}" for k in (4, 5, 6, 7, 8)]
     assert study.step == 2
@@ -193,7 +215,7 @@ def test_evidence_is_taken_from_an_explorer(lesson, shown):
 
 def test_an_explorer_too_early_is_told_what_comes_first(lesson, shown):
     study = make(lesson)
-    study.evidence(evidence_from=SimpleNamespace(history=[]))
+    study.evidence(SimpleNamespace(history=[]))
     assert "Commit your first answer first" in plain(shown)
 
 
@@ -202,11 +224,9 @@ def test_an_explorer_too_early_is_told_what_comes_first(lesson, shown):
     [
         (lambda s: s.first(3), "text: got int, expected your answer in words"),
         (lambda s: s.final(None), "text: got NoneType"),
-        (lambda s: s.evidence(), "settings: got None, expected what you tried"),
-        (lambda s: s.evidence({}, "x"), "settings: got {}"),
-        (lambda s: s.evidence("lambda 1", "x"), "settings: got 'lambda 1'"),
-        (lambda s: s.evidence({"lambda": 1}), "result: got None, expected what came out"),
-        (lambda s: s.evidence({"lambda": 1}, ""), "result: got ''"),
+        (lambda s: s.note(3), "text: got int"),
+        (lambda s: s.mark("other", "had"), "point: got 'other', expected one of 'reversal', 'both'"),
+        (lambda s: s.mark("both", "maybe"), "as_what: got 'maybe', expected one of 'had', 'seen'"),
         (lambda s: s.evidence(evidence_from=3), "evidence_from: got 3, expected an object with a history"),
     ],
 )
@@ -238,21 +258,21 @@ def test_the_widget_opens_one_step_after_the_other(lesson, shown):
     text, button, said = steps[0].children
     assert text.placeholder == "It works by"
     button.click()
-    assert "Nothing written yet." in said.value
+    assert "No answer yet." in said.value
     text.value = FIRST
     button.click()
     assert "Your first answer is kept." in said.value
     assert is_open() == [True, True, False, False, False]
     assert "(done)" in heads(study)[0]
 
-    _, tried, came, buttons, said, collected = steps[1].children
-    record, take = buttons.children
-    record.click()
-    assert "Write both" in said.value
-    tried.value, came.value = "lambda 0", "AUC <0.4>"
-    record.click()
-    assert (tried.value, came.value) == ("", "")
-    assert "tried lambda 0: AUC &lt;0.4&gt;" in collected.value
+    _, take, note, keep, said, collected = steps[1].children
+    keep.click()
+    assert "Nothing written yet." in said.value
+    note.value = "AUC <0.4> at 0"
+    keep.click()
+    assert note.value == ""
+    assert "AUC &lt;0.4&gt; at 0" in collected.value
+    assert is_open() == [True, True, False, False, False]
     take.click()
     assert "lambda 1: AUC 0.7" in collected.value
     assert is_open() == [True, True, True, False, False]
@@ -263,35 +283,42 @@ def test_the_widget_opens_one_step_after_the_other(lesson, shown):
         button.click()
     assert is_open() == [True, True, True, True, False]
 
-    _, text, button, said = steps[3].children
+    text, button, said = steps[3].children
     text.value = FINAL
     button.click()
-    assert "touches 1 of 2 key points" in said.value
+    assert "Your final answer is kept." in said.value
     assert is_open() == [True] * 5
 
-    button, said = steps[4].children
+    button, points, said = steps[4].children
+    assert points.layout.display == "none"
     button.click()
+    assert points.layout.display == "flex"
     assert "An encoder and two heads." in said.value
     assert "It makes &lt;things&gt; similar." in said.value
+    _, first, second = points.children
+    assert "Reversal" in first.children[0].value
+    second.children[1].value = "seen"
+    assert lesson.recall("study")["marks"] == {"both": "seen"}
     assert all("(done)" in head for head in heads(study))
     assert study.step == 5
 
 
-def test_without_an_explorer_there_is_no_button_for_one(study):
-    buttons = bodies(study)[1].children[3]
-    assert [button.description for button in buttons.children] == ["Record"]
+def test_without_a_source_there_is_no_button_for_one(study):
+    buttons = [part for part in bodies(study)[1].children if isinstance(part, widgets.Button)]
+    assert [button.description for button in buttons] == ["Keep my note"]
 
 
 def test_everything_is_there_when_opened_again(study, lesson, shown):
     walk(study, 5)
+    study.mark("both", "seen")
     again = make(lesson)
     steps = bodies(again)
     assert steps[0].children[0].value == FIRST
     assert "lambda 0.3: AUC 0.7123" in steps[1].children[-1].value
     assert steps[2].children[0].children[1].value == "yes"
-    assert steps[3].children[1].value == FINAL
-    assert "touches 1 of 2" in steps[3].children[3].value
-    assert "An encoder and two heads." in steps[4].children[1].value
+    assert steps[3].children[0].value == FINAL
+    assert "An encoder and two heads." in steps[4].children[2].value
+    assert [point.children[1].value for point in steps[4].children[1].children[1:]] == [None, "seen"]
 
 
 def test_showing_again_keeps_what_is_not_committed_yet(study):
@@ -310,8 +337,7 @@ def test_every_text_box_has_its_label(study):
     boxes = [child for body in bodies(study) for child in body.children if isinstance(child, widgets.Textarea)]
     assert [box.description for box in boxes] == [
         "Your answer",
-        "What I tried",
-        "What came out",
+        "My notes",
         "Your answer",
     ]
 
@@ -366,14 +392,22 @@ def test_an_undeclared_key_is_refused(lesson):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("", ("a",), "why"), "name: got ''"),
-        (("n", ("a",), ""), "why: got ''"),
-        (("n", "a", "why"), "patterns: got 'a'"),
-        (("n", (), "why"), r"patterns: got \(\)"),
-        (("n", ("(",), "why"), r"patterns: got '\(', expected a regular expression"),
-        (("n", (3,), "why"), "patterns: got 3"),
+        (("", "n", "why"), "key: got ''"),
+        (("k", "", "why"), "name: got ''"),
+        (("k", "n", ""), "why: got ''"),
     ],
 )
 def test_bad_key_points_are_refused_by_name(arguments, message):
     with pytest.raises(ValueError, match=message):
         KeyPoint(*arguments)
+
+
+def test_a_file_of_before_opens_as_far_as_it_came(lesson, shown):
+    """Answers, evidence and choices as a progress file held them when answers were searched for words."""
+    lesson.record("study", "done", first=FIRST, evidence=[{"settings": "tried lambda 0", "result": "0.4"}], final=FINAL)
+    for k in (1, 2):
+        lesson.record(f"study/check-{k}", "done", choice="Yes")
+    study = make(lesson)
+    assert study.step == 4
+    study.worked_answer()
+    assert "- tried lambda 0: 0.4" in plain(shown)

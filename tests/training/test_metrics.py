@@ -18,7 +18,6 @@ from recmtl_lessons.training.metrics import (
     accuracy,
     auc,
     mae,
-    ndcg_at_k,
     proxy_a_distance,
     rmse,
 )
@@ -124,58 +123,6 @@ class TestAccuracy:
     def test_bad_input(self, logits, labels, message):
         with pytest.raises(ValueError, match=message):
             accuracy(logits, labels)
-
-
-class TestNdcg:
-    @settings(deadline=None, max_examples=100)
-    @given(st.integers(2, 20), st.integers(1, 25), st.integers(1, 8), st.integers(0, 2**31))
-    def test_against_scikit_learn_with_ties(self, n, k, levels, seed):
-        draw = np.random.default_rng(seed)
-        scores, relevance = draw.integers(-levels, levels, (4, n)) / 3, draw.integers(0, 4, (4, n))
-        found = ndcg_at_k(torch.tensor(scores), torch.tensor(relevance), k)
-        expected = [sk.ndcg_score(r[None], s[None], k=k) for r, s in zip(relevance, scores, strict=True)]
-        assert found.tolist() == pytest.approx(expected, abs=1e-12)
-
-    def test_against_scikit_learn_without_ties(self):
-        scores, relevance = normal(2, 6, 30), normal(2, 6, 30, seed=1).abs()
-        found = ndcg_at_k(scores, relevance, 10)
-        assert found.shape == (2, 6)
-        expected = [
-            [sk.ndcg_score(relevance[i, j][None], scores[i, j][None], k=10, ignore_ties=True) for j in range(6)]
-            for i in range(2)
-        ]
-        assert torch.allclose(found, torch.tensor(expected, dtype=torch.float64), atol=1e-12)
-
-    @pytest.mark.parametrize("filler", [0.0, 99.0, -INF, NAN])
-    def test_masked_items_do_not_count(self, filler):
-        scores, relevance = normal(5, 12).round(), normal(5, 12, seed=1).abs()
-        mask = normal(5, 12, seed=2) > 0
-        mask[:, 0] = True
-        hidden = scores.masked_fill(~mask, filler), relevance.masked_fill(~mask, filler)
-        found = ndcg_at_k(*hidden, 4, mask)
-        for row in range(5):
-            kept = mask[row]
-            alone = ndcg_at_k(scores[row][kept], relevance[row][kept], 4)
-            assert found[row] == pytest.approx(alone.item(), abs=1e-12)
-
-    def test_known_values(self):
-        relevance = torch.tensor([[1, 0, 0], [0, 0, 1], [0, 0, 0]])
-        found = ndcg_at_k(torch.tensor([[3.0, 2, 1]]).expand(3, 3), relevance, 3)
-        assert found.tolist() == pytest.approx([1.0, 0.5, 0.0], abs=1e-12)
-        assert ndcg_at_k(torch.tensor([1.0]), torch.tensor([True]), 1) == 1.0
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            ({"relevance": torch.tensor([1.0, -2.0, 0.0])}, "relevance: got -2, expected gains of at least 0"),
-            ({"mask": torch.zeros(3).bool()}, "mask: got a row without an item to rank"),
-            ({"relevance": torch.full((3,), 1e308, dtype=torch.float64), "k": 3}, "relevance: got numbers of up to"),
-        ],
-    )
-    def test_bad_input(self, change, message):
-        values = {"scores": torch.tensor([1.0, 2.0, 0.0]), "relevance": torch.ones(3), "k": 2}
-        with pytest.raises(ValueError, match=message):
-            ndcg_at_k(**(values | change))
 
 
 def reference_distance(features, domains, seed):

@@ -19,7 +19,6 @@ from recmtl_lessons.training import (
     Chooser,
     ManyModels,
     Moment,
-    PrioritisedReplayBuffer,
     ReplayBuffer,
     Rollout,
     Sessions,
@@ -29,7 +28,6 @@ from recmtl_lessons.training import (
     concurrently,
     concurrently_for,
     mae,
-    ndcg_at_k,
     proxy_a_distance,
     returns_of,
     rmse,
@@ -45,7 +43,6 @@ from tests.support.refusals import (
     Generator,
     Given,
     Integers,
-    Mask,
     Number,
     OneOf,
     ask,
@@ -120,7 +117,7 @@ def drained(method):
     return MethodType(lambda _, **arguments: list(islice(method(**arguments), 5)), method.__self__)
 
 
-DEVICE = Given("nowhere", "meta", "cuda:9999", 0.5, optional=True)
+DEVICE = Given("nowhere", "meta", "cuda:9999", 0.5, 10**400, optional=True)
 BUILT = {
     "build": Given(
         len, lambda _: lambda: 3, lambda _: lambda: Network().requires_grad_(False), lambda _: by_turns(),
@@ -214,8 +211,8 @@ STACKS = [
 # Replay, metrics, choosing.
 
 
-def replay(kind):
-    buffer = kind(8, 2)
+def replay():
+    buffer = ReplayBuffer(8, 2)
     buffer.add(**steps(3))
     return buffer
 
@@ -227,40 +224,12 @@ def steps(count):
 FIELDS = {"fields": Each({"state": Floats("fixed fixed fixed"), "reward": Floats("fixed fixed")})}
 KEPT = ("state", "reward", "a")
 REPLAY = [
-    *(
-        Call(f"{kind.__name__}.add", lambda kind=kind: (by_name(replay(kind).add), {"fields": steps(4)}), FIELDS, KEPT)
-        for kind in (ReplayBuffer, PrioritisedReplayBuffer)
-    ),
+    Call("ReplayBuffer.add", lambda: (by_name(replay().add), {"fields": steps(4)}), FIELDS, KEPT),
     Call("ReplayBuffer", lambda: (ReplayBuffer, {"capacity": 4}), {"capacity": Count(), "stacks": Count()}),
     Call(
         "ReplayBuffer.sample",
-        lambda: (replay(ReplayBuffer).sample, {"batch_size": 3}),
+        lambda: (replay().sample, {"batch_size": 3}),
         {"batch_size": Count(), "generator": Generator(optional=True)},
-    ),
-    Call(
-        "PrioritisedReplayBuffer",
-        lambda: (PrioritisedReplayBuffer, {"capacity": 4}),
-        {
-            "capacity": Count(1, 2**24),
-            "stacks": Count(),
-            "alpha": Number(0, 1),
-            "beta": Number(0, 1),
-            "epsilon": Number(0, above=True),
-        },
-    ),
-    Call(
-        "PrioritisedReplayBuffer.sample",
-        lambda: (replay(PrioritisedReplayBuffer).sample, {"batch_size": 3}),
-        {"batch_size": Count(), "generator": Generator(optional=True), "beta": Number(0, 1, optional=True)},
-    ),
-    Call(
-        "PrioritisedReplayBuffer.update_priorities",
-        lambda: (
-            replay(PrioritisedReplayBuffer).update_priorities,
-            {"rows": torch.tensor([[0, 1], [2, 0]]), "td_errors": normal(2, 2)},
-        ),
-        {"rows": Integers(2, "fixed fixed"), "td_errors": Floats("fixed fixed", dtype=False)},
-        ("td_errors",),
     ),
 ]
 
@@ -294,12 +263,6 @@ METRICS = [
         lambda: (accuracy, {"logits": normal(5, 3), "labels": LABELS}),
         {"logits": Floats("fixed free", dtype=False, integers=True, infinite=True), "labels": Integers(2, "fixed")},
         ("labels",),
-    ),
-    Call(
-        "ndcg_at_k",
-        lambda: (ndcg_at_k, {"scores": normal(5), "relevance": normal(5).abs(), "k": 2, "mask": LABELS.bool()}),
-        {"scores": SCORES, "relevance": SCORES, "k": Count(), "mask": Mask("fixed")},
-        ("relevance", "mask"),
     ),
     Call(
         "proxy_a_distance",

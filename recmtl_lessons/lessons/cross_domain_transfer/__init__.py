@@ -1,6 +1,7 @@
 """Lesson 02: transfer by matching distributions and by linking users. Experiments, pictures, explorers, questions."""
 
-from recmtl_lessons.lessons.cross_domain_transfer.activities import LESSON
+from recmtl_lessons.datasets.shops import without_shift
+from recmtl_lessons.lessons.cross_domain_transfer.exercises import exercise_bandwidth, exercise_mmd, exercise_test
 from recmtl_lessons.lessons.cross_domain_transfer.explorers import explore_linking, explore_matching
 from recmtl_lessons.lessons.cross_domain_transfer.genres import transfer_between_genres
 from recmtl_lessons.lessons.cross_domain_transfer.linking import (
@@ -24,6 +25,7 @@ from recmtl_lessons.lessons.cross_domain_transfer.matching import (
     mmd_at_a_fixed_bandwidth,
     mmd_of,
     mmd_of_mixed_halves,
+    open_shops,
     pull_over_bandwidth,
     rejection_rates,
     score_weights,
@@ -39,11 +41,4 @@ from recmtl_lessons.lessons.cross_domain_transfer.pictures import (
     draw_ratings,
     draw_test,
 )
-from recmtl_lessons.lessons.cross_domain_transfer.questions import (
-    RISES,
-    exercise_bandwidth,
-    exercise_mmd,
-    exercise_test,
-    prediction,
-)
-from recmtl_lessons.lessons.domain_adversarial import open_shops, without_shift
+from recmtl_lessons.lessons.cross_domain_transfer.questions import LESSON, prediction

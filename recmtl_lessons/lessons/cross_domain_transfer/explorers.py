@@ -1,18 +1,18 @@
 """The lesson's explorers: the match and its kernel, and the map of overlap and relatedness."""
 
 from recmtl_lessons.lessons.cross_domain_transfer import linking, matching
-from recmtl_lessons.lessons.cross_domain_transfer.activities import LESSON
 from recmtl_lessons.lessons.cross_domain_transfer.pictures import (
     describe_live_linking,
     describe_live_matching,
     draw_live_linking,
     draw_live_matching,
 )
+from recmtl_lessons.lessons.cross_domain_transfer.questions import LESSON
 from recmtl_lessons.teaching import Explorer, Slider, log_stops
 
 
 def explore_matching(band: matching.Matched) -> Explorer:
-    """The explorer of the MMD: its weight, and the bandwidth of its kernel."""
+    """Return the explorer of the MMD: its weight, and the bandwidth of its kernel."""
     return Explorer(
         lesson=LESSON,
         key="explorer-matching",
@@ -22,7 +22,7 @@ def explore_matching(band: matching.Matched) -> Explorer:
             Slider("reach", "Bandwidth σ", log_stops(0.03, 100.0, 4), 1.0, "× median"),
         ],
         compute=matching.train_live,
-        draw=lambda result, figure: draw_live_matching(result, band, figure),
+        draw=lambda result, figure, controls: draw_live_matching(result, band, figure, controls),
         describe=describe_live_matching,
         seeded=True,
         size=(10.6, 4.6),
@@ -30,7 +30,7 @@ def explore_matching(band: matching.Matched) -> Explorer:
 
 
 def explore_linking(grid: linking.Grid) -> Explorer:
-    """The explorer of the map: link some accounts, relate the tastes, and see who gains."""
+    """Return the explorer of the map: link some accounts, relate the tastes, and see who gains."""
     return Explorer(
         lesson=LESSON,
         key="explorer-linking",
@@ -41,7 +41,7 @@ def explore_linking(grid: linking.Grid) -> Explorer:
             Slider("weight", "Weight of the books", log_stops(0.01, 1.0, 6), 1.0),
         ],
         compute=linking.train_live,
-        draw=lambda result, figure: draw_live_linking(result, grid, figure),
+        draw=lambda result, figure, controls: draw_live_linking(result, grid, figure, controls),
         describe=describe_live_linking,
         seeded=True,
         size=(10.4, 4.8),

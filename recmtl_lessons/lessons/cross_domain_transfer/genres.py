@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from recmtl_lessons.datasets import Ratings, genre_domains, place_within
+from recmtl_lessons.datasets.shops import GENRE_PAIRS
 from recmtl_lessons.lessons._seeds import SEEDS
 from recmtl_lessons.lessons.cross_domain_transfer.linking import build, stacked
-from recmtl_lessons.lessons.domain_adversarial.experiments import GENRE_PAIRS
 from recmtl_lessons.training import ManyModels, concurrently, rmse
 
 FEW = 5  # ratings of the target that each user leaves to learn from
@@ -37,18 +37,19 @@ class GenreSplits:
 
 @dataclass(frozen=True)
 class GenreTransfer:
-    """RMSE of held-out ratings of the target, a row a pair of genres and a column a split: (pairs, S) each.
+    """RMSE of held-out ratings of the target, one row per pair of genres and one column per split: (pairs, S) each.
 
     Attributes
     ----------
     pairs : tuple of (source, target)
     rule : Tensor
-        Of a rule without a network: the mean, plus a number for each user and each film. A user's number comes from
-        both genres.
+        The error of a rule without a network: the mean, plus a number for each user and each film. A user's number
+        comes from both genres.
     alone, linked, pooled : Tensor
-        Of the network: without the source; with it, all accounts linked; with all rows taken for rows of the target.
+        The errors of the network: without the source; with it, all accounts linked; with all rows taken for rows of
+        the target.
     steps : dict {arm: tuple of int}
-        When each arm was stopped, a number a pair, chosen on validation ratings.
+        The step at which each arm was stopped, one per pair, chosen on validation ratings.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -75,7 +76,7 @@ def transfer_between_genres(
 
 
 def _one_pair(splits: GenreSplits) -> dict[str, tuple[Tensor, int]]:
-    """For each arm its errors, (S,), and when or with what setting they were least on validation ratings."""
+    """Return each arm's errors, (S,), and when or with what setting they were least on validation ratings."""
     (alone, linked), (pooled,) = concurrently(
         lambda: _errors(splits, objective, {"source": (0.0, 1.0)}, "alone and linked"),
         lambda: _errors(pooled_ids(splits), pooled_objective, {"source": (1.0,)}, "pooled"),
@@ -107,7 +108,7 @@ def genre_splits(ratings: Ratings, source: str, target: str, seeds: Sequence[int
 
 
 def _cut(user: Tensor, item: Tensor, rating: Tensor, seed: int) -> list[dict[str, Tensor]]:
-    """Each user's first ``FEW`` ratings in a random order to learn from; the others in turn to validate and to test."""
+    """Return each user's first ``FEW`` ratings in a random order to learn from; others to validate and to test."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(user), generator=generator)
     place = torch.empty_like(order)
@@ -128,12 +129,12 @@ def pooled_ids(splits: GenreSplits) -> GenreSplits:
 
 
 def objective(model, batch, setting, progress):
-    """Squared error of both genres, the source's times ``source``, and a penalty on the embeddings."""
+    """Return the squared error of both genres, the source's times ``source``, plus a penalty on the embeddings."""
     return _loss(model, batch, setting, ("source", "target"))
 
 
 def pooled_objective(model, batch, setting, progress):
-    """The same, with the source's rows as rows of the target."""
+    """Return the same loss with the source's rows taken for rows of the target."""
     return _loss(model, batch, setting, ("target", "target"))
 
 
@@ -151,7 +152,7 @@ def _loss(model, batch, setting, domains):
 
 
 def _errors(splits: GenreSplits, training_objective: Callable, settings: dict, label: str) -> Tensor:
-    """RMSE of each arm and split on validation and on test ratings, while it trained: (arms, splits, moments, 2)."""
+    """Return the RMSE on validation and on test ratings, while training: (arms, splits, moments, 2)."""
     n_splits = len(splits.train["rating"])
     models = ManyModels(
         build(splits.sizes),
@@ -173,7 +174,7 @@ def _errors(splits: GenreSplits, training_objective: Callable, settings: dict, l
 
 
 def _rules(splits: GenreSplits) -> Tensor:
-    """RMSE of the rule with several settings, on validation and on test ratings: (S, settings, 2)."""
+    """Return the RMSE of the rule with several settings, on validation and on test ratings: (S, settings, 2)."""
     pairs = [(weight, ridge) for weight in (0.03, 0.1, 0.3) for ridge in (2.0, 5.0)]
     found = []
     for weight, ridge in pairs:
@@ -187,7 +188,7 @@ def _rules(splits: GenreSplits) -> Tensor:
 
 
 def means_of_users_and_items(splits: GenreSplits, weight: float, ridge: float) -> tuple[Tensor, Tensor]:
-    """One number a user and one a film of the target, (S, n) each, that fit the centred ratings by ridge regression.
+    """Fit one number per user and one per film of the target, (S, n) each, to the centred ratings by ridge regression.
 
     A rating of the source counts ``weight`` times as much as one of the target, and each number is drawn towards 0 as
     by ``ridge`` ratings. The numbers of users, of the source's films and of the target's are fitted in turn, ten times.

@@ -35,7 +35,7 @@ OVERLAPS = (0.0, 0.5, 1.0)
 
 @dataclass(frozen=True)
 class Ledgers:
-    """Ratings as three columns, one world a seed; each tensor is (S, n) and ``rating`` is centred at 3.
+    """Ratings as three columns, one world per seed; each tensor is (S, n) and ``rating`` is centred at 3.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Ledgers:
         Ratings of the second: the first few of each user, by time, and those after the sixteenth. No pair of user and
         item is in both.
     sizes : (int, int, int)
-        Number of users, of items of the first domain and of items of the second.
+        Numbers of users, of items of the first domain and of items of the second.
     """
 
     source: dict[str, Tensor]
@@ -55,25 +55,25 @@ class Ledgers:
 
     @property
     def streams(self) -> dict[str, dict[str, Tensor]]:
-        """What training sees."""
+        """Return what training sees."""
         return {"source": self.source, "target": self.train}
 
     @property
     def n_seeds(self) -> int:
-        """Number of worlds."""
+        """Return the number of worlds."""
         return len(self.train["rating"])
 
 
 @lru_cache(maxsize=8)
 def open_ledgers(settings: WorldSettings = ACCOUNTS, seeds: tuple[int, ...] = SEEDS) -> Ledgers:
-    """Draw one world a seed, and thin the second domain."""
+    """Draw one world per seed, and thin the second domain."""
     worlds = [_thinned(settings, seed) for seed in seeds]
     parts = (stacked([world[k] for world in worlds]) for k in range(3))
     return Ledgers(*parts, sizes=(settings.n_users, settings.n_items, settings.n_items))
 
 
 def few_of(user: Tensor) -> Tensor:
-    """How many target ratings of each user there are to learn from."""
+    """Return how many target ratings of each user there are to learn from."""
     return torch.tensor(RATINGS_A_USER)[user % len(RATINGS_A_USER)]
 
 
@@ -91,7 +91,7 @@ def _thinned(settings: WorldSettings, seed: int) -> tuple[dict, dict, dict]:
 
 
 def stacked(columns: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Stack one table a seed, all cut at random to the size of the smallest."""
+    """Stack one table per seed, all cut at random to the size of the smallest."""
     rows = min(len(table["user"]) for table in columns)
     generator = torch.Generator().manual_seed(0)
     kept = [torch.randperm(len(table["user"]), generator=generator)[:rows] for table in columns]
@@ -129,7 +129,7 @@ def account(user: Tensor, overlap: float | Tensor, n_users: int) -> Tensor:
 
 
 def plain_embed(model, domain: str, user: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
-    """Embeddings of users and of items, each from a table of their own."""
+    """Return the embeddings of users and of items, each from a table of their own."""
     return model.embed(domain, user, item)
 
 
@@ -140,7 +140,7 @@ def one_table_embed(model, domain: str, user: Tensor, item: Tensor) -> tuple[Ten
 
 
 def objective_with(n_users: int, embed: Callable = plain_embed) -> Callable:
-    """Squared error of both shops, a penalty on the embeddings, and an MMD of the shared representations.
+    """Return the objective: squared error of both shops, a penalty on the embeddings, an MMD of what is shared.
 
     A setting has ``source``, the weight of the source's ratings; ``overlap``, the share of users whose accounts are
     linked; and may have ``mmd``, the weight of the alignment, and ``penalty``.
@@ -166,7 +166,7 @@ def objective_with(n_users: int, embed: Callable = plain_embed) -> Callable:
 
 
 def many_networks(ledgers: Ledgers, settings, embed: Callable = plain_embed, embedding_dim: int = 8) -> ManyModels:
-    """A stack of the lesson's networks, one for each setting and seed."""
+    """Return a stack of the lesson's networks, one for each setting and seed."""
     return ManyModels(
         build(ledgers.sizes, embedding_dim),
         objective_with(ledgers.sizes[0], embed),
@@ -180,7 +180,7 @@ def many_networks(ledgers: Ledgers, settings, embed: Callable = plain_embed, emb
 
 
 def predictions(models: ManyModels, table: dict[str, Tensor], n_users: int, embed: Callable = plain_embed) -> Tensor:
-    """Each model's prediction of the target's rows, under the overlap that it was trained with: (M, n)."""
+    """Return each model's prediction of the target's rows, under the overlap that it was trained with: (M, n)."""
     overlaps = sorted({setting["overlap"] for setting in models.settings})
 
     def under_each(model, user, item):
@@ -196,7 +196,7 @@ def predictions(models: ManyModels, table: dict[str, Tensor], n_users: int, embe
 
 
 def error_by_ratings(models: ManyModels, ledgers: Ledgers, embed: Callable = plain_embed) -> Tensor:
-    """RMSE on held-out ratings, by how many ratings a user had to learn from: (settings, S, groups)."""
+    """Return the RMSE on held-out ratings, by how many a user had to learn from: (settings, S, groups)."""
     test = ledgers.test
     error = predictions(models, test, ledgers.sizes[0], embed) - test["rating"].repeat(models.n_settings, 1)  # (M, n)
     few = few_of(test["user"]).repeat(models.n_settings, 1)
@@ -206,7 +206,7 @@ def error_by_ratings(models: ManyModels, ledgers: Ledgers, embed: Callable = pla
 
 
 def for_few(error: Tensor) -> Tensor:
-    """RMSE of the users with two or four ratings, from `error_by_ratings`: (..., groups) -> (...)."""
+    """Return the RMSE of users with two or four ratings, from `error_by_ratings`: (..., groups) -> (...)."""
     return error[..., :2].square().mean(-1).sqrt()
 
 
@@ -214,7 +214,7 @@ def for_few(error: Tensor) -> Tensor:
 
 
 def linked_in_one_table(seeds: tuple[int, ...] = SEEDS) -> Tensor:
-    """RMSE with all accounts linked, but users and items in one table: (S, groups)."""
+    """Return the RMSE with all accounts linked, but users and items in one table: (S, groups)."""
     ledgers = open_ledgers(replace(ACCOUNTS, relatedness=max(RELATEDNESS)), seeds)
     models = many_networks(ledgers, [LINKED], one_table_embed).fit(STEPS, label="one table")
     return error_by_ratings(models, ledgers, one_table_embed)[0]
@@ -229,7 +229,7 @@ class Grid:
     relatedness, overlaps : tuple of float
         R and O of them.
     linked : Tensor, (R, O, S, groups)
-        With the source, and a share of the accounts linked; the first share is 0.
+        The error with the source, and a share of the accounts linked; the first share is 0.
     """
 
     relatedness: tuple[float, ...]
@@ -238,7 +238,7 @@ class Grid:
 
     @property
     def gain(self) -> Tensor:
-        """How much lower the RMSE of users with few ratings is than with nobody linked, (R, O, S)."""
+        """Return how much lower the RMSE of users with few ratings is than with nobody linked, (R, O, S)."""
         few = for_few(self.linked)
         return few[:, :1] - few
 
@@ -255,7 +255,7 @@ def in_worlds(
     settings: Sequence[dict[str, float]], relatedness: Sequence[float], seeds: tuple[int, ...] = SEEDS,
     label: str = "training", steps: int | None = None,
 ) -> Tensor:  # fmt: skip
-    """RMSE of each setting in worlds of each relatedness, trained as one stack: (R, settings, S, groups)."""
+    """Return each setting's RMSE in worlds of each relatedness, trained as one stack: (R, settings, S, groups)."""
     ledgers = side_by_side([open_ledgers(replace(ACCOUNTS, relatedness=r), seeds) for r in relatedness])
     models = many_networks(ledgers, settings).fit(steps or STEPS, label=label)
     error = error_by_ratings(models, ledgers).unflatten(1, (len(relatedness), len(seeds)))
@@ -268,9 +268,9 @@ def score_penalties(
     steps: int | None = None,
     seeds: tuple[int, ...] = DESIGN_SEEDS,
 ) -> dict[str, dict[float, float]]:
-    """Mean RMSE of people with few ratings, for each way and penalty, in worlds that no claim is about.
+    """Return the mean RMSE of people with few ratings, for each way and penalty, in worlds that no claim is about.
 
-    How `PENALTY` was chosen: one number for all ways, near the best of each.
+    It is how `PENALTY` was chosen: one number for all ways, near the best of each.
     """
     ways = {"alone": ALONE, "nobody linked": {"source": 1.0, "overlap": 0.0}, "all linked": LINKED}
     settings = [{**way, "penalty": penalty} for way in ways.values() for penalty in penalties]
@@ -280,7 +280,7 @@ def score_penalties(
 
 
 def constant_error(relatedness: float, seeds: tuple[int, ...] = SEEDS) -> Tensor:
-    """RMSE of answering the mean rating of films always, by ratings a user: (S, groups)."""
+    """Return the RMSE of always answering the mean rating of films, by ratings per user: (S, groups)."""
     ledgers = open_ledgers(replace(ACCOUNTS, relatedness=relatedness), seeds)
     error = ledgers.train["rating"].mean(1, keepdim=True) - ledgers.test["rating"]  # (S, n)
     few = few_of(ledgers.test["user"])
@@ -289,7 +289,7 @@ def constant_error(relatedness: float, seeds: tuple[int, ...] = SEEDS) -> Tensor
 
 
 def side_by_side(many: Sequence[Ledgers]) -> Ledgers:
-    """Several kinds of ledgers as one, along the seeds; vocabularies as the largest."""
+    """Return several kinds of ledgers as one, along the seeds; vocabularies as the largest."""
     parts = (together([getattr(ledgers, part) for ledgers in many]) for part in ("source", "train", "test"))
     return Ledgers(*parts, largest(ledgers.sizes for ledgers in many))
 
@@ -301,13 +301,13 @@ def together(tables: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def largest(sizes: Iterable[tuple[int, int, int]]) -> tuple[int, int, int]:
-    """Sizes that have room for all of these."""
+    """Return sizes that have room for all of these."""
     return tuple(max(column) for column in zip(*sizes, strict=True))
 
 
 @dataclass(frozen=True)
 class MatchedAccounts:
-    """What an MMD of the shared representations does where nobody is linked.
+    """Error and distance of the shops where an MMD of the shared representations is trained, and nobody is linked.
 
     Attributes
     ----------
@@ -348,22 +348,17 @@ class LiveLinking:
 
     Attributes
     ----------
-    overlap, relatedness, weight : float
-        Share of the accounts linked, correlation of tastes, weight of the source's loss.
     step : int
     error : Tensor, (2, S, groups)
-        RMSE with nobody linked and a weight of 1, and with the share and the weight.
+        RMSE with nobody linked and a weight of 1, and with the share and the weight of the controls.
     """
 
-    overlap: float
-    relatedness: float
-    weight: float
     step: int
     error: Tensor
 
     @property
     def gain(self) -> Tensor:
-        """Gain of the users with few ratings, (S,)."""
+        """Return the gain of the users with few ratings, (S,)."""
         few = for_few(self.error)
         return few[0] - few[1]
 
@@ -375,8 +370,7 @@ def train_live(overlap: float, relatedness: float, weight: float, seed: int) -> 
     models = many_networks(ledgers, [{"source": 1.0, "overlap": 0.0}, {"source": weight, "overlap": overlap}])
 
     def snapshot() -> LiveLinking:
-        error = error_by_ratings(models, ledgers)
-        return LiveLinking(overlap, relatedness, weight, models.history_steps[-1], error)
+        return LiveLinking(models.history_steps[-1], error_by_ratings(models, ledgers))
 
     for moment in models.train(STEPS, every=20):
         yield Running(moment.step, moment.steps, snapshot)

@@ -9,19 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recmtl_lessons.datasets import WorldSettings
+from recmtl_lessons.datasets.shops import SHOP, Shops
+from recmtl_lessons.datasets.shops import open_shops as _open_shops
 from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
-from recmtl_lessons.lessons.domain_adversarial.experiments import (
-    CLICK,
-    SHOP,
-    STEPS,
-    Shops,
-    click_auc,
-    open_shops,
-    plane,
-)
-from recmtl_lessons.lessons.domain_adversarial.experiments import objective as adversarial_objective
 from recmtl_lessons.models import (
-    DomainAdversarialNetwork,
     coral_loss,
     lambda_schedule,
     median_bandwidth,
@@ -31,6 +23,8 @@ from recmtl_lessons.models import (
 )
 from recmtl_lessons.teaching import Running
 from recmtl_lessons.training import ManyModels, concurrently_for, proxy_a_distance
+from recmtl_lessons.training.shops import CLICK, STEPS, adversarial_objective, click_auc, plane
+from recmtl_lessons.training.shops import many_networks as _many_networks
 
 WEIGHTS = {
     "MMD": (0.0, 0.1, 1.0, 10.0),
@@ -40,11 +34,17 @@ WEIGHTS = {
 }
 ROWS = 32  # of each shop, in which a step compares the distributions: its cost grows with the square
 
+
+def open_shops(settings: WorldSettings = SHOP, seeds: tuple[int, ...] = SEEDS) -> Shops:
+    """Return one pair of shops per seed, those of the claims unless others are asked for."""
+    return _open_shops(settings, seeds)
+
+
 # Objectives: the clicks at home, and one way to make the shops look alike.
 
 
 def objective_with(alignment: Callable) -> Callable:
-    """Click loss at home plus ``weight`` times an alignment of the shared features of the two shops.
+    """Return the objective: click loss at home plus ``weight`` times an alignment of the two shops' features.
 
     The weight rises over training as lambda does in lesson 01, so that all alignments have the same schedule.
     """
@@ -59,39 +59,39 @@ def objective_with(alignment: Callable) -> Callable:
 
 
 def mmd_of(home: Tensor, abroad: Tensor, setting) -> Tensor:
-    """Unbiased squared MMD of some rows, around the pooled median bandwidth."""
+    """Return the unbiased squared MMD of some rows, around the pooled median bandwidth."""
     return squared_mmd(home[:ROWS], abroad[:ROWS])
 
 
 def mmd_at_one_scale(home: Tensor, abroad: Tensor, setting) -> Tensor:
-    """The same with one bandwidth: ``reach`` times the pooled median."""
+    """Return the squared MMD of some rows at one bandwidth: ``reach`` times the pooled median."""
     home, abroad = home[:ROWS], abroad[:ROWS]
     return squared_mmd(home, abroad, setting["reach"] * median_bandwidth(home, abroad), scales=(1.0,))
 
 
 def mmd_at_a_fixed_bandwidth(home: Tensor, abroad: Tensor, setting) -> Tensor:
-    """The same with a bandwidth that stays as it is, whatever the features do."""
+    """Return the squared MMD of some rows at a bandwidth that stays as it is, whatever the features do."""
     return squared_mmd(home[:ROWS], abroad[:ROWS], setting["bandwidth"], scales=(1.0,))
 
 
 def coral_of(home: Tensor, abroad: Tensor, setting) -> Tensor:
-    """Distance of the covariances, of all rows."""
+    """Return the distance of the covariances of all rows."""
     return coral_loss(home, abroad)
 
 
 def means_of(home: Tensor, abroad: Tensor, setting) -> Tensor:
-    """Squared distance of the two means, of all rows."""
+    """Return the squared distance of the means of all rows."""
     return (home.mean(0) - abroad.mean(0)).square().sum()
 
 
 def mmd_of_mixed_halves(home: Tensor, abroad: Tensor, setting) -> Tensor:
-    """The second negative control: an MMD between two samples that hold as many rows of either shop."""
+    """Return the second negative control: an MMD between two samples that hold as many rows of either shop."""
     half = ROWS // 2
     return squared_mmd(torch.cat([home[:half], abroad[:half]]), torch.cat([home[half:ROWS], abroad[half:ROWS]]))
 
 
 def adversary(model, batch, setting, progress):
-    """Lesson 01's objective, with the weight for its lambda."""
+    """Return lesson 01's objective, with the weight for its lambda."""
     return adversarial_objective(model, batch, {"lam": setting["weight"], "gamma": 10.0}, progress)
 
 
@@ -107,12 +107,12 @@ OBJECTIVES = {
 
 @dataclass(frozen=True)
 class Matched:
-    """What one alignment came to, on rows that nothing was trained on. W settings, S seeds.
+    """Scores of networks trained with one alignment, on rows that nothing was trained on: W settings, S seeds.
 
     Attributes
     ----------
     settings : tuple of dict
-        One a row.
+        The settings, one per row.
     home_auc, abroad_auc : Tensor, (W, S)
     mmd : Tensor, (W, S)
         Squared MMD of the two shops' features, at the bandwidths of the median.
@@ -127,22 +127,14 @@ class Matched:
     a_distance: Tensor
 
     def at(self, **setting: float) -> int:
-        """Row of the setting with these values."""
+        """Return the row of the setting with these values."""
         return next(k for k, s in enumerate(self.settings) if all(s[name] == v for name, v in setting.items()))
 
 
-def many_networks(shops: Shops, objective: Callable, settings, n_seeds: int) -> ManyModels:
-    """A stack of lesson 01's networks, trained with another objective and the same rates."""
-    width = shops.train["home"]["x"].shape[-1]
-    return ManyModels(
-        lambda: DomainAdversarialNetwork(width, (32, 16), 2, CLICK),
-        objective,
-        shops.streams("click"),
-        settings,
-        range(n_seeds),
-        learning_rate={"": 1e-3, "domain_classifier": 5e-3},
-        betas=(0.5, 0.999),
-    )
+def many_networks(shops: Shops, objective: Callable, settings) -> ManyModels:
+    """Return a stack of lesson 01's networks, trained with another objective and the same rates."""
+    seeds = range(len(shops.train["home"]["x"]))
+    return _many_networks(shops.streams("click"), settings, seeds, objective=objective)
 
 
 def match(
@@ -153,7 +145,7 @@ def match(
 
 
 def match_each(*names: str) -> dict[str, Matched]:
-    """`match` with several alignments of `OBJECTIVES`."""
+    """Train with several alignments of `OBJECTIVES`, each at its `WEIGHTS`, and measure."""
     return concurrently_for(names, match)
 
 
@@ -162,15 +154,14 @@ def match_by(
 ) -> Matched:
     """Train one network for each setting and seed, all at once, and measure each on its later half."""
     shops = shops or open_shops()
-    n_seeds = len(shops.train["home"]["x"])
-    models = many_networks(shops, objective, settings, n_seeds).fit(STEPS, label=label)
-    return measured(models, shops)
+    return measured(many_networks(shops, objective, settings).fit(STEPS, label=label), shops)
 
 
 def score_weights(seeds: tuple[int, ...] = DESIGN_SEEDS) -> dict[str, dict[float, float]]:
-    """Mean AUC abroad for each alignment and weight, in worlds that no claim is about: how the weights were chosen.
+    """Return the mean AUC abroad for each alignment and weight, in worlds that no claim is about.
 
-    It takes labels from abroad, which a shop without labels does not have: this favours every alignment alike.
+    It is how the weights were chosen. It takes labels from abroad, which a shop without labels does not have: this
+    favours every alignment alike.
     """
     shops, found = open_shops(SHOP, seeds), {}
     for name, weights in WEIGHTS.items():
@@ -180,7 +171,7 @@ def score_weights(seeds: tuple[int, ...] = DESIGN_SEEDS) -> dict[str, dict[float
 
 
 def measured(models: ManyModels, shops: Shops) -> Matched:
-    """Every score of a stack of networks, (W, S) each."""
+    """Return every score of a stack of networks, (W, S) each."""
     home, abroad = (models.each(lambda m, x: m.encode(x), shops.test[d]["x"]) for d in ("home", "abroad"))
     both = torch.cat([home, abroad], dim=1)  # (M, 2n, hidden)
     shop = torch.arange(2, device=both.device).repeat_interleave(home.shape[1])
@@ -198,13 +189,13 @@ def measured(models: ManyModels, shops: Shops) -> Matched:
 
 
 def pull_over_bandwidth(reaches: Sequence[float], shops: Shops | None = None) -> Tensor:
-    """How hard the MMD pulls the cloud of abroad at the start of training, at several bandwidths: (S, R).
+    """Return how hard the MMD pulls the cloud of abroad at the start of training, at several bandwidths: (S, R).
 
     The pull is the norm of the gradient averaged over abroad's rows, as a share of the hardest of the R pulls.
     Bandwidths are ``reaches`` times the pooled median.
     """
     shops = shops or open_shops()
-    models = many_networks(shops, OBJECTIVES["MMD"], {"weight": (1.0,)}, len(shops.train["home"]["x"]))
+    models = many_networks(shops, OBJECTIVES["MMD"], {"weight": (1.0,)})
     rows = 4 * ROWS
     home, abroad = (
         models.each(lambda m, x: m.encode(x), shops.train[d]["x"][:, :rows]).cpu() for d in ("home", "abroad")
@@ -235,7 +226,7 @@ class RejectionRates:
     rejected : Tensor, (S, shifts)
         Share of the tests that reject.
     tests : tuple of int
-        How many tests a seed and a shift.
+        How many tests were made per seed, for each shift.
     """
 
     shifts: tuple[float, ...]
@@ -278,8 +269,6 @@ class LiveMatching:
 
     Attributes
     ----------
-    weight, reach : float
-        Weight of the MMD, and its bandwidth as a multiple of the pooled median.
     steps : tuple of int, T of them
     mmd, home_auc, abroad_auc : Tensor, (S, T)
     points : Tensor, (P, 2)
@@ -288,8 +277,6 @@ class LiveMatching:
     radius : float
     """
 
-    weight: float
-    reach: float
     steps: tuple[int, ...]
     mmd: Tensor
     home_auc: Tensor
@@ -304,11 +291,11 @@ def train_live(weight: float, reach: float, seed: int) -> Iterator[Running]:
     """Train eight networks with an MMD of one bandwidth, and report on the way."""
     shops = open_shops(SHOP, tuple(range(1000 + 8 * seed, 1008 + 8 * seed)))
     settings = {"weight": (weight,), "reach": (reach,)}
-    models = many_networks(shops, objective_with(mmd_at_one_scale), settings, 8)
+    models = many_networks(shops, objective_with(mmd_at_one_scale), settings)
 
     def snapshot() -> LiveMatching:
         curves = (models.history[name] for name in ("mmd", "home_auc", "abroad_auc"))
-        return LiveMatching(weight, reach, tuple(models.history_steps), *curves, *_plane(models, shops, reach))
+        return LiveMatching(tuple(models.history_steps), *curves, *_plane(models, shops, reach))
 
     def measure(models: ManyModels) -> dict[str, Tensor]:
         home, abroad = (models.each(lambda m, x: m.encode(x), shops.test[d]["x"][:, :150]) for d in ("home", "abroad"))
@@ -327,7 +314,7 @@ _POINTS = 160  # of each shop
 
 
 def _plane(models: ManyModels, shops: Shops, reach: float) -> tuple[Tensor, Tensor, Tensor, float]:
-    """The first network's features in two dimensions; who is from abroad; who was clicked; the kernel's bandwidth."""
+    """Return the first network's features in two dimensions, who is from abroad, who was clicked, and the bandwidth."""
     x = torch.cat([fields["x"][:, :_POINTS] for fields in shops.test.values()], dim=1)  # (S, 2P, F)
     clicked = torch.cat([fields["click"][0, :_POINTS] for fields in shops.test.values()]) > 0  # (2P,)
     abroad = torch.arange(len(clicked)) >= _POINTS

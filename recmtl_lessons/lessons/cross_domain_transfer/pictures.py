@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from recmtl_lessons.datasets.shops import Shops
 from recmtl_lessons.lessons.cross_domain_transfer.genres import GenreTransfer
 from recmtl_lessons.lessons.cross_domain_transfer.linking import RATINGS_A_USER, Grid, LiveLinking
 from recmtl_lessons.lessons.cross_domain_transfer.linking import STEPS as LINKING_STEPS
 from recmtl_lessons.lessons.cross_domain_transfer.matching import LiveMatching, Matched, RejectionRates
-from recmtl_lessons.lessons.domain_adversarial.experiments import STEPS, Shops
-from recmtl_lessons.lessons.domain_adversarial.pictures import draw_clouds
 from recmtl_lessons.models import median_bandwidth, squared_mmd
 from recmtl_lessons.teaching import style
 from recmtl_lessons.teaching.claim import t_interval
-
-_GREY = "#555555"
+from recmtl_lessons.teaching.clouds import draw_clouds
+from recmtl_lessons.teaching.looks import GREY
+from recmtl_lessons.training.shops import STEPS
 
 
 def draw_kernel(shops: Shops, figure, reaches: Sequence[float] = (0.1, 1.0, 10.0), rows: int = 24) -> list[float]:
@@ -39,7 +39,7 @@ def draw_kernel(shops: Shops, figure, reaches: Sequence[float] = (0.1, 1.0, 10.0
 
 
 def draw_alignments(results: Mapping[str, Matched], figure) -> None:
-    """Left: AUC abroad over the weight of each alignment. Right: what a fresh classifier still finds of the shop."""
+    """Draw, over the weight of each alignment, AUC abroad and what a fresh classifier still finds of the shop."""
     left, right = style.panels(figure, 2)
     looks = {
         "MMD": ("blue", "o", "-"), "adversary": ("vermillion", "^", "--"), "CORAL": ("green", "s", "-."),
@@ -52,10 +52,10 @@ def draw_alignments(results: Mapping[str, Matched], figure) -> None:
         style.band(left, place, result.abroad_auc.T, name, *looks[name])
         style.band(right, place, result.a_distance.T, name, *looks[name])
     for axis, scores in ((left, nothing.abroad_auc), (right, nothing.a_distance)):
-        axis.axhline(scores[0].mean(), color=_GREY, lw=1.4, ls=":")
+        axis.axhline(scores[0].mean(), color=GREY, lw=1.4, ls=":")
         axis.set_xticks([_place(w) for w in _SHOWN], _SHOWN_AS)
         axis.set(xlabel="weight of the alignment", xlim=(-0.4, _place(_SHOWN[-1]) + 0.7))
-    left.text(0.0, nothing.abroad_auc[0].mean() - 0.04, "no alignment", fontsize=11, color=_GREY)
+    left.text(0.0, nothing.abroad_auc[0].mean() - 0.04, "no alignment", fontsize=11, color=GREY)
     left.set(ylim=(0.3, 1.0), ylabel="AUC of clicks abroad", title="Who is served?")
     right.set(ylim=(0, 2.45), ylabel="proxy A-distance: 0 guesses, 2 knows", title="What a fresh classifier finds")
     right.legend(loc="upper right", ncols=2)
@@ -66,16 +66,16 @@ _SHOWN_AS = ("0", "0.1", "1", "10", "10²", "10³", "10⁴")
 
 
 def _place(weight: float) -> float:
-    """Where a weight stands on the axis: logarithmic from 0.1 on, with 0 a step to its left."""
+    """Return where a weight stands on the axis: logarithmic from 0.1 on, with 0 a step to its left."""
     return 1.0 + math.log10(weight / 0.1) if weight >= 0.1 else weight / 0.1
 
 
 def draw_bandwidth(reaches: Sequence[float], pull: Tensor, fixed: Matched, figure) -> None:
-    """Left: how hard the MMD pulls, over its bandwidth. Right: AUC abroad after training with one that stays."""
+    """Draw how hard the MMD pulls, over its bandwidth, and AUC abroad after training with one that stays."""
     left, right = style.panels(figure, 2)
     style.band(left, reaches, pull, "pull", "blue", "o", "-")
-    left.axvline(1.0, color=_GREY, lw=1.4, ls=":")
-    left.text(1.1, 0.03, "median", color=_GREY, fontsize=12)
+    left.axvline(1.0, color=GREY, lw=1.4, ls=":")
+    left.text(1.1, 0.03, "median", color=GREY, fontsize=12)
     left.set(
         xscale="log", ylim=(-0.03, 1.08), xlabel="bandwidth, in pooled medians",
         ylabel="pull on abroad's cloud (hardest = 1)", title="At the start of training",
@@ -92,11 +92,11 @@ def draw_bandwidth(reaches: Sequence[float], pull: Tensor, fixed: Matched, figur
 
 
 def draw_test(rates: RejectionRates, figure) -> None:
-    """Share of samples that the permutation test rejects, over how far they lie apart."""
+    """Draw the share of samples that the permutation test rejects, over how far they lie apart."""
     (axis,) = style.panels(figure, 1)
     style.band(axis, rates.shifts, rates.rejected, "rejected", "blue", "o", "-")
-    axis.axhline(0.05, color=_GREY, lw=1.4, ls=":")
-    axis.text(rates.shifts[-1], 0.08, "5 %", color=_GREY, fontsize=12, ha="right")
+    axis.axhline(0.05, color=GREY, lw=1.4, ls=":")
+    axis.text(rates.shifts[-1], 0.08, "5 %", color=GREY, fontsize=12, ha="right")
     axis.set(
         ylim=(-0.02, 1.05), xlabel="shift, as a share of the way from home to abroad", ylabel="share rejected",
         title="How often the test says: different",
@@ -125,15 +125,15 @@ def draw_network(figure) -> None:
     axis.text(1.35, 3.45, "one row a person", color=green, fontsize=12, ha="center")
     axis.text(10.65, 3.0, "z", color=green, fontsize=16, ha="center")
     axis.text(10.65, 1.5, "MMD compares\nthe z of both shops", color=green, fontsize=12, ha="center")
-    axis.text(5.4, 0.5, "a product of the embeddings\nruns beside each tower", color=_GREY, fontsize=12, ha="center")
+    axis.text(5.4, 0.5, "a product of the embeddings\nruns beside each tower", color=GREY, fontsize=12, ha="center")
 
 
 def draw_ratings(ways: Mapping[str, Tensor], constant: Tensor, figure) -> None:
-    """RMSE over the number of ratings that a user had to learn from, for each way; (S, groups) each."""
+    """Draw the RMSE over the number of ratings that a user had to learn from, for each way; (S, groups) each."""
     (axis,) = style.panels(figure, 1)
     _over_ratings(axis, ways)
-    axis.plot(range(len(RATINGS_A_USER)), constant.mean(0), color=_GREY, lw=1.6, ls=":")
-    axis.text(len(RATINGS_A_USER) - 1, constant.mean() + 0.01, "the mean rating always", color=_GREY, ha="right")
+    axis.plot(range(len(RATINGS_A_USER)), constant.mean(0), color=GREY, lw=1.6, ls=":")
+    axis.text(len(RATINGS_A_USER) - 1, constant.mean() + 0.01, "the mean rating always", color=GREY, ha="right")
     axis.set(title="Who gains from whom?")
     axis.legend(loc="lower left")
 
@@ -178,43 +178,43 @@ def _heat_map(axis, grid: Grid) -> None:
 
 
 def _signed(value: float) -> str:
-    """Two decimals with their sign; none for what rounds to 0."""
+    """Write two decimals with their sign; none for what rounds to 0."""
     return "0.00" if abs(value) < 0.005 else f"{value:+.2f}".replace("-", "−")
 
 
 def _edges(values: Sequence[float]) -> list[float]:
-    """Borders of cells around values at equal distances."""
+    """Return the borders of cells around values at equal distances."""
     half = (values[1] - values[0]) / 2
     return [values[0] - half, *(value + half for value in values)]
 
 
-def draw_live_linking(result: LiveLinking, grid: Grid, figure) -> None:
-    """Left: the map with your place in it. Right: the error of your two arms, by number of ratings."""
+def draw_live_linking(result: LiveLinking, grid: Grid, figure, controls: dict) -> None:
+    """Draw the map with your place in it, and the error of your two arms, by number of ratings."""
     place, curves = style.panels(figure, 2)
     _heat_map(place, grid)
     gain, _, _ = t_interval(result.gain)
     place.text(
-        result.overlap, result.relatedness, f"★ {_signed(float(gain))}", ha="center", va="center", fontsize=15,
-        fontweight="bold", bbox={"fc": style.PALETTE["yellow"], "ec": "black", "lw": 1.6, "pad": 3.5},
+        controls["overlap"], controls["relatedness"], f"★ {_signed(float(gain))}", ha="center", va="center",
+        fontsize=15, fontweight="bold", bbox={"fc": style.PALETTE["yellow"], "ec": "black", "lw": 1.6, "pad": 3.5},
     )  # fmt: skip
     _over_ratings(curves, {"nobody linked": result.error[0], "yours": result.error[1]})
     curves.set(title=f"Your place, eight worlds, step {result.step} of {LINKING_STEPS}")
     curves.legend(loc="lower left")
 
 
-def describe_live_linking(result: LiveLinking) -> str:
-    """The live picture in words."""
+def describe_live_linking(result: LiveLinking, controls: dict) -> str:
+    """Say the live picture in words."""
     gain, low, high = t_interval(result.gain)
     without, yours = result.error[:, :, :2].square().mean((1, 2)).sqrt().tolist()
     return (
-        f"{result.overlap:.0%} of the accounts linked, tastes correlated at {result.relatedness:g}, books weighed "
-        f"{result.weight:g}, step {result.step} of {LINKING_STEPS}, 8 worlds: RMSE of users with 2 or 4 ratings "
-        f"{without:.2f} with nobody linked and {yours:.2f} with yours, {gain:+.3f} lower (95 % interval {low:+.3f} to "
-        f"{high:+.3f})."
+        f"{controls['overlap']:.0%} of the accounts linked, tastes correlated at {controls['relatedness']:g}, books "
+        f"weighed {controls['weight']:g}, step {result.step} of {LINKING_STEPS}, 8 worlds: RMSE of users with 2 or 4 "
+        f"ratings {without:.2f} with nobody linked and {yours:.2f} with yours, {gain:+.3f} lower (95 % interval "
+        f"{low:+.3f} to {high:+.3f})."
     )
 
 
-def draw_live_matching(result: LiveMatching, band: Matched, figure) -> None:
+def draw_live_matching(result: LiveMatching, band: Matched, figure, controls: dict) -> None:
     """Draw the two clouds and the kernel's reach, the curves, and the place in the band."""
     from matplotlib.patches import Circle
 
@@ -235,7 +235,7 @@ def draw_live_matching(result: LiveMatching, band: Matched, figure) -> None:
     style.band(place, grid, band.home_auc.T, "home", "blue", "o", "-")
     style.band(place, grid, band.abroad_auc.T, "abroad", "vermillion", "^", "--")
     for scores, label in ((result.home_auc, None), (result.abroad_auc, "yours")):
-        style.star(place, _place(result.weight), scores[:, -1], label)
+        style.star(place, _place(controls["weight"]), scores[:, -1], label)
     shown = _SHOWN[:4]
     place.set_xticks([_place(w) for w in shown], [f"{w:g}" for w in shown])
     place.set(
@@ -244,18 +244,18 @@ def draw_live_matching(result: LiveMatching, band: Matched, figure) -> None:
     place.legend(loc="lower right")
 
 
-def describe_live_matching(result: LiveMatching) -> str:
-    """The live picture in words."""
+def describe_live_matching(result: LiveMatching, controls: dict) -> str:
+    """Say the live picture in words."""
     mean, low, high = t_interval(result.abroad_auc[:, -1])
     return (
-        f"Weight {result.weight:g}, bandwidth {result.reach:g} times the median, step {result.steps[-1]} of {STEPS}, 8 "
-        f"networks: squared MMD {float(result.mmd[:, -1].mean()):.3f}, AUC abroad {mean:.2f} (95 % interval {low:.2f} "
-        f"to {high:.2f}), at home {float(result.home_auc[:, -1].mean()):.2f}."
+        f"Weight {controls['weight']:g}, bandwidth {controls['reach']:g} times the median, step {result.steps[-1]} of "
+        f"{STEPS}, 8 networks: squared MMD {float(result.mmd[:, -1].mean()):.3f}, AUC abroad {mean:.2f} (95 % interval "
+        f"{low:.2f} to {high:.2f}), at home {float(result.home_auc[:, -1].mean()):.2f}."
     )
 
 
 def draw_genres(result: GenreTransfer, figure) -> None:
-    """How much lower than alone the error of each way is, for each pair of genres."""
+    """Draw how much lower than alone the error of each way is, for each pair of genres."""
     (axis,) = style.panels(figure, 1)
     rows = torch.arange(len(result.pairs))
     ways = (
@@ -271,7 +271,7 @@ def draw_genres(result: GenreTransfer, figure) -> None:
             mean, rows + lift, xerr=[mean - low, high - mean], fmt=marker, ms=10, lw=3, capsize=6,
             color=style.PALETTE[colour], label=label,
         )  # fmt: skip
-    axis.axvline(0, color=_GREY, lw=1.2)
+    axis.axvline(0, color=GREY, lw=1.2)
     axis.set_yticks(rows, [f"{source} → {target}" for source, target in result.pairs])
     axis.set(
         xlabel="RMSE of the second genre alone minus RMSE of each way (right: better)",

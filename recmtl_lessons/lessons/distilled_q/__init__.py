@@ -1,6 +1,5 @@
 """Lesson 08: distilled Q-networks. Its experiments, its pictures, its explorers and its questions."""
 
-from recmtl_lessons.lessons.distilled_q.activities import LESSON
 from recmtl_lessons.lessons.distilled_q.attention import (
     attention_of,
     cut,
@@ -21,6 +20,7 @@ from recmtl_lessons.lessons.distilled_q.choosing import (
     score_rewards,
     score_widths,
 )
+from recmtl_lessons.lessons.distilled_q.exercises import exercise_loss, exercise_target, exercise_tokens
 from recmtl_lessons.lessons.distilled_q.experiments import (
     Teachers,
     by_temperature,
@@ -31,7 +31,6 @@ from recmtl_lessons.lessons.distilled_q.experiments import (
 )
 from recmtl_lessons.lessons.distilled_q.explorers import explore_attention, explore_distilling
 from recmtl_lessons.lessons.distilled_q.films import compare_on_films
-from recmtl_lessons.lessons.distilled_q.learning import learn_from_rewards, teach
 from recmtl_lessons.lessons.distilled_q.pictures import (
     draw_attention,
     draw_comparison,
@@ -40,11 +39,5 @@ from recmtl_lessons.lessons.distilled_q.pictures import (
     draw_square,
     draw_temperatures,
 )
-from recmtl_lessons.lessons.distilled_q.questions import (
-    AT_ONE,
-    exercise_loss,
-    exercise_target,
-    exercise_tokens,
-    prediction,
-    study_question,
-)
+from recmtl_lessons.lessons.distilled_q.questions import LESSON, prediction, study_question
+from recmtl_lessons.training.q_learning import learn_from_rewards, teach

@@ -16,9 +16,9 @@ from recmtl_lessons.lessons.distilled_q.experiments import (
     kept,
     student,
 )
-from recmtl_lessons.lessons.distilled_q.learning import TransferSet
 from recmtl_lessons.models.distilled_q import MultiTaskDistilledQNetwork
 from recmtl_lessons.training import Actors, Stack
+from recmtl_lessons.training.q_learning import TransferSet
 
 
 class LooksEvenly(MultiTaskDistilledQNetwork):
@@ -30,17 +30,17 @@ class LooksEvenly(MultiTaskDistilledQNetwork):
 
 
 def looks_evenly() -> LooksEvenly:
-    """The student, with all weights a third."""
+    """Return the student, with all weights a third."""
     return LooksEvenly(STATE_DIM, ACTIONS, SHARED, OWN, num_heads=HEADS)
 
 
 def looks_at_itself() -> MultiTaskDistilledQNetwork:
-    """The student, with each task's whole weight on itself."""
+    """Return the student, with each task's whole weight on itself."""
     return MultiTaskDistilledQNetwork(STATE_DIM, ACTIONS, SHARED, OWN, num_heads=HEADS, attention=False)
 
 
 def cut(students: Stack, of: School, whole: Tensor) -> dict[str, Tensor]:
-    """What trained students keep when their weights are replaced, {weights: Tensor (S,)}; nothing is trained again.
+    """Replace trained students' weights; return what they keep, {weights: Tensor (S,)}. Nothing is trained again.
 
     ``whole`` is what they keep as trained, (S,), as `Comparison.student`.
     """
@@ -53,22 +53,22 @@ def cut(students: Stack, of: School, whole: Tensor) -> dict[str, Tensor]:
 
 
 def attention_of(students: Stack, transfer_set: TransferSet, rows: int = 300) -> Tensor:
-    """Attention of every student, mean over the heads, in some states that teachers remember: (S, rows, K, K)."""
+    """Return each student's attention, mean over heads, in some states that teachers remember: (S, rows, K, K)."""
     states = transfer_set.steps["state"]
     spread = torch.linspace(0, states.shape[1] - 1, rows).long()
     return students.each(lambda model, x: model.attention_weights(x).mean(1), states[:, spread])
 
 
 def untrained(seeds: Sequence[int]) -> Stack:
-    """Students as they are before the first step."""
+    """Return students as they are before the first step."""
     return Actors(student, [PLAIN], seeds)
 
 
 def differs_by_task(weights: Tensor) -> Tensor:
-    """Standard deviation over the tasks that look, of the mean over states; mean over those looked at: (S,)."""
+    """Return the deviation over the tasks that look, of means over states; mean over those looked at: (S,)."""
     return weights.mean(1).std(1).mean(1)
 
 
 def differs_by_state(weights: Tensor) -> Tensor:
-    """Standard deviation over states, mean over who looks at whom: (S,)."""
+    """Return the standard deviation over states, mean over who looks at whom: (S,)."""
     return weights.std(1).flatten(1).mean(1)

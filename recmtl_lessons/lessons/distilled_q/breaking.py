@@ -16,8 +16,8 @@ from recmtl_lessons.lessons.distilled_q.experiments import (
     kept,
     student,
 )
-from recmtl_lessons.lessons.distilled_q.learning import Distilling, draw_batch, teach
 from recmtl_lessons.training import Actors
+from recmtl_lessons.training.q_learning import Distilling, draw_batch, teach
 
 WIDTH, HEADS = 16, 2
 AT = (1.0, 10.0, 100.0, 1000.0)  # temperatures at which gradients are measured
@@ -25,7 +25,7 @@ HOT = 10.0  # at which the mistake is trained
 
 
 def look_at_one(seed: int, copies: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """The mistake: the state's features as a sequence of one token, or of copies of it, for attention to mix."""
+    """Make the mistake: attention over the state's features as a sequence of one token, or of copies of it."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         features = nn.Linear(STATE_DIM, WIDTH)(torch.randn(32, STATE_DIM))
@@ -38,7 +38,7 @@ def look_at_one(seed: int, copies: int = 1) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def gradients_at_one(seeds: Sequence[int] = SEEDS, copies: int = 1) -> tuple[Tensor, Tensor]:
-    """Norms of the gradients of queries and keys, and of values, (S,) each."""
+    """Return the norms of the gradients of queries and keys, and of values, (S,) each."""
     found = [look_at_one(seed, copies)[:2] for seed in seeds]
     return tuple(torch.stack(norms) for norms in zip(*found, strict=True))
 
@@ -88,7 +88,7 @@ class WithoutSquare:
 
 
 def train_without_square(of: School, how: Distilling = SHORT, temperature: float = HOT) -> WithoutSquare:
-    """The mistake, in a training: half of the loss is the distillation, but for the factor that is missing."""
+    """Train with the mistake: half of the loss is the distillation, but for the factor that is missing."""
     half = {"temperature": temperature, "weight": 0.5}
     settings = [{**half, "factor": 1.0}, {**half, "factor": temperature**-2}, {**half, "weight": 0.0, "factor": 1.0}]
     students = from_teachers(student, of, settings, how, "teachers and rewards")

@@ -36,7 +36,7 @@ MORE_SEEDS = range(32)
 def score_distilling(
     temperatures: Sequence[float] = (1.0,), updates: int = SHORT.updates, rates: Sequence[float] = RATES
 ) -> dict[tuple[float, float], Tensor]:
-    """What students keep by temperature and learning rate, {(temperature, rate): Tensor (S,)}."""
+    """Teach students at several temperatures and rates; return what they keep, {(temperature, rate): Tensor (S,)}."""
     of, scores = school(DESIGN_SEEDS, group=VALIDATION), {}
     settings = [{**PLAIN, "temperature": t} for t in temperatures]
     for rate in rates:
@@ -49,7 +49,7 @@ def score_distilling(
 def score_rewards(
     updates: int = FROM_REWARDS.updates, rates: Sequence[float] = RATES, taus: Sequence[float] = (0.03, 0.1, 0.3)
 ) -> dict[tuple[float, float], Tensor]:
-    """What the small network keeps that learned from rewards, {(rate, tau): Tensor (S,)}."""
+    """Train the small network from rewards; return what it keeps, {(rate, tau): Tensor (S,)}."""
     of, scores = school(DESIGN_SEEDS, group=VALIDATION), {}
     for rate in rates:
         for tau in taus:
@@ -74,7 +74,7 @@ ON_FRESH_SEEDS = (1.085, 1.043, 1.127)
 
 
 def score_longer() -> dict[str, Tensor]:
-    """What longer trainings keep, as in `LONGER`, seed by seed: {what: Tensor (S,)}."""
+    """Train for longer; return what is kept, as in `LONGER`, seed by seed: {what: Tensor (S,)}."""
     of, found = school(DESIGN_SEEDS, group=VALIDATION), {}
     for updates in (200, 400):
         alone, _ = from_rewards(student, of.seeds, replace(FROM_REWARDS, updates=updates))
@@ -90,7 +90,7 @@ def score_longer() -> dict[str, Tensor]:
 
 
 def score_widths(seeds: Sequence[int] = MORE_SEEDS, at_once: int = 8) -> dict[str, tuple[Tensor, Tensor]]:
-    """What students of several widths keep, (S,), and the share of their silent units, (S, K): {width: (both)}.
+    """Teach students of several widths; return what they keep, (S,), and their silent units, (S, K): {width: (both)}.
 
     Students of ``at_once`` seeds are trained side by side.
     """
@@ -109,7 +109,7 @@ def score_widths(seeds: Sequence[int] = MORE_SEEDS, at_once: int = 8) -> dict[st
 
 
 def silent_units(network: MultiTaskDistilledQNetwork, of: School, seed_number: int = 0) -> Tensor:
-    """Share of the units of each task's own layer that are 0 in every state which the teachers remember, (K,)."""
+    """Return the share of each task's own units that are 0 in every state which the teachers remember, (K,)."""
     answered: list[Tensor] = []
     units = [next(part for part in head if isinstance(part, nn.ReLU)) for head in network.heads]
     hooks = [unit.register_forward_hook(lambda _, __, output: answered.append(output)) for unit in units]

@@ -8,9 +8,22 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from recmtl_lessons.envs import SessionPlanner, SessionSettings, SessionUsers, join_users, make_users
+from recmtl_lessons.envs import (
+    ACTIONS,
+    STATE_DIM,
+    SessionPlanner,
+    SessionSettings,
+    SessionUsers,
+    join_users,
+    make_users,
+)
+from recmtl_lessons.envs import SURFACES as TASKS
+from recmtl_lessons.envs.users import mean_by_group
 from recmtl_lessons.lessons._seeds import SEEDS
-from recmtl_lessons.lessons.distilled_q.learning import (
+from recmtl_lessons.models.distilled_q import MultiTaskDistilledQNetwork
+from recmtl_lessons.training import Actors, Sessions, Stack, concurrently, with_bar
+from recmtl_lessons.training.actor_critic import DISCOUNT
+from recmtl_lessons.training.q_learning import (
     Distilling,
     Memory,
     QLearning,
@@ -20,10 +33,6 @@ from recmtl_lessons.lessons.distilled_q.learning import (
     memories,
     transfer_set_of,
 )
-from recmtl_lessons.lessons.policy.experiments import ACTIONS, STATE_DIM, TASKS, by_seed
-from recmtl_lessons.lessons.policy.learning import DISCOUNT
-from recmtl_lessons.models.distilled_q import MultiTaskDistilledQNetwork
-from recmtl_lessons.training import Actors, Sessions, Stack, concurrently, with_bar
 
 USERS, TEST_USERS = 400, 40  # to learn from and to be judged on, a seed
 VALIDATION, TEST = 1, 2  # groups of users: settings are chosen on the one, claims are judged by the other
@@ -66,13 +75,13 @@ class Teachers(nn.Module):
         self.networks = nn.ModuleDict({task: _plain((STATE_DIM, *hidden, count)) for task, count in ACTIONS.items()})
 
     def forward(self, state: Tensor, task_name: str | None = None) -> Tensor | dict[str, Tensor]:
-        """The Q-values of the task's own network, or of all."""
+        """Return the Q-values of the task's own network, or of all."""
         if task_name is None:
             return {task: network(state) for task, network in self.networks.items()}
         return self.networks[task_name](state)
 
     def answer_own(self, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Each task's Q-values in states of its own, as the student's."""
+        """Return each task's Q-values in states of its own, as the student does."""
         return {task: self.networks[task](own) for task, own in states.items()}
 
 
@@ -82,17 +91,17 @@ def _plain(widths: Sequence[int]) -> nn.Sequential:
 
 
 def student() -> MultiTaskDistilledQNetwork:
-    """A small network for all tasks."""
+    """Return a small network for all tasks."""
     return MultiTaskDistilledQNetwork(STATE_DIM, ACTIONS, SHARED, OWN, num_heads=HEADS)
 
 
 def without_attention() -> MultiTaskDistilledQNetwork:
-    """The ablation: each task's token sees itself alone; a little wider, so that it has as many parameters."""
+    """Return the ablation: each task's token sees itself alone; a little wider, for as many parameters."""
     return MultiTaskDistilledQNetwork(STATE_DIM, ACTIONS, WIDER, OWN, num_heads=HEADS, attention=False)
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of trainable numbers."""
+    """Return the number of trainable numbers."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -103,13 +112,13 @@ def count_parameters(model: nn.Module) -> int:
 def planner(
     crowd: Crowd, task: str, seeds: tuple[int, ...], group: int = TEST, users: int = TEST_USERS
 ) -> SessionPlanner:
-    """The sessions of all seeds' users of a group as Markov decision processes."""
+    """Return the sessions of all seeds' users of a group as Markov decision processes."""
     crowds = [crowd.draw(seed, group)[:users] for seed in seeds]
     return SessionPlanner(join_users(crowds), task, SessionSettings(), DISCOUNT)
 
 
 def greedy_returns(stack: Stack, crowd: Crowd = SHOP, group: int = TEST, users: int = TEST_USERS) -> dict[str, Tensor]:
-    """Expected discounted reward of a session when the best action is always taken, {task: Tensor (n_settings, S)}.
+    """Return the expected discounted reward of a session of best actions alone, {task: Tensor (n_settings, S)}.
 
     Nothing is played: a policy's value is computed for each test user from what it does in all states.
     """
@@ -126,7 +135,7 @@ def greedy_returns(stack: Stack, crowd: Crowd = SHOP, group: int = TEST, users: 
     actions = {task: torch.cat([part[task] for part in parts], dim=1) for task in TASKS}  # (M, U, states)
     for task, plan in plans.items():
         of_each = stack.by_setting(actions[task])  # (settings, S, U, states)
-        found[task] = torch.stack([by_seed(plan.value_of_actions(a.flatten(0, 1)), seeds) for a in of_each])
+        found[task] = torch.stack([mean_by_group(plan.value_of_actions(a.flatten(0, 1)), len(seeds)) for a in of_each])
     return found
 
 
@@ -134,20 +143,21 @@ def greedy_returns(stack: Stack, crowd: Crowd = SHOP, group: int = TEST, users: 
 def chance_returns(
     seeds: tuple[int, ...], crowd: Crowd = SHOP, group: int = TEST, users: int = TEST_USERS
 ) -> dict[str, Tensor]:
-    """The same for actions drawn at random, {task: Tensor (S,)}."""
-    return {task: by_seed(planner(crowd, task, seeds, group, users).even(), seeds) for task in TASKS}
+    """Return the same for actions drawn at random, {task: Tensor (S,)}."""
+    return {task: mean_by_group(planner(crowd, task, seeds, group, users).even(), len(seeds)) for task in TASKS}
 
 
 @lru_cache(maxsize=32)
 def best_returns(
     seeds: tuple[int, ...], crowd: Crowd = SHOP, group: int = TEST, users: int = TEST_USERS
 ) -> dict[str, Tensor]:
-    """The same for whoever knows the hidden tastes and plans, {task: Tensor (S,)}."""
-    return {task: by_seed(planner(crowd, task, seeds, group, users).best().returns, seeds) for task in TASKS}
+    """Return the same for whoever knows the hidden tastes and plans, {task: Tensor (S,)}."""
+    plans = {task: planner(crowd, task, seeds, group, users) for task in TASKS}
+    return {task: mean_by_group(plan.best().returns, len(seeds)) for task, plan in plans.items()}
 
 
 def over_chance(found: dict[str, Tensor], chance: dict[str, Tensor]) -> Tensor:
-    """Return over random, the mean of the tasks, (..., S)."""
+    """Subtract the return of chance, and take the mean over the tasks: (..., S)."""
     return torch.stack([found[task] - chance[task] for task in TASKS]).mean(0)
 
 
@@ -159,14 +169,14 @@ def _titled(label: str, stack: Stack) -> str:
 
 
 def sessions_for(stack: Stack, how: QLearning, crowd: Crowd = SHOP) -> Sessions:
-    """Sessions to learn from."""
+    """Return sessions to learn from."""
     return Sessions([crowd.draw(seed, 0) for seed in stack.seeds], TASKS, how.sessions, SessionSettings(), stack.seeds)
 
 
 def from_rewards(
     build: Callable[[], nn.Module], seeds: Sequence[int], how: QLearning, label: str = "", crowd: Crowd = SHOP
 ) -> tuple[Stack, Memory]:
-    """Networks trained by double Q-learning, one a seed, and the steps that they remember."""
+    """Train networks by double Q-learning, one per seed; return them, and the steps that they remember."""
     stack, target = (Actors(build, [{}], seeds, how.learning_rate, clip=how.clip) for _ in range(2))
     memory = memories(TASKS, how, len(stack))
     trainer = learn_from_rewards(stack, target, sessions_for(stack, how, crowd), memory, how)
@@ -197,7 +207,7 @@ class School:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """One for each of the tasks' teachers."""
+        """Return the seeds, one for each stack of the tasks' teachers."""
         return self.teachers.seeds
 
 
@@ -227,7 +237,7 @@ def from_teachers(
     label: str = "",
     look: Callable[[int, Stack], None] | None = None,
 ) -> Stack:
-    """Students, one for each setting and seed; ``look`` is called with the step and the students after every update."""
+    """Teach students, one for each setting and seed; ``look`` gets step and students after every update."""
     students = Actors(build, settings, of.seeds, how.learning_rate)
     rewards = any(setting["weight"] < 1 for setting in settings)
     target = Actors(build, settings, of.seeds) if rewards else None
@@ -240,20 +250,15 @@ def from_teachers(
 
 @lru_cache(maxsize=8)
 def gained(of: School, users: int = TEST_USERS) -> Tensor:
-    """The teachers' return over random with users they have not learned from, the mean of the tasks, (S,)."""
+    """Return what the teachers get over random with users not learned from, the mean of the tasks, (S,)."""
     chance = chance_returns(of.seeds, of.crowd, of.group, users)
     return over_chance(greedy_returns(of.teachers, of.crowd, of.group, users), chance)[0]
 
 
 def kept(stack: Stack, of: School, users: int = TEST_USERS) -> Tensor:
-    """Share of the teachers' return over random that networks keep, (n_settings, seeds of the stack).
+    """Return the share of the teachers' return over random that networks keep, (n_settings, seeds of the stack).
 
-    Each is divided by the teachers of its own seed.
-
-    Raises
-    ------
-    ValueError
-        If the stack's seeds are not the first of the school's.
+    Each is divided by the teachers of its own seed; the stack's seeds are the first of the school's.
     """
     seeds = stack.seeds[: stack.n_seeds]
     if seeds != of.seeds[: len(seeds)]:
@@ -263,7 +268,7 @@ def kept(stack: Stack, of: School, users: int = TEST_USERS) -> Tensor:
 
 
 def share_of_best(of: School, users: int = TEST_USERS) -> Tensor:
-    """The teachers' return over random, as a share of that of whoever knows the tastes and plans, (S,)."""
+    """Return the teachers' return over random as a share of that of whoever knows the tastes and plans, (S,)."""
     chance = chance_returns(of.seeds, of.crowd, of.group, users)
     return gained(of, users) / over_chance(best_returns(of.seeds, of.crowd, of.group, users), chance)
 
@@ -299,10 +304,7 @@ def compare(
 ) -> Comparison:
     """Train the small network from teachers, with attention and without, and from rewards; only once.
 
-    Raises
-    ------
-    ValueError
-        If the training from rewards is longer than the distillation, so that there is no student of its length.
+    The training from rewards may last as long as the distillation, so that there is a student of its length.
     """
     if not 1 <= rewards.updates <= distilling.updates:
         most = distilling.updates

@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from recmtl_lessons.lessons.distilled_q.activities import LESSON
 from recmtl_lessons.lessons.distilled_q.experiments import TASKS, Comparison, School
 from recmtl_lessons.lessons.distilled_q.pictures import describe_looking, describe_watched, draw_looking, draw_watched
+from recmtl_lessons.lessons.distilled_q.questions import LESSON
 from recmtl_lessons.lessons.distilled_q.watching import HEADS, STEPS, USERS, WHEN, look, watch
 from recmtl_lessons.teaching import Choice, Explorer, Slider
 
@@ -18,7 +18,7 @@ def _state(user: int, step: int) -> list:
 
 
 def explore_distilling(school: School) -> Explorer:
-    """The explorer of temperature and weight: the student trains live beside its teacher."""
+    """Return the explorer of temperature and weight: the student trains live beside its teacher."""
     return Explorer(
         lesson=LESSON,
         key="explorer-distilling",
@@ -36,7 +36,7 @@ def explore_distilling(school: School) -> Explorer:
 
 
 def explore_attention(school: School, result: Comparison) -> Explorer:
-    """The explorer of attention, task by task, in a state that one picks."""
+    """Return the explorer of attention, task by task, in a state that one picks."""
     return Explorer(
         lesson=LESSON,
         key="explorer-attention",

@@ -22,7 +22,7 @@ from recmtl_lessons.lessons.distilled_q.experiments import (
     share_of_best,
     student,
 )
-from recmtl_lessons.lessons.distilled_q.learning import Distilling, QLearning
+from recmtl_lessons.training.q_learning import Distilling, QLearning
 
 FILM_TEACHING, FILM_DISTILLING = replace(TEACHING, updates=120), replace(DISTILLING, updates=120)
 
@@ -44,7 +44,7 @@ class FilmComparison:
 
 
 def film_crowd(ratings: Ratings) -> Crowd:
-    """Raters as users of sessions."""
+    """Return raters as users of sessions."""
     return Crowd(lru_cache(maxsize=64)(partial(_drawn, ratings)))
 
 

@@ -24,12 +24,12 @@ _SHOWN = CATEGORIES[:3]
 
 
 def actions_of(task: str) -> tuple[str, ...]:
-    """Labels of a surface's actions, a line each."""
+    """Return the labels of a surface's actions, a line each."""
     return tuple(label.replace(", ", ",\n") for label in make_surface(task, len(_SHOWN)).actions)
 
 
 def draw_idea(of: School, figure, task: str = "home", temperatures: tuple[float, ...] = (0.1, 1.0, 10.0)) -> None:
-    """Left: a teacher's Q-values in one state. Right: what they become at three temperatures."""
+    """Draw a teacher's Q-values in one state, and what they become at three temperatures."""
     axes = style.panels(figure, 1 + len(temperatures))
     q = answers(of.teachers, state_of(of, task, 1, 3), task)[0]
     labels, scale = actions_of(task), of.transfer_set.scale[task][0]
@@ -84,7 +84,7 @@ def draw_temperatures(result: ByTemperature, figure) -> None:
 
 
 def draw_attention(weights: Tensor, kept: dict[str, Tensor], figure) -> None:
-    """Left: mean attention of the first seed's student. Right: what students keep when their weights are replaced."""
+    """Draw the mean attention of the first seed's student, and what students keep when weights are replaced."""
     left, right = style.panels(figure, 2, (1.0, 1.5))
     _matrix(left, weights[0].mean(0), "Who looks at whom", reach=2 / 3)  # nothing here is far from a third
     labels = [name.replace(" ", "\n").replace("a\n", "a ") for name in kept]
@@ -111,7 +111,7 @@ def _matrix(axis, weights: Tensor, title: str, even: float = 1 / 3, reach: float
 
 
 def draw_square(gradients: Gradients, trained: WithoutSquare, figure) -> None:
-    """Left: the gradient's norm over the temperature. Right: what it does to a training, with T squared and without."""
+    """Draw the gradient's norm over the temperature, and a training's outcome, with T squared and without."""
     left, right = style.panels(figure, 2, (1.25, 1.0))
     for values, label, colour, marker, line in (
         (gradients.right, "with T²", "green", "o", "-"), (gradients.without, "without", "vermillion", "s", "--"),
@@ -134,7 +134,7 @@ def draw_square(gradients: Gradients, trained: WithoutSquare, figure) -> None:
 
 
 def draw_films(result: FilmComparison, figure) -> None:
-    """Left: what the student keeps. Right: how far its teachers are on the way to the best."""
+    """Draw what the student keeps, and how far its teachers are on the way to the best."""
     left, right = style.panels(figure, 2)
     for axis, values, label, colour, of in (
         (left, result.kept, "student", "green", "% of what its teachers get"),
@@ -149,8 +149,8 @@ def draw_films(result: FilmComparison, figure) -> None:
 # The explorers.
 
 
-def draw_watched(result: Watched, figure) -> None:
-    """Left: teacher's and student's probabilities side by side. Right: what the students keep, update by update."""
+def draw_watched(result: Watched, figure, controls: dict) -> None:
+    """Draw teacher's and student's probabilities side by side, and what the students keep, update by update."""
     left, right = style.panels(figure, 2, (1.35, 1.0))
     places = np.arange(len(result.teacher))
     for shift, values, label, colour, hatch in (
@@ -166,8 +166,8 @@ def draw_watched(result: Watched, figure) -> None:
             hatch=hatch,
             edgecolor="white",
         )
-    left.set_xticks(places, actions_of(result.task))
-    left.set(ylim=(0, 1.18), ylabel=f"probability at T = {result.temperature:g}", title=_where(result))
+    left.set_xticks(places, actions_of(controls["task"]))
+    left.set(ylim=(0, 1.18), ylabel=f"probability at T = {controls['temperature']:g}", title=_where(controls))
     left.grid(axis="x", visible=False)
     left.legend(loc="upper right", ncols=2)
     style.band(right, result.updates, 100 * result.kept, "students", "green", "o")
@@ -175,48 +175,49 @@ def draw_watched(result: Watched, figure) -> None:
     _line_at(right, 0, "random")
     right.set(
         xlabel="update", ylabel="% of the teachers' return", ylim=(-200, 150), xlim=(-2, 1.03 * WATCHED.updates),
-        title=f"ω = {result.weight:g}: return over random",
+        title=f"ω = {controls['weight']:g}: return over random",
     )  # fmt: skip
 
 
-def _where(result: Watched | Looking) -> str:
-    return f"{result.task}, user {result.user}, step {result.step}"
+def _where(controls: dict) -> str:
+    return f"{controls['task']}, user {controls['user']}, step {controls['step']}"
 
 
-def describe_watched(result: Watched) -> str:
-    """The picture in words."""
-    labels = make_surface(result.task, len(_SHOWN)).actions
+def describe_watched(result: Watched, controls: dict) -> str:
+    """Put the picture into words."""
+    labels = make_surface(controls["task"], len(_SHOWN)).actions
     best, copied = (labels[int(p.argmax())] for p in (result.teacher, result.student))
     mean = float(result.kept[:, -1].mean())
     alike = "the student's too" if best == copied else f"the student's is {copied} ({float(result.student.max()):.2f})"
     return (
-        f"Temperature {result.temperature:g}, share of the distillation {result.weight:g}. {_where(result)}: the "
-        f"teacher's likeliest action is {best} ({float(result.teacher.max()):.2f}), {alike}. After "
-        f"{result.updates[-1]} updates the students keep {100 * mean:.0f} % of their teachers' return over random."
+        f"Temperature {controls['temperature']:g}, share of the distillation {controls['weight']:g}. "
+        f"{_where(controls)}: the teacher's likeliest action is {best} ({float(result.teacher.max()):.2f}), {alike}. "
+        f"After {result.updates[-1]} updates the students keep {100 * mean:.0f} % of their teachers' return over "
+        "random."
     )
 
 
-def draw_looking(result: Looking, figure) -> None:
-    """Left: what is seen. Middle: attention in this state. Right: how far that is from its mean over many states."""
+def draw_looking(result: Looking, figure, controls: dict) -> None:
+    """Draw what is seen, attention in this state, and how far that is from its mean over many states."""
     left, middle, right = style.panels(figure, 3, (0.9, 1.0, 1.0))
     layout = layout_of(len(result.state), len(_SHOWN))
     satiation, gone = result.state[layout.satiation].tolist(), float(result.state[layout.ignored])
     shades = [style.PALETTE[name] for name in ("blue", "blue", "blue", "vermillion")]
     left.bar([*_SHOWN, "patience\ngone"], [*satiation, gone], color=shades, width=0.6)
-    left.set(ylim=(0, 1), title=_where(result), ylabel="satiation, 1 is the most")
+    left.set(ylim=(0, 1), title=_where(controls), ylabel="satiation, 1 is the most")
     left.grid(axis="x", visible=False)
     _matrix(middle, result.weights, "In this state")
     _matrix(right, result.weights - result.usual, "Minus their mean", even=0.0, reach=0.04, form="+.3f")
 
 
-def describe_looking(result: Looking) -> str:
-    """The picture in words."""
+def describe_looking(result: Looking, controls: dict) -> str:
+    """Put the picture into words."""
     rows = [
         f"{task} looks most at {TASKS[int(row.argmax())]} ({float(row.max()):.2f})"
         for task, row in zip(TASKS, result.weights, strict=True)
     ]
     moved = float((result.weights - result.usual).abs().max())
     return (
-        f"{_where(result)}, head: {result.head}, student {result.when}. {'; '.join(rows)}. The largest difference from "
-        f"the mean over states is {moved:.3f}."
+        f"{_where(controls)}, head: {controls['head']}, student {controls['when']}. {'; '.join(rows)}. The largest "
+        f"difference from the mean over states is {moved:.3f}."
     )

@@ -17,9 +17,9 @@ from recmtl_lessons.lessons.distilled_q.experiments import (
     kept,
     student,
 )
-from recmtl_lessons.lessons.distilled_q.learning import distil
 from recmtl_lessons.teaching import Running
 from recmtl_lessons.training import Actors, Stack
+from recmtl_lessons.training.q_learning import distil
 
 AT_SCHOOL = 4  # seeds that train before one's eyes
 WATCHED = replace(DISTILLING, updates=100)
@@ -32,7 +32,7 @@ WHEN = ("distilled", "before training")
 
 @lru_cache(maxsize=4)
 def _judged_by_others(of: School) -> School:
-    """The same teachers, with users by whom the lesson's claims are not judged."""
+    """Return the same teachers, with users by whom the lesson's claims are not judged."""
     return replace(of, group=VALIDATION)
 
 
@@ -41,7 +41,7 @@ def _judged_by_others(of: School) -> School:
 
 @lru_cache(maxsize=64)
 def state_of(of: School, task: str, user: int, step: int) -> Tensor:
-    """What is seen of a user of the first seed's world before step ``step`` of a session, (1, D).
+    """Return what is seen of a user of the first seed's world before step ``step`` of a session, (1, D).
 
     The teacher acts. Chances of a click are drawn once and for all; the user clicks where they would leave otherwise.
     """
@@ -57,7 +57,7 @@ def state_of(of: School, task: str, user: int, step: int) -> Tensor:
 
 
 def answers(stack: Stack, states: Tensor, task: str) -> Tensor:
-    """Q-values of the first seed's first network, (batch, actions)."""
+    """Return the Q-values of the first seed's first network, (batch, actions)."""
     every = states.expand(len(stack), *states.shape)
     return stack.each_own(lambda model, x: model(x, task), every)[0]
 
@@ -71,23 +71,13 @@ class Watched:
 
     Attributes
     ----------
-    temperature, weight : float
-    task : str
-    user, step : int
-    state : Tensor, (1, D)
     teacher, student : Tensor, (actions,)
-        Their probabilities in the state at this temperature, in the first seed's world.
+        Their probabilities in the state that was picked, at the temperature, in the first seed's world.
     updates : tuple of int
     kept : Tensor, (seeds, moments)
         Share of the teachers' return over random.
     """
 
-    temperature: float
-    weight: float
-    task: str
-    user: int
-    step: int
-    state: Tensor
     teacher: Tensor
     student: Tensor
     updates: tuple[int, ...]
@@ -108,7 +98,7 @@ def watch(of: School, temperature: float, weight: float, task: str, user: int, s
 
     def shown(students: Stack, updates: tuple[int, ...], kept: Tensor) -> Watched:
         copies = (answers(students, state, task)[0] / scale / temperature).softmax(-1)
-        return Watched(temperature, weight, task, user, step, state, says, copies, updates, kept)
+        return Watched(says, copies, updates, kept)
 
     if key not in _trained:
         settings = [{"temperature": temperature, "weight": weight}]
@@ -137,29 +127,20 @@ class Looking:
 
     Attributes
     ----------
-    task : str
-        On whose surface the session runs.
-    user, step : int
     state : Tensor, (D,)
     weights : Tensor, (K, K)
         Row k looks at column j.
     usual : Tensor, (K, K)
         Its mean over states that the teachers remember.
-    head, when : str
     """
 
-    task: str
-    user: int
-    step: int
     state: Tensor
     weights: Tensor
     usual: Tensor
-    head: str
-    when: str
 
 
 def look(of: School, result: Comparison, task: str, user: int, step: int, head: str, when: str) -> Looking:
-    """Attention in a state, of one head or the mean of both, distilled or not trained yet."""
+    """Return attention in a state, of one head or the mean of both, distilled or not trained yet."""
     model = (result.students if when == WHEN[0] else untrained(of.seeds[:1])).model(0)
     state = state_of(of, task, user, step)
     with torch.no_grad():
@@ -167,4 +148,4 @@ def look(of: School, result: Comparison, task: str, user: int, step: int, head: 
             model.attention_weights(x).mean(0) for x in (state, of.transfer_set.steps["state"][0, ::40])
         )  # (heads, K, K)
     pick = (lambda w: w.mean(0)) if head == HEADS[0] else (lambda w: w[HEADS.index(head) - 1])
-    return Looking(task, user, step, state[0], pick(here), pick(usual), head, when)
+    return Looking(state[0], pick(here), pick(usual))

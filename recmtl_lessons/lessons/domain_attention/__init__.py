@@ -1,6 +1,10 @@
 """Lesson 03: attention across domains. Its experiments, its pictures, its explorers and its questions."""
 
-from recmtl_lessons.lessons.domain_attention.activities import LESSON
+from recmtl_lessons.lessons.domain_attention.exercises import (
+    exercise_align,
+    exercise_contribution,
+    exercise_softmax,
+)
 from recmtl_lessons.lessons.domain_attention.experiments import (
     ALL_ALIKE,
     DOMAINS,
@@ -36,10 +40,7 @@ from recmtl_lessons.lessons.domain_attention.pictures import (
     draw_weights,
 )
 from recmtl_lessons.lessons.domain_attention.questions import (
-    SILENCED,
-    exercise_align,
-    exercise_contribution,
-    exercise_softmax,
+    LESSON,
     prediction,
     study_attention,
     study_mechanisms,

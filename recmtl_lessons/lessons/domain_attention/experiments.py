@@ -34,7 +34,7 @@ RATES = {"attention": 0.006, "uniform": 0.006, "closest": 0.006, "fixed": 0.01, 
 
 @dataclass(frozen=True)
 class Town:
-    """Five shops with the same users: how the shops are related, and how much is known of each user.
+    """Shops with the same users: how the shops are related, and how much is known of each user.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Town:
     test_rows: int = 6_000
 
     def relatedness(self, seed: int) -> Tensor:
-        """The matrix of relatedness, (D, D), which on an arc is another one for each seed."""
+        """Return the matrix of relatedness, (D, D), which on an arc is another one for each seed."""
         if self.kind == "arc":
             return _on_an_arc(seed).fill_diagonal_(1.0)
         matrix = torch.full((len(DOMAINS), len(DOMAINS)), self.level if self.kind == "equal" else 0.6)
@@ -79,7 +79,7 @@ ALL_ALIKE = replace(TOWN, kind="equal", histories=(16,))
 
 
 def with_uneven_histories(town: Town) -> Town:
-    """The same town with shops that are equally related, and histories that are very short or very long."""
+    """Return the same town with shops that are equally related, and histories that are very short or very long."""
     return replace(town, kind="equal", histories=(2, 8, 32))
 
 
@@ -88,13 +88,13 @@ TWINS = Town("twins", histories=(40,), asked=("books",), train_rows=6_000, test_
 
 
 def odd_town(level: float) -> Town:
-    """A town in which games is related to the other shops by ``level``, and is not asked about."""
+    """Return a town in which games is related to the other shops by ``level``, and is not asked about."""
     asked = tuple(name for name in DOMAINS if name != ODD)
     return Town("odd", level, histories=(16,), asked=asked, n_users=350, train_rows=7_000, test_rows=4_000)
 
 
 def _on_an_arc(seed: int) -> Tensor:
-    """Relatedness is the cosine between places on an arc of 120 degrees, times 0.97: from about 0.95 down to -0.5."""
+    """Return cosines between places on an arc of 120 degrees, times 0.97: from about 0.95 down to -0.5."""
     generator = torch.Generator().manual_seed(7919 * (seed + 1))
     n = len(DOMAINS)
     wobble = (torch.rand(n, generator=generator) - 0.5) * 0.8 * 120 / n
@@ -104,7 +104,7 @@ def _on_an_arc(seed: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Shops:
-    """One town a seed: S seeds, n rows a part, D domains. A row is a user, a shop asked about, and an item there.
+    """One town per seed: S seeds, n rows per part, D domains. A row is a user, a shop asked about, and an item there.
 
     No user is in two of the parts. A profile is made of a user's first interactions in a shop; the rows are later ones.
     In the shop asked about the user counts as new: its column of the mask is False.
@@ -126,13 +126,13 @@ class Shops:
     worlds: tuple[World, ...]
 
     def stream(self) -> dict[str, dict[str, Tensor]]:
-        """What training may see."""
+        """Return what training may see."""
         return {"rows": {f: self.train[f] for f in ("features", "mask", "closest", "query", "item", "click")}}
 
 
 @lru_cache(maxsize=8)
 def open_shops(town: Town = TOWN, seeds: tuple[int, ...] = SEEDS) -> Shops:
-    """Draw one world a seed, and cut its users into those to train, to validate and to test on."""
+    """Draw one world per seed, and cut its users into those to train, to validate and to test on."""
     worlds = [_world(town, seed) for seed in seeds]
     parts = [_parts(town, world) for world in worlds]
     train, valid, test = (
@@ -177,7 +177,7 @@ def _parts(town: Town, world: World) -> dict[str, dict[str, Tensor]]:
 
 
 def draw_rows(rows: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """Some ``n`` of the row numbers, in random order; a ValueError if there are fewer."""
+    """Return some ``n`` of the row numbers, in random order; a ValueError if there are fewer."""
     if len(rows) < n:
         raise ValueError(f"rows: got {len(rows)}, expected at least {n}")
     return rows[torch.randperm(len(rows), generator=generator)[:n]]
@@ -201,15 +201,15 @@ def _fields(world: World, rows: Tensor, features: Tensor, history: Tensor) -> di
 
 
 def place_in_history(world: World) -> Tensor:
-    """How many interactions a row's user had in its shop before it, (N,)."""
+    """Return how many interactions a row's user had in its shop before it, (N,)."""
     return place_within(world.user * len(world.settings.domains) + world.domain)
 
 
 def profiles(world: World, known: Tensor) -> tuple[Tensor, Tensor]:
-    """What is known of each user in each shop: (n_users, D, WIDTH), and from how many interactions, (n_users, D).
+    """Return what is known of each user in each shop, (n_users, D, WIDTH), and from how many interactions.
 
-    The mean of the items a user met, each turned by whether it was clicked, which points where the taste points; and
-    the logarithm of the history's length.
+    It is the mean of the items a user met, each turned by whether it was clicked, which points where the taste points;
+    and the logarithm of the history's length.
     """
     n_domains = len(world.settings.domains)
     cell = (world.user * n_domains + world.domain)[known]
@@ -221,7 +221,7 @@ def profiles(world: World, known: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def profile(total: Tensor, n: Tensor) -> Tensor:
-    """The sum of turned items, (..., TASTES), and the number of them, (...), as features (..., WIDTH)."""
+    """Return the sum of turned items, (..., TASTES), and the number of them, (...), as features (..., WIDTH)."""
     mean = 4.0 * total / n.clamp(min=1).unsqueeze(-1)  # standard deviation about 1
     return torch.cat([mean, ((n + 1.0).log() - math.log(9)).unsqueeze(-1)], dim=-1)
 
@@ -242,18 +242,18 @@ def network(
     shared_encoder: bool = True,
     kind: type[MultiDomainAttentionNetwork] = MultiDomainAttentionNetwork,
 ) -> MultiDomainAttentionNetwork:
-    """The lesson's network: five shops, profiles of one kind, items with known features."""
+    """Return the lesson's network: several shops, profiles of one kind, items with known features."""
     widths = dict.fromkeys(DOMAINS, WIDTH)
     return kind(widths, 16, attention_dim, (16,), item_dim=TASTES, shared_encoder=shared_encoder)
 
 
 def by_domain(features: Tensor, domains: Sequence[str] = DOMAINS) -> dict[str, Tensor]:
-    """(batch, D, width) -> {domain: (batch, width)}."""
+    """Return features by the name of their domain: (batch, D, width) -> {domain: (batch, width)}."""
     return dict(zip(domains, features.unbind(1), strict=True))
 
 
 def objective(model, batch, setting, progress):
-    """Mean log loss of the clicks."""
+    """Return the mean log loss of the clicks."""
     rows = batch["rows"]
     mask = torch.where(setting["alone"] > 0, rows["closest"], rows["mask"])
     temperature = 1 / setting["focus"]  # focus 0: an infinite temperature, which is uniform averaging
@@ -285,7 +285,7 @@ class ConcatenationNetwork(nn.Module):
         self.head = nn.Sequential(nn.Linear(4 * embedding_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, 1))
 
     def forward(self, query: Tensor, features: Tensor, mask: Tensor, item: Tensor) -> Tensor:
-        """Logits, (batch,)."""
+        """Return logits, (batch,)."""
         flat = (features * mask.unsqueeze(-1)).flatten(1)  # (batch, D * WIDTH)
         is_query = (query.unsqueeze(1) == torch.arange(self.n_domains, device=query.device)).float()  # (batch, D)
         users = self.to_user(flat).unflatten(1, (self.n_domains, -1))  # (batch, D, embedding)
@@ -295,7 +295,7 @@ class ConcatenationNetwork(nn.Module):
 
 
 def objective_of_concatenation(model, batch, setting, progress):
-    """Mean log loss of the clicks."""
+    """Return the mean log loss of the clicks."""
     rows = batch["rows"]
     logits = model(rows["query"], rows["features"], rows["mask"], rows["item"])
     return F.binary_cross_entropy_with_logits(logits, rows["click"]), {}
@@ -314,7 +314,7 @@ def many_networks(
     build: Callable[[], nn.Module] = network,
     training_objective: Callable = objective,
 ) -> ManyModels:
-    """A stack of this lesson's networks, one for each arm and seed."""
+    """Return a stack of this lesson's networks, one for each arm and seed."""
     return ManyModels(build, training_objective, shops.stream(), arms, seeds, learning_rate=rate)
 
 
@@ -323,7 +323,7 @@ def many_networks(
 
 @torch.no_grad()
 def answers(models: ManyModels, rows: Mapping[str, Tensor], mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Logits (arms, S, n) and weights (arms, S, n, D) for rows, with another mask than their own if one is given."""
+    """Return logits (arms, S, n) and weights (arms, S, n, D) for rows, with a mask of their own or another one."""
     logits, weights = [], []
     for index, setting in enumerate(models.settings):
         s = index % models.n_seeds
@@ -337,20 +337,20 @@ def answers(models: ManyModels, rows: Mapping[str, Tensor], mask: Tensor | None 
 
 
 def mean_weights(weights: Tensor, query: Tensor) -> Tensor:
-    """Weights (S, n, D), averaged over the rows that ask about each shop: (S, D asked, D); 0 where none asks."""
+    """Average weights (S, n, D) over the rows that ask about each shop: (S, D asked, D); 0 where none asks."""
     asked = F.one_hot(query, weights.shape[-1]).float()  # (S, n, D)
     return torch.einsum("snq,snd->sqd", asked, weights) / asked.sum(1).clamp(min=1).unsqueeze(-1)
 
 
 def agreement(one: Tensor, other: Tensor) -> Tensor:
-    """Spearman's correlation of two (S, D, D) over all pairs of different shops, (S,)."""
+    """Return Spearman's correlation of two (S, D, D) over all pairs of different shops, (S,)."""
     pairs = ~torch.eye(one.shape[-1], dtype=torch.bool)
     ranked = [torch.stack([_ranks(a[pairs]), _ranks(b[pairs])]) for a, b in zip(one, other, strict=True)]
     return torch.stack([torch.corrcoef(both)[0, 1] for both in ranked])
 
 
 def _ranks(values: Tensor) -> Tensor:
-    """Rank of each value, (n,), equal ones sharing their mean rank."""
+    """Return the rank of each value, (n,), equal ones sharing their mean rank."""
     return (values[:, None] > values).sum(1) + 0.5 * (values[:, None] == values).sum(1)
 
 
@@ -367,11 +367,11 @@ class Comparison:
         shops; "concatenation". Two more are not trained: "truth" weighs the profiles by the true relatedness, and
         "exact" by the weights that attention has learned, and both know that taste meets item in a dot product.
     logits : dict {arm: Tensor (S, n)}
-        Of "attention" and "uniform".
+        The logits of "attention" and "uniform".
     weights : Tensor, (S, D, D)
         Mean weight that attention gives each shop (last dimension) for each shop asked about.
     networks : list of MultiDomainAttentionNetwork
-        Those that attend, one a seed.
+        Those that attend, one per seed.
     row_weights : Tensor, (S, n, D)
     """
 
@@ -410,7 +410,7 @@ def compare(town: Town = TOWN, seeds: tuple[int, ...] = SEEDS) -> Comparison:
 
 @lru_cache(maxsize=2)
 def fixed_weights(town: Town = TOWN, seeds: tuple[int, ...] = SEEDS) -> tuple[Tensor, Tensor]:
-    """AUC of one weight a pair of shops, (S,): in a town, and in the one `with_uneven_histories`; one stack."""
+    """Return the AUC of one weight per pair of shops, (S,), in a town and in the one `with_uneven_histories`."""
     shops = side_by_side([open_shops(t, seeds) for t in (town, with_uneven_histories(town))])
     models = _many_fixed(shops, _names(2, seeds), RATES["fixed"]).fit(STEPS, label="one weight a pair")
     (logits,), _ = answers(models, shops.test)
@@ -422,13 +422,13 @@ def _many_fixed(shops: Shops, seeds: Sequence[int], rate: float) -> ManyModels:
 
 
 def _exactly(weights: Tensor, rows: Mapping[str, Tensor]) -> Tensor:
-    """Dot products of weighted profiles and items, (S, n), for weights (S, n, D)."""
+    """Return dot products of weighted profiles and items, (S, n), for weights (S, n, D)."""
     taste = (weights.unsqueeze(-1) * rows["features"][..., :TASTES]).sum(2)  # (S, n, TASTES)
     return (taste * rows["item"]).sum(-1)
 
 
 def concatenations(shops: Shops, seeds: Sequence[int], rate: float) -> ManyModels:
-    """A stack of the rival networks."""
+    """Return a stack of the rival networks."""
     return many_networks(shops, seeds, (ATTENTION,), rate, ConcatenationNetwork, objective_of_concatenation)
 
 
@@ -440,7 +440,7 @@ def _answers_of_concatenation(models: ManyModels, rows: Mapping[str, Tensor]) ->
 def score_rates(
     rates: Sequence[float] = (0.003, 0.006, 0.01, 0.02), town: Town = TOWN, seeds: tuple[int, ...] = DESIGN_SEEDS
 ) -> dict[str, dict[float, float]]:
-    """Mean AUC on validation users, for each arm and rate: how `RATES` was chosen."""
+    """Return the mean AUC on validation users, for each arm and rate; it is how `RATES` was chosen."""
     shops = open_shops(town, seeds)
     rows, found = shops.valid, {arm: {} for arm in RATES}
     for rate in rates:
@@ -454,7 +454,7 @@ def score_rates(
 
 
 def best_rates(found: Mapping[str, Mapping[float, float]]) -> dict[str, float]:
-    """The rate with the largest score for each arm, from what `score_rates` found."""
+    """Return the rate with the largest score for each arm, from what `score_rates` found."""
     return {arm: max(scores, key=scores.get) for arm, scores in found.items()}
 
 
@@ -462,7 +462,7 @@ def best_rates(found: Mapping[str, Mapping[float, float]]) -> dict[str, float]:
 
 
 def best_weights(shops: Shops) -> Tensor:
-    r"""For each test row the weights with which the profiles come nearest to the taste asked about, (S, n, D).
+    r"""Return for each test row the weights with which the profiles come nearest to the taste asked about, (S, n, D).
 
     A profile is taken for the taste plus noise, whose variance is :math:`\sigma^2 / n` after n interactions. With
     relatedness :math:`R`, the weighted sum of profiles that is nearest to the taste in the shop asked about has weights
@@ -484,7 +484,7 @@ def best_weights(shops: Shops) -> Tensor:
 
 
 def _profile_noise(world: World) -> float:
-    """Variance of what one interaction adds to a profile beside the taste, in units of the taste."""
+    """Return the variance of what one interaction adds to a profile beside the taste, in units of the taste."""
     turned = (world.click - 0.5)[:, None] * world.item_factors[world.domain, world.item]  # (N, TASTES)
     taste = world.tastes[world.user, world.domain]
     slope = (turned * taste).sum() / taste.square().sum()
@@ -516,7 +516,7 @@ class Gains:
     mask: Tensor
 
     def weight_at(self, length: int) -> Tensor:
-        """Mean weight of shops in which the user has a history of this length, (S,)."""
+        """Return the mean weight of shops in which the user has a history of this length, (S,)."""
         chosen = self.mask & (self.history == length)
         return (self.row_weights * chosen).sum((1, 2)) / chosen.sum((1, 2))
 
@@ -533,7 +533,7 @@ def gains(towns: Sequence[Town], seeds: tuple[int, ...] = SEEDS, label: str = "c
 
 
 def _names(n_towns: int, seeds: Sequence[int]) -> list[int]:
-    """Seeds of networks, one for each town and seed: each its own start."""
+    """Return seeds of networks, one for each town and seed: each its own start."""
     return [1000 * k + seed for k in range(n_towns) for seed in seeds]
 
 
@@ -542,7 +542,7 @@ LEVELS = (0.8, 0.0, -0.8)
 
 @dataclass(frozen=True)
 class Turning:
-    """What a shop gets while it turns around: L levels of relatedness, S seeds.
+    """Weight and score of a shop while it turns around: L levels of relatedness, S seeds.
 
     ``weight`` (L, S) is the mean weight of the turned shop when another is asked about, ``auc`` (L, S) the score.
     ``row_weights`` (n, D) and ``values`` (n, D, V) are those of one network, the first of the last level, for the
@@ -556,7 +556,7 @@ class Turning:
     values: Tensor
 
     def at(self, level: float) -> int:
-        """Number of a level."""
+        """Return the number of a level."""
         return self.levels.index(level)
 
 
@@ -580,12 +580,12 @@ def turn_a_shop(
 
 @torch.no_grad()
 def _values(model: MultiDomainAttentionNetwork, rows: Mapping[str, Tensor]) -> Tensor:
-    """What a network makes of each history, (n, D, V)."""
+    """Return what a network makes of each history, (n, D, V)."""
     return model.project(rows["query"], by_domain(rows["features"]), rows["mask"])[2]
 
 
 def side_by_side(many: Sequence[Shops]) -> Shops:
-    """Several towns as one, their seeds one after another, so that all train as one stack."""
+    """Return several towns as one, their seeds one after another, so that all train as one stack."""
 
     def joined(parts: list[dict]) -> dict:
         return {f: torch.cat([part[f] for part in parts]) for f in parts[0]}
@@ -600,7 +600,7 @@ def side_by_side(many: Sequence[Shops]) -> Shops:
 
 
 def trained_on_mixed_rows(seeds: tuple[int, ...] = SEEDS) -> Tensor:
-    """AUC on rightly aligned rows of networks trained on rows of different users, (S,)."""
+    """Return the AUC, on rightly aligned rows, of networks trained on rows of different users: (S,)."""
     shops = open_shops(TOWN, seeds)
     wrong = many_networks(shops, seeds, training_objective=objective_with_rows_of_different_users)
     (logits,), _ = answers(wrong.fit(STEPS, label="rows of different users"), shops.test)
@@ -616,12 +616,12 @@ class Removal:
 
     Attributes
     ----------
-    by_rank : Tensor, (4, S)
-        The most attended shop of each row, the second, the third, the least.
+    by_rank : Tensor, (D - 1, S)
+        Losses without the most attended shop of each row, the second, and so on to the least.
     at_random : Tensor, (S,)
-        Any of the four.
+        Loss without any one of them.
     by_pair : Tensor, (S, D, D)
-        For each shop asked about, each of the others, from all rows that ask about it.
+        For each shop asked about, the loss without each of the others, from all rows that ask about it.
     """
 
     by_rank: Tensor
@@ -642,13 +642,13 @@ def remove_shops(result: Comparison) -> Removal:
 
     dice = torch.rand(weights.shape, generator=torch.Generator().manual_seed(0))
     at_random = damage(dice.masked_fill(~rows["mask"], -1.0).argmax(-1))
-    by_rank = torch.stack([damage(order[..., rank]) for rank in range(4)])
+    by_rank = torch.stack([damage(order[..., rank]) for rank in range(len(DOMAINS) - 1)])
     return Removal(by_rank, at_random, _damage_of_pairs(result, full))
 
 
 @torch.no_grad()
 def _attending(result: Comparison, mask: Tensor) -> Tensor:
-    """Logits of the attention networks with another mask, (S, n)."""
+    """Return the logits of the attention networks with another mask, (S, n)."""
     rows = result.shops.test
     return torch.stack(
         [
@@ -709,8 +709,6 @@ class LiveTraining:
     ``auc`` is (S, T); ``agreement``, (S,), is Spearman's, now; ``weights`` and ``relatedness`` are (S, D, D).
     """
 
-    temperature: float
-    attention_dim: int
     steps: tuple[int, ...]
     auc: Tensor
     agreement: Tensor
@@ -736,7 +734,7 @@ def train_live(temperature: float, attention_dim: int, seed: int) -> Iterator[Ru
         weights, steps = latest["weights"], tuple(models.history_steps)
         match = agreement(weights, shops.relatedness)
         scores = models.history["auc"]
-        return LiveTraining(temperature, attention_dim, steps, scores, match, weights, shops.relatedness)
+        return LiveTraining(steps, scores, match, weights, shops.relatedness)
 
     for moment in models.train(STEPS, every=50, measure=measure):
         yield Running(moment.step, moment.steps, snapshot)

@@ -1,14 +1,14 @@
 """The lesson's explorers: attention itself, and its temperature and width."""
 
-from recmtl_lessons.lessons.domain_attention.activities import LESSON
 from recmtl_lessons.lessons.domain_attention.experiments import DOMAINS, Comparison, train_live
 from recmtl_lessons.lessons.domain_attention.looking import LOOKED_AT, look, typical_user
 from recmtl_lessons.lessons.domain_attention.pictures import describe_live, describe_look, draw_live, draw_look
+from recmtl_lessons.lessons.domain_attention.questions import LESSON
 from recmtl_lessons.teaching import Choice, Explorer, Slider, log_stops
 
 
 def explore_users() -> Explorer:
-    """The explorer of attention: a user, a shop to ask about, a history to shorten, a shop to take out.
+    """Return the explorer of attention: a user, a shop to ask about, a history to shorten, a shop to take out.
 
     It starts with a typical user, see `typical_user`.
     """
@@ -31,7 +31,7 @@ def explore_users() -> Explorer:
 
 
 def explore_training(reference: Comparison) -> Explorer:
-    """The explorer of temperature and width: eight networks train at each move."""
+    """Return the explorer of temperature and width: eight networks train at each move."""
     return Explorer(
         lesson=LESSON,
         key="explorer-train",
@@ -41,7 +41,7 @@ def explore_training(reference: Comparison) -> Explorer:
             Slider("attention_dim", "Width of queries and keys", (1, 2, 4, 8, 16, 32), 8),
         ],
         compute=train_live,
-        draw=lambda result, figure: draw_live(result, reference, figure),
+        draw=lambda result, figure, controls: draw_live(result, reference, figure),
         describe=describe_live,
         seeded=True,
         size=(10.0, 4.2),

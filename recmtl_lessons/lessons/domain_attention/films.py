@@ -32,10 +32,10 @@ class GenreAttention:
     ----------
     genres : tuple of str
     known : dict {arm: Tensor (S, G)}
-        AUC in each genre where the user's own history in it is seen: "attention", "uniform", "own genre only", and
+        The AUC in each genre where the user's own history in it is seen: "attention", "uniform", "own genre only", and
         "blind", which sees nothing of the user.
     new : dict {arm: Tensor (S, G)}
-        Where it is hidden, as for a user who is new to the genre: "attention", "uniform", "blind".
+        The AUC where it is hidden, as for a user who is new to the genre: "attention", "uniform", "blind".
     weights : Tensor, (S, G, G)
         Mean weights of attention (last dimension) for users new to a genre.
     damage : Tensor, (S, G, G)
@@ -90,7 +90,7 @@ _ARMS = (
 
 
 def score_genre_rates(ratings: Ratings, rates: Sequence[float] = (0.003, 0.01)) -> dict[float, dict[str, float]]:
-    """Mean AUC of every arm on the design seeds' splits, for each rate: how `GENRE_RATE` was chosen."""
+    """Return the mean AUC of every arm on the design seeds' splits, for each rate: how `GENRE_RATE` was chosen."""
     found = {}
     for rate in rates:
         result = attend_to_genres(ratings, seeds=DESIGN_SEEDS, rate=rate)
@@ -102,7 +102,7 @@ def score_genre_rates(ratings: Ratings, rates: Sequence[float] = (0.003, 0.01)) 
 def _measured_on_films(models: ManyModels, test: dict[str, Tensor], genres: tuple[str, ...]) -> GenreAttention:
     @torch.no_grad()
     def scored(arm: int, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """AUC in each genre, (S, G), and weights, (S, G * n, G); the rows stand genre after genre."""
+        """Return the AUC in each genre, (S, G), and weights, (S, G * n, G); the rows stand genre after genre."""
         logits, weights = [], []
         for s in range(models.n_seeds):
             network, setting = models.model(arm * models.n_seeds + s), models.settings[arm * models.n_seeds]
@@ -132,13 +132,13 @@ def _measured_on_films(models: ManyModels, test: dict[str, Tensor], genres: tupl
 
 
 def _unknown(rows: dict[str, Tensor]) -> Tensor:
-    """Share of the rows that ask about another genre and whose user has no history in this one, (G,)."""
+    """Return the share of rows that ask about another genre and whose user has no history in this one, (G,)."""
     elsewhere = ~rows["own"].flatten(0, 1)  # (S * rows, G)
     return 1 - rows["new"].flatten(0, 1).sum(0) / elsewhere.sum(0)
 
 
 def film_rows(ratings: Ratings, genres: Sequence[str], seeds: Sequence[int] = SEEDS) -> dict[str, dict[str, Tensor]]:
-    """Rows of two halves of the users for each seed, as {"train", "test"} of {field: Tensor (S, G * n, ...)}.
+    """Return rows of two halves of the users for each seed, {"train" or "test": {field: Tensor (S, G * n, ...)}}.
 
     A user is known in a genre by one half of their ratings of it, drawn once; the rows are drawn from the other half. A
     row's user has a history in its genre and in at least two others. A film is known by its year, its number of ratings
@@ -182,10 +182,10 @@ def _film_fields(films, rows, features, has, items, liked, generator) -> dict[st
 
 
 def _genre_profiles(films: Ratings, liked: Tensor, history: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-    """What is known of each user in each genre, (n_users, G, 3 + item features), and from how many ratings.
+    """Return what is known of each user in each genre, (n_users, G, 3 + item features), and from how many ratings.
 
-    Mean rating and share of likes, both shrunk towards everybody's; the logarithm of their number; and what the liked
-    films have more of than the others.
+    These are mean rating and share of likes, both shrunk towards everybody's; the logarithm of their number; and what
+    the liked films have more of than the others.
     """
     n_genres = len(films.domain_names)
     cell = (films.user * n_genres + films.domain)[history]

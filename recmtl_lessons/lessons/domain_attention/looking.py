@@ -30,23 +30,18 @@ class Look:
 
     Attributes
     ----------
-    user : int
-        Number among the users that were held out, from 1.
-    asked, out, closest : str
-        The shop asked about; the one taken out, or "none"; the one most related to it.
+    closest : str
+        The shop most related to the one asked about.
     history : Tensor, (D,)
         How many interactions are known in each shop.
     relatedness : Tensor, (D,)
-        With the shop asked about.
+        How each shop is related to the one asked about.
     weights : Tensor, (D, D)
         The user's weights for each shop asked about.
     probability, truth : Tensor, (C,)
-        Of a click on each of some items, predicted and true, in the order of the truth.
+        The probability of a click on each of some items, predicted and true, in the order of the truth.
     """
 
-    user: int
-    asked: str
-    out: str
     closest: str
     history: Tensor
     relatedness: Tensor
@@ -83,7 +78,7 @@ def _desk() -> _Desk:
 
 
 def _first_rows(users: Tensor) -> tuple[Tensor, Tensor]:
-    """Each user once, in increasing order, and a row of theirs."""
+    """Return each user once, in increasing order, and a row of theirs."""
     unique, inverse = users.unique(return_inverse=True)
     row = torch.empty_like(unique)
     row[inverse] = torch.arange(len(users))
@@ -91,7 +86,7 @@ def _first_rows(users: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def typical_user(asked: str, length: int) -> int:
-    """The user, counted from 1, whose weights for a shop are nearest to the mean of all that can be looked at."""
+    """Return the user, counted from 1, whose weights for a shop are nearest to the mean of all."""
     row = DOMAINS.index(asked)
     users = range(1, min(LOOKED_AT, len(_desk().users)) + 1)
     weights = torch.stack([look(user, asked, length, "none").weights[row] for user in users])
@@ -131,11 +126,11 @@ def look(user: int, asked: str, length: int, out: str) -> Look:
         probability = desk.network.predict(asked, table, known.expand(n, -1), items)
     else:
         probability = torch.full((len(items),), math.nan)
-    return Look(user, asked, out, DOMAINS[closest], history, relatedness, weights, probability, truth)
+    return Look(DOMAINS[closest], history, relatedness, weights, probability, truth)
 
 
 def _weights_of_one(network: MultiDomainAttentionNetwork, features: Tensor, history: Tensor) -> Tensor:
-    """One user's weights for each shop asked about, (D, D); a row of zeros where nothing is left to attend to."""
+    """Return one user's weights for each shop asked about, (D, D); a row of zeros where nothing is left."""
     n = len(DOMAINS)
     mask = (history > 0) & ~torch.eye(n, dtype=torch.bool)  # (D, D)
     asked = mask.any(1).nonzero().squeeze(1)
@@ -148,7 +143,7 @@ def _weights_of_one(network: MultiDomainAttentionNetwork, features: Tensor, hist
 
 
 def _candidates(world: World, user: int, query: int) -> tuple[Tensor, Tensor]:
-    """Some items of a shop, (C, TASTES), and how likely the user is to click them, (C,), the least likely first."""
+    """Return items of a shop, (C, TASTES), and how likely the user is to click them, (C,), the least likely first."""
     items = world.item_factors[query, :CANDIDATES]
     scale = world.settings.affinity_scale / math.sqrt(TASTES)
     truth = (scale * items @ world.tastes[user, query]).sigmoid()

@@ -1,6 +1,5 @@
 """What the lesson draws: plain functions of a result and a figure."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -21,9 +20,8 @@ from recmtl_lessons.lessons.domain_attention.films import GenreAttention
 from recmtl_lessons.lessons.domain_attention.looking import Look
 from recmtl_lessons.teaching import style
 from recmtl_lessons.teaching.claim import t_interval
+from recmtl_lessons.teaching.looks import GREY, line_at, look_of
 from recmtl_lessons.training import auc
-
-_GREY = "#555555"
 
 
 def draw_idea(figure) -> None:
@@ -35,7 +33,7 @@ def draw_idea(figure) -> None:
     weights = {"films": 0.5, "games": 0.08, "music": 0.3, "news": 0.12}
     for k, (name, weight) in enumerate(weights.items()):
         y = 3.9 - 1.3 * k
-        style.box(axis, 0.2, y, 2.3, f"history in {name}", _GREY, height=0.85)
+        style.box(axis, 0.2, y, 2.3, f"history in {name}", GREY, height=0.85)
         axis.plot([2.6, 5.6], [y + 0.4, 2.5], "-", color=blue, lw=1 + 16 * weight, solid_capstyle="butt", alpha=0.65)
         axis.text(
             3.35, y + 0.4 + 0.25 * (2.1 - y), f"{weight:.2f}", fontsize=13, color=blue, ha="center", va="center",
@@ -44,12 +42,12 @@ def draw_idea(figure) -> None:
     style.box(axis, 5.7, 2.1, 2.1, "what is known\nof the user", blue, height=0.85)
     style.box(axis, 5.7, 4.45, 2.1, "query: books", green, height=0.85)
     style.box(axis, 9.0, 0.4, 2.0, "a book", red, height=0.85)
-    style.box(axis, 9.0, 2.1, 2.0, "small network", _GREY, height=0.85)
+    style.box(axis, 9.0, 2.1, 2.0, "small network", GREY, height=0.85)
     for start, end, colour in (
         ((6.75, 4.35), (5.0, 3.3), green),
-        ((7.9, 2.55), (8.9, 2.55), _GREY),
+        ((7.9, 2.55), (8.9, 2.55), GREY),
         ((10.0, 1.4), (10.0, 2.0), red),
-        ((11.1, 2.55), (12.0, 2.55), _GREY),
+        ((11.1, 2.55), (12.0, 2.55), GREY),
     ):
         style.arrow(axis, start, end, colour)
     axis.text(7.0, 3.7, "asks each history: how\nmuch do you tell about me?", fontsize=13, color=green, va="center")
@@ -58,7 +56,7 @@ def draw_idea(figure) -> None:
 
 
 def draw_comparison(result: Comparison, figure) -> None:
-    """AUC of the six ways to use the other shops, the same seeds joined."""
+    """Draw the AUC of the six ways to use the other shops, the same seeds joined."""
     (axis,) = style.panels(figure, 1)
     names = {
         "uniform": "all alike",
@@ -77,75 +75,77 @@ _ARM_COLOURS = ("orange", "green", "purple", "sky", "blue", "black")
 
 
 def draw_weights(result: Comparison, figure) -> None:
-    """One seed's relatedness and learned weights as matrices; then every pair of every seed as a point."""
+    """Draw one seed's relatedness and learned weights as matrices, then every pair of every seed as a point."""
     truth, learned, points = style.panels(figure, 3, (1.0, 1.0, 1.15))
     heat_map(truth, result.shops.relatedness[0], DOMAINS, "Relatedness, one seed", signed=True)
     heat_map(learned, result.weights[0], DOMAINS, "Learned weights")
     truth.set(ylabel="shop asked about")
+    _draw_pairs(points, result.shops.relatedness, result.weights)
+    points.set_title(f"All {len(result.weights)} seeds")
+
+
+def _draw_pairs(axis, relatedness: Tensor, weights: Tensor) -> None:
+    """Draw each pair of different shops as a point, with a colour and a marker for each seed: (S, D, D) both."""
     pairs = ~torch.eye(len(DOMAINS), dtype=torch.bool)
-    for s, (marker, colour) in enumerate(zip("os^DvPX*", _EIGHT, strict=True)):
-        points.plot(
-            result.shops.relatedness[s][pairs], result.weights[s][pairs], marker, ms=6,
-            color=style.PALETTE[colour], alpha=0.75,
-        )  # fmt: skip
-    points.axhline(0.25, color=_GREY, lw=1.4, ls=":")
-    points.text(-0.7, 0.26, "all alike", fontsize=11, color=_GREY)
-    points.set(xlabel="true relatedness", ylabel="mean weight", title="All eight seeds", xlim=(-0.75, 1.02))
+    for s, (truth, weight) in enumerate(zip(relatedness, weights, strict=True)):
+        look = look_of(s, None, s)
+        axis.plot(truth[pairs], weight[pairs], look.marker, ms=6, color=style.PALETTE[look.colour], alpha=0.75)
+    _line_of_equal_weights(axis)
+    axis.set(xlabel="true relatedness", ylabel="mean weight", xlim=(-0.75, 1.02))
 
 
-_EIGHT = ("blue", "vermillion", "green", "purple", "orange", "sky", "black", "yellow")
+def _line_of_equal_weights(axis) -> None:
+    line_at(axis, 1 / (len(DOMAINS) - 1), "all alike")
 
 
 def heat_map(
     axis, values: Tensor, names: Sequence[str], title: str, signed: bool = False, fontsize: float = 11
 ) -> None:
-    """A matrix of shops by shops, its diagonal left out, with numbers in its cells."""
-    n = len(names)
-    own = torch.eye(n, dtype=torch.bool)
-    shown = values.masked_fill(own, math.nan)
+    """Draw a matrix of shops by shops, its diagonal left out, with numbers in its cells."""
+    import seaborn  # it brings pandas and pyplot along
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    own = torch.eye(len(names), dtype=torch.bool)
     top = float(values[~own].abs().max().clamp(min=1e-9))
-    low = -top if signed else 0.0
-    axis.imshow(shown.numpy(), cmap="PuOr_r" if signed else "Blues", vmin=low, vmax=top * 1.15, aspect="auto")
-    for row in range(n):
-        for column in range(n):
-            if row == column:
-                continue
-            value = float(values[row, column])
-            dark = value > 0.7 * top or (signed and value < -0.7 * top)
-            digits = 3 if top < 0.1 else 2
-            text = f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
-            colour = "white" if dark else "black"
-            axis.text(column, row, text, ha="center", va="center", fontsize=fontsize, color=colour)
+    digits = 3 if top < 0.1 else 2
+    written = [[f"{round(x, digits) + 0.0:.{digits}f}".replace("-", "−") for x in row] for row in values.tolist()]
+    FigureCanvasBase(axis.figure)  # seaborn draws the whole figure once more, unless its canvas has no pixels
+    seaborn.heatmap(
+        values.numpy(), mask=own.numpy(), annot=written, fmt="", annot_kws={"fontsize": fontsize}, cbar=False,
+        cmap="PuOr_r" if signed else "Blues", vmin=-top if signed else 0.0, vmax=top * 1.15, ax=axis,
+    )  # fmt: skip
     axis.grid(False)
-    axis.set_xticks(range(n), names, rotation=30, ha="right", rotation_mode="anchor")
-    axis.set_yticks(range(n), names)
-    axis.set(title=title, xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5))
+    places = [k + 0.5 for k in range(len(names))]
+    axis.set_xticks(places, names, rotation=30, ha="right", rotation_mode="anchor")
+    axis.set_yticks(places, names, rotation=0)
+    axis.tick_params(length=0)
+    axis.set_title(title)
 
 
 def draw_turning(turning: Turning, uneven: Gains, figure) -> None:
-    """Left: the weight of a shop as it turns around. Right: weights by the length of the history."""
+    """Draw the weight of a shop as it turns around, and weights by the length of the history."""
     left, right = style.panels(figure, 2)
     style.band(left, turning.levels, turning.weight.T, "weight of games", "vermillion", "^", "-")
-    left.axhline(0.25, color=_GREY, lw=1.4, ls=":")
-    left.text(-0.8, 0.26, "all alike", fontsize=11, color=_GREY)
+    _line_of_equal_weights(left)
     left.set_xticks(turning.levels, [f"{level:g}".replace("-", "−") for level in turning.levels])
     left.set(xlabel="relatedness of games to the others", ylabel="mean weight", ylim=(0, None))
     left.set_title("A shop turns around")
     lengths = (2, 8, 32)
     values = torch.stack([uneven.weight_at(n) for n in lengths], dim=1)
     style.band(right, range(len(lengths)), values, "weight", "blue", "o", "-")
-    right.axhline(0.25, color=_GREY, lw=1.4, ls=":")
+    _line_of_equal_weights(right)
     right.set_xticks(range(len(lengths)), [str(n) for n in lengths])
     right.set(xlabel="interactions in the history", ylim=(0, None), title="Equally related shops")
 
 
 def draw_removal(removal: Removal, twins: TwinTown, figure) -> None:
-    """Left: what is lost with the most attended shop, the second, and so on. Right: a town with twins."""
+    """Draw what is lost with the most attended shop, the second, and so on, and then in a town with twins."""
     left, right = style.panels(figure, 2, (1.0, 1.1))
+    others = len(removal.by_rank)
+    ranks = ("most\nattended", "second", "third", *(f"{k}th" for k in range(4, others)))[: others - 1]
     _bars(
-        left, ("most\nattended", "second", "third", "least", "any of\nthe four"),
-        (*removal.by_rank, removal.at_random), ("blue", "blue", "blue", "blue", "orange"),
-    )  # fmt: skip
+        left, (*ranks, "least", "any of\nthem"), (*removal.by_rank, removal.at_random), (*["blue"] * others, "orange")
+    )
     left.set(ylabel="AUC lost", title="Take one shop out")
     names = {"films": "films\n(a twin)", "games": "games\n(its twin)", "music": "music", "films + games": "both\ntwins"}
     _bars(right, tuple(names.values()), [twins.damage[n] for n in names], ("purple", "purple", "green", "vermillion"))
@@ -168,12 +168,12 @@ def _bars(axis, names: Sequence[str], values: Sequence[Tensor], colours: Sequenc
             k, mean, 0.7, yerr=[[mean - low], [high - mean]], capsize=6, color=style.PALETTE[colour], alpha=0.75,
             hatch=hatches[k % len(hatches)], edgecolor="white", ecolor="black",
         )  # fmt: skip
-    axis.axhline(0, color=_GREY, lw=1)
+    axis.axhline(0, color=GREY, lw=1)
     axis.set_xticks(range(len(names)), names)
 
 
 def draw_genres(result: GenreAttention, figure) -> None:
-    """Who attends to whom among users new to a genre, and what is lost without."""
+    """Draw who attends to whom among users new to a genre, and what is lost without."""
     left, right = style.panels(figure, 2)
     for axis, values, title in (
         (left, result.weights, "Weights"),
@@ -190,35 +190,34 @@ def draw_genres(result: GenreAttention, figure) -> None:
 # The explorers' pictures.
 
 
-def draw_look(result: Look, figure) -> None:
-    """One user: weights for each shop asked about, flows to the one that is, and predictions beside the truth."""
+def draw_look(result: Look, figure, controls: dict) -> None:
+    """Draw one user: weights for each shop asked about, flows to the one that is, predictions beside the truth."""
     heat, flows, items = style.panels(figure, 3, (1.0, 1.05, 1.0))
-    heat_map(heat, result.weights, DOMAINS, f"User {result.user}: weights")
-    row = DOMAINS.index(result.asked)
+    heat_map(heat, result.weights, DOMAINS, f"User {controls['user']}: weights")
+    row, n = DOMAINS.index(controls["asked"]), len(DOMAINS)
     heat.plot(
-        [-0.5, 4.5, 4.5, -0.5, -0.5], [row - 0.5, row - 0.5, row + 0.5, row + 0.5, row - 0.5],
-        color=style.PALETTE["vermillion"], lw=3, clip_on=False,
-    )  # fmt: skip
+        [0, n, n, 0, 0], [row, row, row + 1, row + 1, row], color=style.PALETTE["vermillion"], lw=3, clip_on=False
+    )
     heat.set(ylabel="shop asked about")
-    _draw_flows(result, flows)
+    _draw_flows(result, controls["asked"], flows)
     place = range(len(result.truth))
     items.hlines(place, result.truth, result.probability, color="#BBBBBB", lw=2)
     items.plot(result.truth, place, "D", ms=8, color=style.PALETTE["black"], label="truth")
     items.plot(result.probability, place, "o", ms=8, color=style.PALETTE["blue"], label="predicted")
     items.set_yticks([])
-    items.set(xlim=(-0.03, 1.03), ylim=(-0.7, 12.2), xlabel="probability of a click")
-    items.set_title(f"Ten items of {result.asked}")
+    items.set(xlim=(-0.03, 1.03), ylim=(-0.7, len(place) + 2.2), xlabel="probability of a click")
+    items.set_title(f"{len(place)} items of {controls['asked']}")
     items.legend(loc="upper left", ncols=2, columnspacing=1.0, handletextpad=0.2)
 
 
-def _draw_flows(result: Look, axis) -> None:
+def _draw_flows(result: Look, name: str, axis) -> None:
     axis.set(xlim=(0, 10), ylim=(-0.6, 4.4))
     axis.axis("off")
-    asked = DOMAINS.index(result.asked)
+    asked = DOMAINS.index(name)
     others = [d for d in range(len(DOMAINS)) if d != asked]
-    axis.set_title(f"What flows to {result.asked}")
-    for k, d in enumerate(others):
-        y, weight = 3.6 - 1.15 * k, float(result.weights[asked, d])
+    axis.set_title(f"What flows to {name}")
+    for y, d in zip(torch.linspace(3.6, 0.15, len(others)).tolist(), others, strict=True):
+        weight = float(result.weights[asked, d])
         empty = int(result.history[d]) == 0
         if not empty:
             axis.plot(
@@ -229,27 +228,28 @@ def _draw_flows(result: Look, axis) -> None:
         axis.text(0.0, y + 0.14, DOMAINS[d] + close, fontsize=13, weight="bold", va="bottom")
         known = "no history" if empty else f"{int(result.history[d])} known"
         related = f"{float(result.relatedness[d]):.2f}".replace("-", "−")
-        axis.text(0.0, y + 0.06, f"related {related}, {known}", fontsize=11, color=_GREY, va="top")
-    axis.text(8.5, 1.9, result.asked, fontsize=14, weight="bold", va="center", color=style.PALETTE["vermillion"])
+        axis.text(0.0, y + 0.06, f"related {related}, {known}", fontsize=11, color=GREY, va="top")
+    axis.text(8.5, 1.9, name, fontsize=14, weight="bold", va="center", color=style.PALETTE["vermillion"])
 
 
-def describe_look(result: Look) -> str:
-    """The picture of one user in words."""
-    row = result.weights[DOMAINS.index(result.asked)]
-    shares = ", ".join(f"{name} {float(w):.2f}" for name, w in zip(DOMAINS, row, strict=True) if name != result.asked)
+def describe_look(result: Look, controls: dict) -> str:
+    """Say the picture of one user in words."""
+    user, asked, out = (controls[name] for name in ("user", "asked", "out"))
+    row = result.weights[DOMAINS.index(asked)]
+    shares = ", ".join(f"{name} {float(w):.2f}" for name, w in zip(DOMAINS, row, strict=True) if name != asked)
     known = int(result.history[DOMAINS.index(result.closest)])
-    gone = "" if result.out == "none" else f", {result.out} taken out"
+    gone = "" if out == "none" else f", {out} taken out"
     if result.probability.isnan().any():
-        return f"User {result.user}, asked about {result.asked}{gone}: nothing is left to attend to."
+        return f"User {user}, asked about {asked}{gone}: nothing is left to attend to."
     error = float((result.probability - result.truth).abs().mean())
     return (
-        f"User {result.user}, new to {result.asked}{gone}; {known} interactions known in {result.closest}, the closest "
+        f"User {user}, new to {asked}{gone}; {known} interactions known in {result.closest}, the closest "
         f"shop. Weights: {shares}. Predictions are {error:.2f} from the truth on average."
     )
 
 
 def draw_live(result: LiveTraining, reference: Comparison, figure) -> None:
-    """Left: the AUC while eight networks train. Right: their weights over the true relatedness, now."""
+    """Draw the AUC while the networks train, and their weights over the true relatedness, now."""
     curves, points = style.panels(figure, 2)
     for arm, label, colour, line in (
         ("attention", "temperature 1, width 8", "black", ":"),
@@ -260,29 +260,19 @@ def draw_live(result: LiveTraining, reference: Comparison, figure) -> None:
         curves.axhline(level, color=style.PALETTE[colour], lw=1.6, ls=line, label=label)
     style.band(curves, result.steps, result.auc, "yours", "blue", "o", "-")
     curves.set(xlim=(0, STEPS), ylim=(0.48, 0.76), xlabel="training step", ylabel="AUC of clicks")
-    curves.set_title("Eight networks, live")
+    curves.set_title(f"{len(result.auc)} networks, live")
     curves.legend(loc="lower right")
-    pairs = ~torch.eye(len(DOMAINS), dtype=torch.bool)
-    for s, (marker, colour) in enumerate(zip("os^DvPX*", _EIGHT, strict=True)):
-        points.plot(
-            result.relatedness[s][pairs],
-            result.weights[s][pairs],
-            marker,
-            ms=6,
-            color=style.PALETTE[colour],
-            alpha=0.75,
-        )
-    points.axhline(0.25, color=_GREY, lw=1.4, ls=":")
-    points.set(xlabel="true relatedness", ylabel="mean weight", xlim=(-0.75, 1.02), ylim=(-0.03, 1.03))
+    _draw_pairs(points, result.relatedness, result.weights)
+    points.set_ylim(-0.03, 1.03)
     points.set_title(f"Rank correlation {float(result.agreement.mean()):.2f}")
 
 
-def describe_live(result: LiveTraining) -> str:
-    """The live picture in words."""
+def describe_live(result: LiveTraining, controls: dict) -> str:
+    """Say the live picture in words."""
     mean, low, high = t_interval(result.auc[:, -1])
     rank = t_interval(result.agreement)
     return (
-        f"Temperature {result.temperature:g}, width {result.attention_dim}, step {result.steps[-1]} of {STEPS}, "
-        f"8 networks: AUC {mean:.3f} (95 % interval {low:.3f} to {high:.3f}); rank correlation of weights and "
-        f"relatedness {rank[0]:.2f} ({rank[1]:.2f} to {rank[2]:.2f})."
+        f"Temperature {controls['temperature']:g}, width {controls['attention_dim']}, step {result.steps[-1]} of "
+        f"{STEPS}, {len(result.auc)} networks: AUC {mean:.3f} (95 % interval {low:.3f} to {high:.3f}); rank correlation"
+        f" of weights and relatedness {rank[0]:.2f} ({rank[1]:.2f} to {rank[2]:.2f})."
     )

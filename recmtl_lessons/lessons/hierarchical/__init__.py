@@ -1,7 +1,7 @@
 """Lesson 09: deciding at two levels. Its experiments, its pictures, its explorers and its questions."""
 
 from recmtl_lessons.lessons._seeds import MORE_SEEDS
-from recmtl_lessons.lessons.hierarchical.activities import LESSON
+from recmtl_lessons.lessons.hierarchical.arms import TWO_LEVELS
 from recmtl_lessons.lessons.hierarchical.chain import (
     BOOTSTRAPS,
     FLAT_Q,
@@ -21,9 +21,9 @@ from recmtl_lessons.lessons.hierarchical.choosing import (
     score_tables,
     score_two_levels,
 )
+from recmtl_lessons.lessons.hierarchical.exercises import exercise_progress, exercise_rows, exercise_target
 from recmtl_lessons.lessons.hierarchical.explorers import explore_goals, explore_training
 from recmtl_lessons.lessons.hierarchical.films import compare_on_films
-from recmtl_lessons.lessons.hierarchical.learning import TWO_LEVELS
 from recmtl_lessons.lessons.hierarchical.pictures import (
     draw_chain,
     draw_chain_itself,
@@ -32,14 +32,7 @@ from recmtl_lessons.lessons.hierarchical.pictures import (
     draw_mistakes,
     draw_sessions,
 )
-from recmtl_lessons.lessons.hierarchical.questions import (
-    HALF,
-    exercise_progress,
-    exercise_rows,
-    exercise_target,
-    prediction,
-    study_question,
-)
+from recmtl_lessons.lessons.hierarchical.questions import LESSON, prediction, study_question
 from recmtl_lessons.lessons.hierarchical.sessions import (
     FLAT,
     FOR_PROGRESS,

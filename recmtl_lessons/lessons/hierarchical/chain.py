@@ -1,4 +1,4 @@
-"""The six-state chain: two levels, the flat policy of lesson 07, and flat Q-learning with and without the history."""
+"""The six-state chain: two levels, a flat policy, and flat Q-learning, with the history and without."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,17 +11,19 @@ from torch import Tensor
 from recmtl_lessons.envs import Chains, chain_matrices, chain_value
 from recmtl_lessons.envs.chain import LENGTH, START
 from recmtl_lessons.lessons._seeds import MORE_SEEDS
-from recmtl_lessons.lessons.hierarchical.learning import (
-    TWO_LEVELS,
-    Stepped,
-    Training,
-    Walker,
-    judged_on_the_way,
-    train,
-)
-from recmtl_lessons.lessons.policy import learning as flat
+from recmtl_lessons.lessons.hierarchical.arms import TWO_LEVELS, judged_on_the_way
 from recmtl_lessons.models import HierarchicalMultiTaskRL, MultiTaskPolicyNetwork
-from recmtl_lessons.training import Actors, Chooser, Rollout, Stack, concurrently, concurrently_for, stack_steps
+from recmtl_lessons.training import (
+    Actors,
+    Chooser,
+    Rollout,
+    Stack,
+    actor_critic,
+    concurrently,
+    concurrently_for,
+    stack_steps,
+)
+from recmtl_lessons.training.two_levels import Stepped, Training, Walker, train
 
 EVERY = 5  # updates between two points of a curve
 TRAINING = Training(
@@ -59,7 +61,7 @@ class ChainPlace:
 
     @property
     def seen(self) -> Tensor:
-        """One-hot positions, (M, B, 6)."""
+        """Return one-hot positions, (M, B, 6)."""
         return self.chains.observations
 
     def step(self, goal: Tensor, action: Tensor) -> Stepped:
@@ -70,12 +72,12 @@ class ChainPlace:
 
 
 def two_levels_on_chain() -> HierarchicalMultiTaskRL:
-    """Six goals, one for each state, and two actions for each controller."""
+    """Return a network with six goals, one for each state, and two actions for each controller."""
     return HierarchicalMultiTaskRL(LENGTH, LENGTH, 2, meta_dims=(32,), task_dims=(32,), goal_dim=4)
 
 
 def two_levels_value(stack: Stack) -> Tensor:
-    """Exact undiscounted return of all models as they act, goals held until they are reached, (M,).
+    """Return the exact undiscounted return of all models as they act, goals held until they are reached, (M,).
 
     It solves the linear equations over goal, position and whether s6 was visited.
     """
@@ -95,7 +97,7 @@ def two_levels_value(stack: Stack) -> Tensor:
 
 
 def _both_levels(stack: Stack) -> tuple[Tensor, Tensor]:
-    """Probabilities of all models: goals by position (M, 6, 6), actions by goal and position (M, 6, 6, 2)."""
+    """Return all models' probabilities: goals by position (M, 6, 6), actions by goal and position (M, 6, 6, 2)."""
     every = torch.eye(LENGTH).repeat(LENGTH, 1)  # goal by goal, every position
     which = torch.arange(LENGTH).repeat_interleave(LENGTH)
 
@@ -111,12 +113,12 @@ def _both_levels(stack: Stack) -> tuple[Tensor, Tensor]:
 
 
 class ChainSessions:
-    """The chain as lesson 07's training takes its sessions: one task, "chain", with two actions.
+    """The chain as `actor_critic.train` takes its sessions: one task, "chain", with two actions.
 
     Parameters
     ----------
     history : sequence of bool
-        One a model: whether it sees that s6 was visited. The others see a 0 in its place.
+        One per model: whether it sees that s6 was visited. The others see a 0 in its place.
     per_model : int
     chances : Chooser
     """
@@ -141,23 +143,23 @@ class ChainSessions:
 
     @staticmethod
     def _with_history(seen: Tensor) -> Tensor:
-        """A place for the history, where no model of the chains sees it: (M, B, 6 or 7) -> (M, B, 7)."""
+        """Add a place for the history, where no model of the chains sees it: (M, B, 6 or 7) -> (M, B, 7)."""
         return torch.nn.functional.pad(seen, (0, LENGTH + 1 - seen.shape[-1]))
 
 
 def flat_policy_on_chain() -> MultiTaskPolicyNetwork:
-    """Lesson 07's network for the chain: the place, and whether s6 was visited (0 for those who do not see it)."""
+    """Return a policy for the chain: it sees the place, and whether s6 was visited (0 for those who do not)."""
     return MultiTaskPolicyNetwork(LENGTH + 1, {"chain": 2}, shared_dims=(64, 32), task_dims=())
 
 
 def flat_policies(arms: Sequence[dict], seeds: Sequence[int], how: Training) -> tuple[Stack, ChainSessions]:
-    """Untrained policies on the chain, for arms like `FLAT_ARMS`; the learning rate is that of ``how``."""
+    """Return untrained policies on the chain, for arms like `FLAT_ARMS`; the learning rate is that of ``how``."""
     stack = Actors(flat_policy_on_chain, arms, seeds, how.learning_rate, clip=0.5)
     return stack, ChainSessions(stack.setting("history") > 0, how.sessions, Chooser(len(seeds), seeds[0]))
 
 
 def flat_policy_value(stack: Stack) -> Tensor:
-    """Exact undiscounted return of all models as they act, (M,)."""
+    """Return the exact undiscounted return of all models as they act, (M,)."""
     places, history = torch.eye(LENGTH), stack.setting("history")
     every = torch.cat([places.repeat_interleave(2, 0), torch.arange(2.0).repeat(LENGTH)[:, None]], dim=1)  # (12, 7)
     seen = every.repeat(len(stack), 1, 1)
@@ -197,7 +199,7 @@ RATE, EPISODES = 0.1, 4  # how far an entry moves towards its target; episodes t
 
 
 def q_learning(arms: Sequence[QLearning], seeds: Sequence[int], steps: int, points: int) -> Tensor:
-    """Learn a table of values for each arm on each seed; exact greedy returns on the way, (arms, S, points).
+    """Learn a table of values for each arm on each seed; return exact greedy returns on the way, (arms, S, points).
 
     Every round is a step of each episode; an entry moves by the mean error of the transitions that met it.
 
@@ -208,12 +210,7 @@ def q_learning(arms: Sequence[QLearning], seeds: Sequence[int], steps: int, poin
     steps : int
         Taken by each table, over all its episodes.
     points : int
-        Judgements, evenly spread.
-
-    Raises
-    ------
-    ValueError
-        If there are more points than rounds.
+        Judgements, evenly spread: at most one per round.
     """
     models, chances, rounds = len(arms) * len(seeds), Chooser(len(seeds), seeds[0]), steps // EPISODES
     if not 1 <= points <= rounds:
@@ -251,7 +248,7 @@ def _move(table: Tensor, place: Tensor, error: Tensor, rate: float) -> None:
 
 
 def _greedy_return(table: Tensor, history: Tensor) -> Tensor:
-    """Exact undiscounted return of the tables (M, rows, 2), (M,)."""
+    """Return the exact undiscounted return of the tables (M, rows, 2), (M,)."""
     q = table.view(-1, LENGTH, 2, 2)
     q = torch.where(history[:, :, None, None], q, q[:, :, :1])
     return chain_value(torch.nn.functional.one_hot(q.argmax(-1), 2))
@@ -277,12 +274,12 @@ class ChainComparison:
     returns: dict[str, Tensor]
 
     def late(self, learner: str) -> Tensor:
-        """Mean over the second half of the points, (S,): some learners never settle."""
+        """Return the mean over the second half of the points, (S,): some learners never settle."""
         return second_half(self.returns[learner])
 
 
 def second_half(returns: Tensor) -> Tensor:
-    """Mean over the second half of the points: (..., P) -> (...)."""
+    """Return the mean over the second half of the points: (..., P) -> (...)."""
     return returns[..., returns.shape[-1] // 2 :].mean(-1)
 
 
@@ -293,11 +290,6 @@ def compare_on_chain(
     """Train two levels, flat policies and tables on as many steps, flat ones with and without the history.
 
     And two levels with two mistakes, the first on three quarters of the seeds, the second on the last quarter.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than four seeds, or the flat learners would take another number of steps.
     """
     if len(seeds) < 4:
         raise ValueError(f"seeds: got {len(seeds)}, expected at least 4")
@@ -316,7 +308,7 @@ def compare_on_chain(
 
 
 def train_two_levels(seeds: tuple[int, ...], how: Training, mistakes: bool = False) -> tuple[tuple[int, ...], Tensor]:
-    """At which updates they were judged, and exact returns on the way, (arms, S, points).
+    """Train two levels; return at which updates they were judged, and exact returns on the way, (arms, S, points).
 
     With ``mistakes`` a second arm, which follows one goal and records another, but for the last quarter of its seeds:
     these have controllers without gradient.
@@ -336,7 +328,7 @@ def train_two_levels(seeds: tuple[int, ...], how: Training, mistakes: bool = Fal
 
 
 def train_flat_arms(seeds: Sequence[int], how: Training) -> dict[str, Tensor]:
-    """The policies of `FLAT_ARMS`, those of one learning rate together: {learner: Tensor (S, points)}."""
+    """Train the policies of `FLAT_ARMS`, those of one learning rate together: {learner: Tensor (S, points)}."""
 
     def learn(rate: float) -> dict[str, Tensor]:
         arms = {name: arm for name, arm in FLAT_ARMS.items() if arm["learning_rate"] == rate}
@@ -348,10 +340,10 @@ def train_flat_arms(seeds: Sequence[int], how: Training) -> dict[str, Tensor]:
 
 
 def train_flat_policies(arms: Sequence[dict], seeds: Sequence[int], how: Training) -> Tensor:
-    """Exact returns on the way of lesson 07's policy, (arms, S, points); arms as in `flat_policies`."""
+    """Train arms as in `flat_policies`; return exact returns on the way, (arms, S, points)."""
     stack, sessions = flat_policies(arms, seeds, how)
     _, found = judged_on_the_way(
-        flat.train(stack, sessions, how, every=EVERY), how.updates, "flat policies on the chain",
+        actor_critic.train(stack, sessions, how, every=EVERY), how.updates, "flat policies on the chain",
         partial(flat_policy_value, stack),
     )  # fmt: skip
     return stack.by_setting(found)

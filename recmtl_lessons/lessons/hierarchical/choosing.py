@@ -7,6 +7,7 @@ from itertools import product
 from torch import Tensor
 
 from recmtl_lessons.lessons._seeds import DESIGN_SEEDS
+from recmtl_lessons.lessons.hierarchical.arms import TWO_LEVELS
 from recmtl_lessons.lessons.hierarchical.chain import (
     EVERY,
     FLAT_TRAINING,
@@ -21,7 +22,6 @@ from recmtl_lessons.lessons.hierarchical.sessions import (
     FLAT,
     FOR_PROGRESS,
     TRAINING,
-    TWO_LEVELS,
     compare,
 )
 from recmtl_lessons.lessons.hierarchical.sessions import FLAT_TRAINING as FLAT_SESSIONS
@@ -39,7 +39,7 @@ def score_flat_policies(
     rates: Sequence[float] = (5e-3, 1e-2),
     seeds: Sequence[int] = DESIGN_SEEDS,
 ) -> dict[tuple[bool, float, float, float, float], Tensor]:
-    """What lesson 07's policy earns on the chain, {(history, discount, lambda, entropy, rate): Tensor (S,)}."""
+    """Return what flat policies earn on the chain, {(history, discount, lambda, entropy, rate): Tensor (S,)}."""
     names = ("history", "discount", "gae_lambda", "entropy")
     arms, found = list(product((0.0, 1.0), discounts, lambdas, entropies)), {}
     for rate in rates:
@@ -55,7 +55,7 @@ def score_tables(
     fractions: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
     seeds: Sequence[int] = DESIGN_SEEDS,
 ) -> dict[QLearning, Tensor]:
-    """The same for tables, with the history and without, {settings: Tensor (S,)}."""
+    """Return what tables earn there, with the history and without, {settings: Tensor (S,)}."""
     arms = [
         QLearning(history, epsilon, fraction, discount)
         for history, epsilon, fraction, discount in product((False, True), epsilons, fractions, discounts)
@@ -70,7 +70,7 @@ def score_rates(
     arms: Sequence[str] = (TWO_LEVELS, FLAT, FOR_PROGRESS),
     seeds: Sequence[int] = MANY_SEEDS,
 ) -> dict[tuple[str, float], Tensor]:
-    """What arms earn in sessions by learning rate, with users of group 1, {(arm, rate): Tensor (S,)}."""
+    """Return what arms earn in sessions by learning rate, with users of group 1, {(arm, rate): Tensor (S,)}."""
     found = {}
     for rate in rates:
         hows = (replace(how, learning_rate=rate) for how in (TRAINING, FLAT_SESSIONS))
@@ -80,5 +80,5 @@ def score_rates(
 
 
 def score_two_levels(seeds: Sequence[int] = range(200, 248)) -> Tensor:
-    """What two levels earn on the chain, on seeds enough to see how often they fail, (S,)."""
+    """Return what two levels earn on the chain, on seeds enough to see how often they fail, (S,)."""
     return second_half(train_two_levels(tuple(seeds), CHAIN_TRAINING)[1][:1])[0]

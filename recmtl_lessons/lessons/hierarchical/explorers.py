@@ -2,24 +2,19 @@
 
 from functools import partial
 
-from recmtl_lessons.envs.surfaces import CATEGORIES as NAMES
-from recmtl_lessons.lessons.hierarchical.activities import LESSON
+from recmtl_lessons.envs.surfaces import CATEGORIES
+from recmtl_lessons.envs.users import N_CATEGORIES
 from recmtl_lessons.lessons.hierarchical.live import train_live
 from recmtl_lessons.lessons.hierarchical.pictures import describe_live, describe_timeline, draw_live, draw_timeline
-from recmtl_lessons.lessons.hierarchical.sessions import CATEGORIES, LATE, TRAINING, Comparison
+from recmtl_lessons.lessons.hierarchical.questions import LESSON
+from recmtl_lessons.lessons.hierarchical.sessions import LATE, TRAINING, Comparison
 from recmtl_lessons.lessons.hierarchical.watching import LEFT_TO_IT, SHOWN_USERS, follow
 from recmtl_lessons.teaching import Choice, Explorer, Slider
 
 
 def explore_goals(result: Comparison, agent: int = 0) -> Explorer:
-    """The explorer of a session at two levels, with one of the trained agents: whose it is, and who chooses the goals.
-
-    Raises
-    ------
-    ValueError
-        If there is no such agent.
-    """
-    options = (LEFT_TO_IT, *NAMES[:CATEGORIES])
+    """Return the explorer of a session with one of the trained agents: whose it is, and who chooses the goals."""
+    options = (LEFT_TO_IT, *CATEGORIES[:N_CATEGORIES])
     places = ("First goal", "Second goal", "Third goal")
     goals = [Choice(f"goal_{k}", place, options, LEFT_TO_IT) for k, place in enumerate(places, 1)]
     return Explorer(
@@ -36,7 +31,7 @@ def explore_goals(result: Comparison, agent: int = 0) -> Explorer:
 
 
 def explore_training() -> Explorer:
-    """The explorer of training: how long a goal lasts and how late the reward comes, beside the flat policy."""
+    """Return the explorer of training: how long a goal lasts and how late the reward comes, beside the flat policy."""
     return Explorer(
         lesson=LESSON,
         key="explorer-training",

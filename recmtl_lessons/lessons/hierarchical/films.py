@@ -3,7 +3,7 @@
 from recmtl_lessons.datasets import Ratings
 from recmtl_lessons.envs import users_from_ratings
 from recmtl_lessons.lessons._seeds import SEEDS
-from recmtl_lessons.lessons.hierarchical.learning import TWO_LEVELS, Training
+from recmtl_lessons.lessons.hierarchical.arms import TWO_LEVELS
 from recmtl_lessons.lessons.hierarchical.sessions import (
     FLAT,
     FLAT_TRAINING,
@@ -13,6 +13,7 @@ from recmtl_lessons.lessons.hierarchical.sessions import (
     Comparison,
     compare_users,
 )
+from recmtl_lessons.training.two_levels import Training
 
 FILM_ARMS = (TWO_LEVELS, FLAT)
 

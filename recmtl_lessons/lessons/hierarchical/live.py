@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from recmtl_lessons.lessons._seeds import SEEDS
-from recmtl_lessons.lessons.hierarchical.learning import Training, train
 from recmtl_lessons.lessons.hierarchical.sessions import (
     FLAT_TRAINING,
     TRAINING,
@@ -19,8 +18,9 @@ from recmtl_lessons.lessons.hierarchical.sessions import (
     two_levels,
     users_of,
 )
-from recmtl_lessons.lessons.policy import learning as flat
 from recmtl_lessons.teaching import Running
+from recmtl_lessons.training import actor_critic
+from recmtl_lessons.training.two_levels import Training, train
 
 N_SEEDS = 4
 EVERY = 3  # updates between two points
@@ -40,15 +40,12 @@ class Live:
         Mean discounted reward of a session.
     best : Tensor, (S,)
         What is possible for whoever knows the tastes.
-    goal_steps, clicks_needed : int
     """
 
     steps: Tensor
     two_levels: Tensor
     flat: Tensor
     best: Tensor
-    goal_steps: int
-    clicks_needed: int
 
 
 def train_live(
@@ -69,12 +66,11 @@ def train_live(
 
     def snapshot() -> Live:
         goals, actions = (torch.stack(values, dim=1) for values in found)
-        return Live(torch.tensor(steps), goals, actions, best, goal_steps, clicks_needed)
+        return Live(torch.tensor(steps), goals, actions, best)
 
-    both = zip(
-        train(stack, walker, how, every=EVERY), flat.train(policies, sessions, flat_how, every=EVERY), strict=True
-    )
-    for moment, _ in both:
+    above = train(stack, walker, how, every=EVERY)
+    beside = actor_critic.train(policies, sessions, flat_how, every=EVERY)
+    for moment, _ in zip(above, beside, strict=True):
         steps.append(moment.step * how.sessions * how.steps)
         measure()
         yield Running(moment.step, moment.steps, snapshot, "update")

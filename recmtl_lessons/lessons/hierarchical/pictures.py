@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from recmtl_lessons.envs.chain import LENGTH, OPTIMUM
+from recmtl_lessons.lessons.hierarchical.arms import TWO_LEVELS
 from recmtl_lessons.lessons.hierarchical.chain import (
     BOOTSTRAPS,
     FLAT_Q,
@@ -16,7 +17,6 @@ from recmtl_lessons.lessons.hierarchical.chain import (
     WAITS,
     ChainComparison,
 )
-from recmtl_lessons.lessons.hierarchical.learning import TWO_LEVELS
 from recmtl_lessons.lessons.hierarchical.live import LIVE, Live
 from recmtl_lessons.lessons.hierarchical.sessions import (
     FLAT,
@@ -96,7 +96,7 @@ _ON_CHAIN = {
 
 
 def draw_chain(result: ChainComparison, figure) -> None:
-    """Left: two levels and flat Q-learning on the way. Right: what all learners earn in the second half of it."""
+    """Draw two levels and flat Q-learning on the way, and what all learners earn in the second half of it."""
     curves, late = style.panels(figure, 2, (1.0, 1.25))
     for learner, look in ((TWO_LEVELS, ("o", "-")), (FLAT_Q, ("s", "--"))):
         style.band(curves, result.steps / 1000, result.returns[learner], learner, _ON_CHAIN[learner][1], *look)
@@ -154,7 +154,7 @@ _ARMS = {
 
 
 def draw_sessions(late: Comparison, immediate: Comparison, figure) -> None:
-    """Left: the curves where the reward is late. Right: the arms in the end, late and immediate."""
+    """Draw the curves where the reward is late, and the arms in the end, late and immediate."""
     curves, first, second = style.panels(figure, 3, (1.3, 1.4, 0.8))
     for arm, (_, *look) in _ARMS.items():
         _mean(curves, late.steps / 1000, late.curves[arm], arm, *look)
@@ -190,8 +190,8 @@ def draw_films(films: Comparison, figure) -> None:
 # One session.
 
 
-def draw_timeline(line: Timeline, figure) -> None:
-    """Left the user and the first wish; right goals above, actions below, and the clicks towards a reward."""
+def draw_timeline(line: Timeline, figure, controls: dict) -> None:
+    """Draw the user and the first wish; beside them goals, below these actions and the clicks towards a reward."""
     grid = getattr(figure, "_recmtl_timeline", None)
     if grid is None:
         figure.clear()
@@ -257,8 +257,8 @@ def _draw_progress(axis, line: Timeline) -> None:
     axis.legend(loc="upper left", fontsize=11, ncol=3, **_ON_TOP)
 
 
-def describe_timeline(line: Timeline) -> str:
-    """The picture of a session in words."""
+def describe_timeline(line: Timeline, controls: dict) -> str:
+    """Put the picture of a session into words."""
     tastes = ", ".join(f"{n} {t:+.1f}" for n, t in zip(line.categories, line.tastes, strict=True))
     starts = [t for t in range(len(line)) if line.began[t]]
     goals = ", ".join(
@@ -274,7 +274,7 @@ def describe_timeline(line: Timeline) -> str:
 # A training.
 
 
-def draw_live(live: Live, figure) -> None:
+def draw_live(live: Live, figure, controls: dict) -> None:
     """Draw both curves against the best possible, and where they stand."""
     curves, final = style.panels(figure, 2, (1.7, 1.0))
     top = float(live.best.mean())
@@ -293,7 +293,7 @@ def draw_live(live: Live, figure) -> None:
         axis.set_ylim(-0.15 * top, 1.15 * top)
     curves.text(0.01, top, "best, tastes known", transform=curves.get_yaxis_transform(), va="bottom", fontsize=12)
     curves.set(xlabel="thousand steps", ylabel="discounted reward", xlim=(0, 1.03 * LIVE.environment_steps / 1000))
-    clicks, steps = _count(live.clicks_needed, "click"), _count(live.goal_steps, "step")
+    clicks, steps = _count(controls["clicks_needed"], "click"), _count(controls["goal_steps"], "step")
     curves.set_title(f"{clicks} a reward, goals of up to {steps}")
     final.set_title("Now")
     curves.legend(loc="best", **_ON_TOP)
@@ -303,11 +303,12 @@ def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'s' if number > 1 else ''}"
 
 
-def describe_live(live: Live) -> str:
-    """The picture of a training in words."""
+def describe_live(live: Live, controls: dict) -> str:
+    """Put the picture of a training into words."""
     levels, flat = (float(values[:, -1].mean()) for values in (live.two_levels, live.flat))
+    steps, clicks = _count(controls["goal_steps"], "step"), _count(controls["clicks_needed"], "click")
     return (
-        f"Goals of up to {_count(live.goal_steps, 'step')}, {_count(live.clicks_needed, 'click')} a reward: "
+        f"Goals of up to {steps}, {clicks} a reward: "
         f"after {int(live.steps[-1]):,} steps two levels earn {levels:.2f} a session, the flat policy {flat:.2f}; "
         f"{float(live.best.mean()):.2f} is possible for whoever knows the tastes."
     )

@@ -1,4 +1,4 @@
-"""Sessions whose reward comes late: two levels beside the flat policy of lesson 07."""
+"""Sessions whose reward comes late: two levels beside a flat policy."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -7,24 +7,34 @@ from functools import cached_property, lru_cache, partial
 import torch
 from torch import Tensor, nn
 
-from recmtl_lessons.envs import SessionPlanner, SessionSettings, SessionUsers, join_users, make_users
-from recmtl_lessons.lessons._seeds import MORE_SEEDS, MOST_SEEDS
-from recmtl_lessons.lessons.hierarchical.learning import (
-    TWO_LEVELS,
-    Stepped,
-    Training,
-    Walker,
-    judged_on_the_way,
-    train,
+from recmtl_lessons.envs import (
+    ACTIONS,
+    STATE_DIM,
+    SessionPlanner,
+    SessionSettings,
+    SessionUsers,
+    join_users,
+    make_users,
 )
-from recmtl_lessons.lessons.policy import learning as flat
-from recmtl_lessons.lessons.policy.experiments import by_seed
-from recmtl_lessons.lessons.policy.learning import DISCOUNT
+from recmtl_lessons.envs.users import N_CATEGORIES, mean_by_group
+from recmtl_lessons.lessons._seeds import MORE_SEEDS, MOST_SEEDS
+from recmtl_lessons.lessons.hierarchical.arms import TWO_LEVELS, judged_on_the_way
 from recmtl_lessons.models import HierarchicalMultiTaskRL, MultiTaskPolicyNetwork
-from recmtl_lessons.training import Acted, Actors, Chooser, Rollout, Sessions, Stack, concurrently_for, returns_of
+from recmtl_lessons.training import (
+    Acted,
+    Actors,
+    Chooser,
+    Rollout,
+    Sessions,
+    Stack,
+    actor_critic,
+    concurrently_for,
+    returns_of,
+)
+from recmtl_lessons.training.actor_critic import DISCOUNT
+from recmtl_lessons.training.two_levels import Stepped, Training, Walker, train
 
 TASK = "search"
-ACTIONS, CATEGORIES, STATE_DIM = 6, 3, 15
 LATE = 8  # clicks on one category for a reward
 USERS, TEST_USERS = 200, 200  # a seed
 TIME_LIMIT = 60  # steps of a session that is learned from
@@ -46,13 +56,13 @@ CONTROL_SEEDS = len(MORE_SEEDS)  # what the controls show is large, and seen on 
 
 
 def settings_of(clicks_needed: int) -> SessionSettings:
-    """Sessions of up to `TIME_LIMIT` steps with little satiation, and a reward for the last of so many clicks."""
+    """Return settings of up to `TIME_LIMIT` steps, little satiation, and a reward for the last of so many clicks."""
     return SessionSettings(satiation=0.3, levels=3, clicks_needed=clicks_needed, time_limit=TIME_LIMIT)
 
 
 @lru_cache(maxsize=64)
 def users_of(seed: int, group: int) -> SessionUsers:
-    """A seed's users; group 0 is learned from, 1 chooses settings, 2 judges."""
+    """Return a seed's users; group 0 is learned from, 1 chooses settings, 2 judges."""
     return make_users(TEST_USERS if group else USERS, seed, group=group)
 
 
@@ -77,7 +87,7 @@ class SessionPlace:
 
     @property
     def seen(self) -> Tensor:
-        """(M, B, D)."""
+        """Return what the models see now, (M, B, D)."""
         return self.sessions.observations[self.task]
 
     def step(self, goal: Tensor, action: Tensor) -> Stepped:
@@ -90,7 +100,7 @@ class SessionPlace:
 
 
 def _gained(sessions: Sessions, done: Rollout) -> Tensor:
-    """Clicks towards the next reward that a step brought each category, below 0 where it lost them: (..., C)."""
+    """Return the clicks towards the next reward that a step brought each category, or lost, below 0: (..., C)."""
     rules = sessions.envs[sessions.tasks[0]].rules
     needed, count = rules.settings.clicks_needed, len(rules.users.categories)
     before, after = (needed * o[..., rules.layout.streak] for o in (done.observations, done.next_observations))
@@ -102,19 +112,19 @@ class PaidForProgress(Sessions):
     """Sessions whose reward is progress in any category: lateness taken away."""
 
     def step(self, acted) -> dict[str, Rollout]:
-        """One step, with the reward in its other form."""
+        """Take a step, with the reward in its other form."""
         ((task, done),) = super().step(acted).items()
         return {task: replace(done, rewards=_gained(self, done).sum(-1))}
 
 
 def flat_network() -> MultiTaskPolicyNetwork:
-    """Lesson 07's network for one surface."""
-    return MultiTaskPolicyNetwork(STATE_DIM, {TASK: ACTIONS}, shared_dims=(64, 64), task_dims=())
+    """Return a policy for one surface."""
+    return MultiTaskPolicyNetwork(STATE_DIM, {TASK: ACTIONS[TASK]}, shared_dims=(64, 64), task_dims=())
 
 
 def two_level_network() -> HierarchicalMultiTaskRL:
-    """A goal for each category, all actions for each controller, and about as many parameters."""
-    return HierarchicalMultiTaskRL(STATE_DIM, CATEGORIES, ACTIONS, meta_dims=(64,), task_dims=(52,), goal_dim=4)
+    """Return two levels: a goal for each category, all actions for each controller, about as many parameters."""
+    return HierarchicalMultiTaskRL(STATE_DIM, N_CATEGORIES, ACTIONS[TASK], meta_dims=(64,), task_dims=(52,), goal_dim=4)
 
 
 # Training and judging.
@@ -123,7 +133,7 @@ def two_level_network() -> HierarchicalMultiTaskRL:
 def two_levels(
     worlds: Sequence[SessionUsers], seeds: Sequence[int], settings: SessionSettings, how: Training
 ) -> tuple[Stack, Walker]:
-    """Untrained models of two levels, one a seed, in sessions with the users of their seed."""
+    """Return untrained models of two levels, one per seed, in sessions with the users of their seed."""
     stack = _stack(two_level_network, seeds, how)
     sessions = Sessions(list(worlds), (TASK,), how.sessions, settings, stack.seeds)
     return stack, Walker(stack, SessionPlace(sessions), how.goal_steps, Chooser(len(seeds), seeds[0]))
@@ -136,7 +146,7 @@ def flat_policies(
     how: Training,
     kind: type[Sessions] = Sessions,
 ) -> tuple[Stack, Sessions]:
-    """The same for the flat policy; the kind of sessions may be `PaidForProgress`."""
+    """Return the same for the flat policy; the kind of sessions may be `PaidForProgress`."""
     stack = _stack(flat_network, seeds, how)
     return stack, kind(list(worlds), (TASK,), how.sessions, settings, stack.seeds)
 
@@ -146,8 +156,8 @@ def _stack(build: Callable[[], nn.Module], seeds: Sequence[int], how: Training) 
 
 
 def judge_flat(stack: Stack, worlds: Sequence[SessionUsers], settings: SessionSettings, played: int = GLANCE) -> Tensor:
-    """Mean discounted reward of whole sessions, played, (S,)."""
-    choose = flat.choose_with(stack, Chooser(stack.n_seeds, 77), (TASK,))
+    """Play whole sessions; return their mean discounted reward, (S,)."""
+    choose = actor_critic.choose_with(stack, Chooser(stack.n_seeds, 77), (TASK,))
     found = returns_of(
         worlds, (TASK,), choose, settings, seeds=stack.seeds, sessions=played, discount=DISCOUNT, horizon=HORIZON
     )
@@ -157,7 +167,7 @@ def judge_flat(stack: Stack, worlds: Sequence[SessionUsers], settings: SessionSe
 def judge_two_levels(
     stack: Stack, worlds: Sequence[SessionUsers], settings: SessionSettings, goal_steps: int, played: int = GLANCE
 ) -> Tensor:
-    """The same for two levels, (S,)."""
+    """Play as much with two levels, (S,)."""
     endless = replace(settings, time_limit=HORIZON + 1)
     sessions = Sessions(list(worlds), (TASK,), played, endless, stack.seeds)
     walker = Walker(stack, SessionPlace(sessions), goal_steps, Chooser(stack.n_seeds, 77))
@@ -183,7 +193,7 @@ class Comparison:
     curves : dict {arm: Tensor (S, P)}
         Returns then, on the way from few sessions, in the end from more.
     judged : tuple of SessionUsers
-        The users, one group a seed.
+        The users, one group per seed.
     stacks : dict {arm: Stack}
         Trained to the end.
     """
@@ -196,18 +206,18 @@ class Comparison:
 
     @property
     def returns(self) -> dict[str, Tensor]:
-        """In the end, {arm: Tensor (S,)}."""
+        """Return what each arm earned in the end, {arm: Tensor (S,)}."""
         return {arm: values[:, -1] for arm, values in self.curves.items()}
 
     def lead(self, arm: str, other: str) -> Tensor:
-        """What one arm earned in the end beyond another, on the seeds that both have."""
+        """Return what one arm earned in the end beyond another, on the seeds that both have."""
         one, two = self.returns[arm], self.returns[other]
         both = min(len(one), len(two))
         return one[:both] - two[:both]
 
     @cached_property
     def best(self) -> Tensor:
-        """What is possible for whoever knows the tastes, (S,): for the first ten users of each seed, without an end.
+        """Return what is possible for whoever knows the tastes, (S,), with the first ten users, without an end.
 
         Arms are judged with all users, and over `HORIZON` steps: this is where the ceiling lies, not an exact bound.
         """
@@ -239,7 +249,7 @@ def compare_users(
     flat_how: Training,
     every: int = EVERY,
 ) -> Comparison:
-    """As `compare`, for users that are handed in, one group a seed."""
+    """Compare as `compare` does, with users that are handed in, one group per seed."""
     settings = settings_of(clicks_needed)
 
     def learn(arm: str) -> tuple[Stack, tuple[int, ...], Tensor]:
@@ -252,7 +262,7 @@ def compare_users(
         else:
             kind = PaidForProgress if arm == FOR_PROGRESS else Sessions
             stack, sessions = flat_policies(learned[few], seeds[few], settings, flat_how, kind)
-            training = flat.train(stack, sessions, flat_how, every=every)
+            training = actor_critic.train(stack, sessions, flat_how, every=every)
             judge = partial(judge_flat, stack, judged[few], settings)
         label = f"{arm}, {_clicks(clicks_needed)}"
         return stack, *judged_on_the_way(training, how.updates, label, judge, partial(judge, played=LOOK))
@@ -273,6 +283,6 @@ def _clicks(clicks_needed: int) -> str:
 
 
 def best_returns(worlds: Sequence[SessionUsers], settings: SessionSettings) -> Tensor:
-    """What is possible with each seed's users, by dynamic programming, (S,)."""
+    """Return what is possible with each seed's users, by dynamic programming, (S,)."""
     plan = SessionPlanner(join_users(list(worlds)), TASK, settings, DISCOUNT).best()
-    return by_seed(plan.returns, range(len(worlds)))
+    return mean_by_group(plan.returns, len(worlds))

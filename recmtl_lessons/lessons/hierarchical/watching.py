@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from recmtl_lessons.envs import SessionRules
-from recmtl_lessons.lessons.hierarchical.learning import TWO_LEVELS
+from recmtl_lessons.lessons.hierarchical.arms import TWO_LEVELS
 from recmtl_lessons.lessons.hierarchical.sessions import LATE, TASK, TRAINING, Comparison, settings_of
 from recmtl_lessons.models import HierarchicalMultiTaskRL
 
@@ -79,11 +79,6 @@ def follow(
         Of the chances in the session, which are the same whatever is chosen.
     agent : int
         Its number among the seeds, from 0.
-
-    Raises
-    ------
-    ValueError
-        If there is no such agent, user or category.
     """
     if agent not in range(len(result.judged)):
         raise ValueError(f"agent: got {agent!r}, expected 0 to {len(result.judged) - 1}")
@@ -117,7 +112,7 @@ def follow(
 
 
 def _chosen(name: str, goal: str, categories: tuple[str, ...]) -> int | None:
-    """Number of the category, None where the goal is left to the meta-controller."""
+    """Return the number of the category, None where the goal is left to the meta-controller."""
     if goal not in (LEFT_TO_IT, *categories):
         raise ValueError(f"{name}: got {goal!r}, expected {LEFT_TO_IT!r} or one of {', '.join(map(repr, categories))}")
     return None if goal == LEFT_TO_IT else categories.index(goal)
@@ -126,12 +121,12 @@ def _chosen(name: str, goal: str, categories: tuple[str, ...]) -> int | None:
 def _next_goal(
     network: HierarchicalMultiTaskRL, seen: Tensor, hands: list, count: int, luck: Tensor
 ) -> tuple[int, bool]:
-    """The goal, and whether it was chosen by hand."""
+    """Return the goal, and whether it was chosen by hand."""
     if count < len(hands) and hands[count] is not None:
         return hands[count], True
     return _drawn(network.goal_probabilities(seen)[0], luck), False
 
 
 def _drawn(probability: Tensor, luck: Tensor) -> int:
-    """The choice that a uniform number stands for."""
+    """Return the choice that a uniform number stands for."""
     return min(int((probability.detach().double().cumsum(0) < luck).sum()), len(probability) - 1)

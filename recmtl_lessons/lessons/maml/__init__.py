@@ -1,19 +1,17 @@
-"""Lesson 04: MAML. Its experiments, its pictures, its explorers and its questions; new users as few-shot tasks."""
+"""Lesson 04: MAML. Its experiments, its pictures, its explorers and its questions."""
 
-from recmtl_lessons.lessons.maml.activities import LESSON
 from recmtl_lessons.lessons.maml.breaking import (
     adapted_errors,
     broadcast_loss,
     compare_gradients,
     meta_gradient_in_place,
 )
+from recmtl_lessons.lessons.maml.exercises import exercise_inner, exercise_outer, exercise_rate
 from recmtl_lessons.lessons.maml.experiments import (
     before_the_first_rating,
     by_ratings,
     compare,
     from_anothers_ratings,
-    joint_objective,
-    meta_objective,
     score_adapting,
     score_parts,
     score_training,
@@ -29,12 +27,5 @@ from recmtl_lessons.lessons.maml.pictures import (
     draw_idea,
     draw_waves,
 )
-from recmtl_lessons.lessons.maml.questions import (
-    LARGER,
-    exercise_inner,
-    exercise_outer,
-    exercise_rate,
-    prediction,
-)
+from recmtl_lessons.lessons.maml.questions import LESSON, prediction
 from recmtl_lessons.lessons.maml.sinusoid import FULL_RUN, score_joint_waves, short_run, table
-from recmtl_lessons.lessons.maml.users import SEEDS, SHOP, film_users, shop_users

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.func import functional_call, grad
 from torch.nn import functional as F
 
-from recmtl_lessons.lessons.maml.experiments import HIDDEN, IN_THREE_STEPS, INNER_STEPS, Comparison
-from recmtl_lessons.lessons.maml.users import SHOTS, Tasks, mean_error
+from recmtl_lessons.datasets.few_shot import SHOTS, Tasks
+from recmtl_lessons.lessons.maml.experiments import SHOP_ARMS, Comparison
 from recmtl_lessons.models import MAMLRecommender
+from recmtl_lessons.training.few_shot import FIELDS, HIDDEN, INNER_STEPS, mean_error
 
 
 def meta_gradient_in_place(network, tasks, rate):
@@ -31,14 +32,14 @@ def meta_gradient_in_place(network, tasks, rate):
 
 
 def meta_gradient(network: MAMLRecommender, tasks: tuple[Tensor, ...], rate: float, first_order: bool) -> Tensor:
-    """The right one, or its first-order part, as one long row."""
+    """Return the right meta-gradient, or its first-order part, as one long row."""
     losses = network.query_losses(tasks, INNER_STEPS, first_order, inner_lr=rate)
     return torch.cat([g.flatten() for g in torch.autograd.grad(losses.mean(), network.parameters())])
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """Lengths of differences between meta-gradients, as shares of the right one's length, (S,) each.
+    """How far meta-gradients lie apart, as shares of the right one's length, (S,) each.
 
     Attributes
     ----------
@@ -55,14 +56,13 @@ class Gradients:
 
 
 def compare_gradients(result: Comparison, users: int = 16) -> Gradients:
-    """Meta-gradients of one batch of training users, at the start of a training."""
+    """Compare the meta-gradients of one batch of training users, at the start of a training."""
     rows = []
     for s in range(result.models["MAML"].n_seeds):
         torch.manual_seed(s)
-        train, rate = result.users.train, IN_THREE_STEPS["MAML"][SHOTS]
+        train, rate = result.users.train, SHOP_ARMS["MAML"].rate
         network = MAMLRecommender(train.support_x.shape[-1], HIDDEN)
-        fields = (train.support_x, train.support_y, train.query_x, train.query_y)
-        tasks = tuple(part[s, :users] for part in fields)
+        tasks = tuple(getattr(train, field)[s, :users] for field in FIELDS)
         right, first = (meta_gradient(network, tasks, rate, order) for order in (False, True))
         broken = meta_gradient_in_place(network, tasks, rate)
         size = right.norm()
@@ -75,7 +75,7 @@ def compare_gradients(result: Comparison, users: int = 16) -> Gradients:
 
 
 def right_loss(model, params, x, y):
-    """Mean squared error, shapes (K,) against (K,)."""
+    """Return the mean squared error, shapes (K,) against (K,)."""
     return (functional_call(model, params, (x,)).squeeze(1) - y).square().mean()
 
 
@@ -85,8 +85,8 @@ def broadcast_loss(model, params, x, y):
 
 
 def adapted_errors(result: Comparison, loss: Callable = right_loss, dropout: float = 0.0) -> Tensor:
-    """Errors of the trained MAML networks after three steps with this loss, and with dropout left on, (S,)."""
-    test, rate = result.users.test.shots(SHOTS), IN_THREE_STEPS["MAML"][SHOTS]
+    """Return the trained MAML networks' errors after three steps with this loss, and with dropout left on, (S,)."""
+    test, rate = result.users.test.shots(SHOTS), SHOP_ARMS["MAML"].rate
     models = result.models["MAML"]
     answers = []
     for s in range(models.n_seeds):

@@ -1,7 +1,6 @@
 """The lesson's explorers: one wave, one user's path, and the reader as a new user."""
 
 from recmtl_lessons.datasets import Ratings
-from recmtl_lessons.lessons.maml.activities import LESSON
 from recmtl_lessons.lessons.maml.experiments import Comparison
 from recmtl_lessons.lessons.maml.films import TO_RATE, FilmComparison, open_desk, recommend
 from recmtl_lessons.lessons.maml.path import ORDERS, SHOTS_TO_TRY, adaptation_path
@@ -14,12 +13,13 @@ from recmtl_lessons.lessons.maml.pictures import (
     draw_recommendations,
     short_title,
 )
+from recmtl_lessons.lessons.maml.questions import LESSON
 from recmtl_lessons.lessons.maml.sinusoid import SHORT_STEPS, ShortRun, fit_a_wave
 from recmtl_lessons.teaching import Choice, Explorer, Slider, log_stops
 
 
 def explore_waves(run: ShortRun) -> Explorer:
-    """The explorer of the first meeting: one wave, its points, and two networks that fit it step by step."""
+    """Return the explorer of the first meeting: one wave, its points, and two networks that fit it step by step."""
     return Explorer(
         lesson=LESSON,
         key="explorer-waves",
@@ -30,7 +30,7 @@ def explore_waves(run: ShortRun) -> Explorer:
             Slider("amplitude", "Amplitude", tuple(k / 10 for k in range(1, 51)), 3.0),
             Slider("phase", "Phase", tuple(k / 10 for k in range(32)), 1.0),
         ],
-        compute=lambda **controls: fit_a_wave(run, **controls),
+        compute=lambda step, **wave: fit_a_wave(run, **wave),
         draw=draw_fit,
         describe=describe_fit,
         size=(11.0, 4.2),
@@ -38,7 +38,7 @@ def explore_waves(run: ShortRun) -> Explorer:
 
 
 def explore_path(result: Comparison) -> Explorer:
-    """The explorer of adapting: where it starts, how far each step goes, how many there are, and on what."""
+    """Return the explorer of adapting: where it starts, how far each step goes, how many there are, and on what."""
     return Explorer(
         lesson=LESSON,
         key="explorer-path",
@@ -58,7 +58,7 @@ def explore_path(result: Comparison) -> Explorer:
 
 
 def explore_cold_start(ratings: Ratings, result: FilmComparison) -> Explorer:
-    """The explorer of the reader's own cold start: ten films to rate, and what is recommended after each step."""
+    """Return the explorer of the reader's own cold start: ten films to rate, and what each step recommends."""
     desk = open_desk(ratings, result.network)
     first = {"toy_story": 5, "shrek": 5, "mask": 4, "alien": 1, "fargo": 1}
     sliders = [

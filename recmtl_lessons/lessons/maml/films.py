@@ -7,43 +7,41 @@ import torch
 from torch import Tensor
 
 from recmtl_lessons.datasets import Ratings
-from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
-from recmtl_lessons.lessons.maml.experiments import (
-    INNER_STEPS,
-    RATES,
-    STEPS,
-    Arm,
-    errors,
-    errors_of_parts,
-    joint_objective,
-    meta_objective,
-    train,
-)
-from recmtl_lessons.lessons.maml.users import (
+from recmtl_lessons.datasets.few_shot import (
     SHOTS,
     ColdStart,
     deal_film_users,
     describe_films,
     film_mean_and_offset,
     film_users,
-    mean_error,
-    over_seeds,
     own_mean,
 )
+from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
+from recmtl_lessons.lessons.maml.experiments import errors_of_parts
 from recmtl_lessons.models import MAMLRecommender
 from recmtl_lessons.training import ManyModels, concurrently_for
+from recmtl_lessons.training.few_shot import (
+    FILM_HIDDEN,
+    FILM_LEARNERS,
+    INNER_STEPS,
+    RATES,
+    STEPS,
+    errors,
+    mean_error,
+    meta_objective,
+    over_seeds,
+    train,
+)
 
 # Chosen on validation users of the design seeds' splits, as in the shop: `score_films` and `score_bias` do it again.
-FILM_ARMS = {"joint": Arm(joint_objective, 0.002), "MAML": Arm(meta_objective, 0.002, 0.05)}
-FILM_RATES = {"joint": 0.07, "MAML": 0.07}
+FILM_ARMS = {name: FILM_LEARNERS[name] for name in ("joint", "MAML")}
 FILM_BIAS_RATE = 0.2
 READERS_RATES = {1: 0.01, 2: 0.03, 5: 0.05, 10: 0.07}  # MAML's, by number of ratings
-FILM_HIDDEN = (32,)
 
 
 @dataclass(frozen=True)
 class FilmComparison:
-    """The arms on new users of MovieLens with ten ratings; S splits of the users.
+    """What the arms make of new users of MovieLens with ten ratings; S splits of the users.
 
     Attributes
     ----------
@@ -72,8 +70,9 @@ def compare_on_films(ratings: Ratings, seeds: tuple[int, ...] = SEEDS, steps: in
     }
 
     def learn(name: str) -> tuple[ManyModels, Tensor]:
-        models = train(FILM_ARMS[name], users.train, seeds, FILM_HIDDEN, steps, f"films, {name}")
-        return models, errors(models, users.test, FILM_RATES[name], range(INNER_STEPS + 1))[:, 0]
+        arm = FILM_ARMS[name]
+        models = train(arm, users.train, seeds, FILM_HIDDEN, steps, f"films, {name}")
+        return models, errors(arm, models, users.test, arm.rate, range(INNER_STEPS + 1))[:, 0]
 
     found = concurrently_for(FILM_ARMS, learn)
     by_step, joint, maml = {name: scores for name, (_, scores) in found.items()}, found["joint"][0], found["MAML"][0]
@@ -90,9 +89,9 @@ def score_films(
     inner_rates: Sequence[float] = (0.03, 0.05, 0.1, 0.15),
     shots: int = SHOTS,
 ) -> dict[tuple[float, float | None, float], float]:
-    """Error on validation users of the design seeds' splits: how the rates above were chosen.
+    """Score rates by the error on validation users of the design seeds' splits: so those above were chosen.
 
-    By Adam's rate, the rate of the inner steps in training (None for joint training), and that for new users.
+    Keys are Adam's rate, the rate of the inner steps in training (None for joint training), and that for new users.
     """
     users, found = film_users(ratings, DESIGN_SEEDS), {}
     in_training = inner_rates if FILM_ARMS[arm].objective is meta_objective else (None,)
@@ -101,13 +100,15 @@ def score_films(
         rates = None if in_training == (None,) else in_training
         models = train(chosen, users.train, DESIGN_SEEDS, FILM_HIDDEN, rates=rates)
         for rate in RATES:
-            scores = over_seeds(errors(models, users.valid.shots(shots), rate, (INNER_STEPS,))[0])  # (settings,)
+            scores = over_seeds(
+                errors(chosen, models, users.valid.shots(shots), rate, (INNER_STEPS,))[0]
+            )  # (settings,)
             found |= {(meta_rate, inner, rate): s for inner, s in zip(in_training, scores, strict=True)}
     return found
 
 
 def score_bias(ratings: Ratings, rates: Sequence[float] = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3)) -> dict[float, float]:
-    """The same for the rate at which joint training's last bias moves alone."""
+    """Score the rates at which joint training's last bias moves alone, as `score_films` does."""
     users = film_users(ratings, DESIGN_SEEDS)
     models = train(FILM_ARMS["joint"], users.train, DESIGN_SEEDS, FILM_HIDDEN)
     return {rate: over_seeds(errors_of_parts(models, users.valid, rate, "bias alone")[0]) for rate in rates}
@@ -133,7 +134,7 @@ TOP = 8
 
 @dataclass(frozen=True)
 class Desk:
-    """A trained network, the films to rate, and the films to recommend.
+    """What `recommend` needs: a trained network, the films to rate, and the films to recommend.
 
     Attributes
     ----------
@@ -170,8 +171,6 @@ class Recommendations:
 
     Attributes
     ----------
-    steps, rated : int
-        Inner steps, and films that were rated.
     top : Tensor, (steps + 1, TOP)
         The films predicted best after each step, by number.
     stars : Tensor, (steps + 1, C)
@@ -181,8 +180,6 @@ class Recommendations:
         Mean absolute error on the rated films themselves; NaN if there are none.
     """
 
-    steps: int
-    rated: int
     top: Tensor
     stars: Tensor
     titles: tuple[str, ...]
@@ -204,4 +201,4 @@ def recommend(desk: Desk, stars: Mapping[str, int], steps: int) -> Recommendatio
         error.append((network.predict(x, params) - y).abs().mean() if len(y) else torch.tensor(torch.nan))
     predicted = torch.stack(predicted)  # (steps + 1, C)
     top = predicted.argsort(dim=1, descending=True, stable=True)[:, :TOP]
-    return Recommendations(steps, len(y), top, predicted, desk.offered, torch.stack(error))
+    return Recommendations(top, predicted, desk.offered, torch.stack(error))

@@ -20,10 +20,6 @@ class Path:
 
     Attributes
     ----------
-    start : str
-        How the starting point was trained.
-    rate : float
-    steps, shots, user : int
     across, up : Tensor, (_GRID,)
         Places along two directions in the space of the parameters, from the starting point on.
     surface : Tensor, (_GRID, _GRID)
@@ -38,11 +34,6 @@ class Path:
         Every user's query loss after each step; infinite or NaN where the steps diverge.
     """
 
-    start: str
-    rate: float
-    steps: int
-    shots: int
-    user: int
     across: Tensor
     up: Tensor
     surface: Tensor
@@ -69,14 +60,12 @@ def adaptation_path(result: Comparison, start: str, rate: float, steps: int, sho
     points, next_step = _until_far(torch.stack(walk))
     plane = _plane(network, points, test.query_x[0, user - 1], test.query_y[0, user - 1])
     surface = _surface(network, plane, x[user - 1], y[user - 1])
-    return Path(
-        start, rate, steps, shots, user, plane.across, plane.up, surface, plane.walk, next_step, torch.stack(support),
-        torch.stack(query, dim=1),
-    )  # fmt: skip
+    support, query = torch.stack(support), torch.stack(query, dim=1)
+    return Path(plane.across, plane.up, surface, plane.walk, next_step, support, query)
 
 
 def _until_far(points: Tensor) -> tuple[Tensor, float]:
-    """The first points of a walk, as long as they stay near, and how far from the start the next one lies."""
+    """Return the first points of a walk, while they stay near, and how far from the start the next one lies."""
     distance = (points - points[0]).norm(dim=1)
     far = (~(distance <= _FAR)).nonzero().squeeze(1)
     if not len(far):
@@ -95,7 +84,7 @@ class _Plane:
 
 
 def _plane(network: MAMLRecommender, points: Tensor, query_x: Tensor, query_y: Tensor) -> _Plane:
-    """The plane through the first point and the last, and the direction in which the rest of the walk strays most.
+    """Lay a plane through the first point, the last, and the direction in which the rest of the walk strays most.
 
     Where the walk is straight, the second direction is that in which the query loss falls, as far as it is new.
     """
@@ -125,13 +114,13 @@ def _unit(direction: Tensor) -> Tensor:
 
 
 def _downhill(network: MAMLRecommender, x: Tensor, y: Tensor) -> Tensor:
-    """Minus the gradient of a loss at the starting point, as one long row."""
+    """Return minus the gradient of a loss at the starting point, as one long row."""
     moved = network.inner_update(x, y, inner_lr=1.0)
     return torch.cat([(moved[name] - value).flatten() for name, value in network.named_weights().items()])
 
 
 def _surface(network: MAMLRecommender, plane: _Plane, x: Tensor, y: Tensor) -> Tensor:
-    """The loss at each place of the grid, (_GRID, _GRID)."""
+    """Return the loss at each place of the grid, (_GRID, _GRID)."""
     up, across = torch.meshgrid(plane.up, plane.across, indexing="ij")
     places = torch.stack([across.flatten(), up.flatten()], dim=1)  # (_GRID * _GRID, 2)
     points = plane.start + places @ plane.directions  # (_GRID * _GRID, P)

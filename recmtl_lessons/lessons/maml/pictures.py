@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from recmtl_lessons.lessons.maml.experiments import ByRatings, Comparison
-from recmtl_lessons.lessons.maml.films import TOP, FilmComparison, Recommendations
+from recmtl_lessons.lessons.maml.films import TO_RATE, TOP, FilmComparison, Recommendations
 from recmtl_lessons.lessons.maml.path import Path
 from recmtl_lessons.lessons.maml.sinusoid import Fit, ShortRun
 from recmtl_lessons.teaching import style
+from recmtl_lessons.teaching.looks import GREY
 
-_GREY = "#555555"
 _NAMES = {"MAML": "MAML", "joint": "joint training"}
 _LOOKS = {"MAML": ("vermillion", "^", "-"), "joint": ("blue", "o", "--")}
 
@@ -26,16 +26,16 @@ def draw_idea(figure) -> None:
     for k, left in enumerate((3.0, 5.5, 8.0)):
         style.box(axis, left, 2.0, 1.5, f"step {k + 1}", blue)
         style.arrow(axis, (left + 0.75, 3.7), (left + 0.75, 3.1), green, "-")
-    style.box(axis, 10.6, 2.0, 2.4, "query loss", _GREY)
+    style.box(axis, 10.6, 2.0, 2.4, "query loss", GREY)
     style.box(axis, 3.0, 3.8, 6.5, "support: ten ratings of one user", green)
     style.box(axis, 10.2, 3.8, 3.1, "query: their others", green)
     style.arrow(axis, (11.8, 3.7), (11.8, 3.1), green, "-")
     for start, end in ((1.7, 2.9), (4.6, 5.4), (7.1, 7.9), (9.6, 10.5)):
-        style.arrow(axis, (start, 2.7), (end, 2.7), _GREY, "-")
+        style.arrow(axis, (start, 2.7), (end, 2.7), GREY, "-")
         style.arrow(axis, (end, 2.2), (start, 2.2), red, "--")
     axis.text(6.7, 1.25, "gradient, back through every step", color=red, fontsize=14, ha="center", va="center")
     axis.text(0.1, 0.2, "one such row for each of 16 users; θ moves by the mean of their gradients",
-              color=_GREY, fontsize=14, va="center")  # fmt: skip
+              color=GREY, fontsize=14, va="center")  # fmt: skip
 
 
 def draw_waves(run: ShortRun, figure) -> None:
@@ -48,20 +48,21 @@ def draw_waves(run: ShortRun, figure) -> None:
     axis.legend(loc="lower left")
 
 
-def draw_fit(fit: Fit, figure) -> None:
+def draw_fit(fit: Fit, figure, controls: dict) -> None:
     """Draw how two networks fit one new wave, before and at one step, and their errors step by step."""
     *fits, errors = style.panels(figure, 3, (1.0, 1.0, 0.85))
+    step = controls["step"]
     for axis, (name, curves) in zip(fits, fit.curves.items(), strict=True):
         colour, marker, line = _LOOKS[name]
         axis.plot(fit.x, fit.truth, color="#999999", ls="-", lw=5, alpha=0.5, label="the wave")
         axis.plot(fit.x, curves[0], color="black", ls=":", lw=1.8, label="before")
-        axis.plot(fit.x, curves[fit.step], color=style.PALETTE[colour], ls="-", lw=3, label=f"after {_steps(fit.step)}")
+        axis.plot(fit.x, curves[step], color=style.PALETTE[colour], ls="-", lw=3, label=f"after {_steps(step)}")
         axis.plot(fit.points_x, fit.points_y, "o", ms=8, color="black", label="its points")
         axis.set(title=_NAMES[name], xlabel="x", ylim=(-6, 8.5), xlim=(-5, 5))
         axis.legend(loc="upper left", fontsize=10, ncols=2, columnspacing=0.8, handlelength=1.6)
         steps = range(len(curves))
         errors.plot(steps, fit.error[name], color=style.PALETTE[colour], marker=marker, ls=line, label=_NAMES[name])
-        errors.plot(fit.step, fit.error[name][fit.step], marker, ms=15, color=style.PALETTE[colour], mec="black", mew=2)
+        errors.plot(step, fit.error[name][step], marker, ms=15, color=style.PALETTE[colour], mec="black", mew=2)
     fits[0].set_ylabel("y")
     top = max(float(error.max()) for error in fit.error.values())
     errors.set_xticks(range(0, len(steps), 2))
@@ -69,12 +70,12 @@ def draw_fit(fit: Fit, figure) -> None:
     errors.legend(loc="upper right", fontsize=11)
 
 
-def describe_fit(fit: Fit) -> str:
-    """The picture in words."""
-    before, after = ({n: float(error[k]) for n, error in fit.error.items()} for k in (0, fit.step))
+def describe_fit(fit: Fit, controls: dict) -> str:
+    """Put the picture into words."""
+    before, after = ({n: float(error[k]) for n, error in fit.error.items()} for k in (0, controls["step"]))
     return (
-        f"After {_steps(fit.step)} on {len(fit.points_x)} points of one wave, MAML's squared error has gone from "
-        f"{before['MAML']:.2f} to {after['MAML']:.2f}, that of joint training from {before['joint']:.2f} to "
+        f"After {_steps(controls['step'])} on {len(fit.points_x)} points of one wave, MAML's squared error has gone "
+        f"from {before['MAML']:.2f} to {after['MAML']:.2f}, that of joint training from {before['joint']:.2f} to "
         f"{after['joint']:.2f}."
     )
 
@@ -104,7 +105,7 @@ def draw_by_ratings(result: ByRatings, figure) -> None:
     leisure = result.as_long_as_helps["joint"] - result.as_long_as_helps["MAML"]
     at = [result.ratings.index(k) for k in result.few]
     style.band(right, at, leisure.T, "as many as help", "green", "D", "--")
-    right.axhline(0, color=_GREY, lw=1.2, ls=":")
+    right.axhline(0, color=GREY, lw=1.2, ls=":")
     right.set(ylabel="MAML is ahead by, stars", title="The gap to fine-tuning")
     right.legend(loc="upper left")
     for axis in (left, right):
@@ -144,7 +145,7 @@ def draw_films(result: FilmComparison, figure) -> None:
 _LOW, _HIGH = 0.05, 20.0  # of the losses that are drawn
 
 
-def draw_path(path: Path, figure) -> None:
+def draw_path(path: Path, figure, controls: dict) -> None:
     """Left: the walk over one user's loss. Right: every user's query loss, step by step."""
     surface, losses = style.panels(figure, 2, (1.0, 1.15))
     heights = path.surface.nan_to_num(50.0, 50.0).clamp(0.01, 50.0)
@@ -167,20 +168,21 @@ def draw_path(path: Path, figure) -> None:
         xlabel="from the start (square) to the last step (" + ("cross)" if path.next_step else "star)"),
         ylabel="second direction",
         xlim=(float(path.across[0]), float(path.across[-1])), ylim=(float(path.up[0]), float(path.up[-1])),
-        title=f"User {path.user}: loss of {_ratings(path.shots)} (bright: high)",
+        title=f"User {controls['user']}: loss of {_ratings(controls['shots'])} (bright: high)",
     )  # fmt: skip
-    _draw_losses(losses, path)
+    _draw_losses(losses, path, controls["user"])
 
 
-def _draw_losses(axis, path: Path) -> None:
+def _draw_losses(axis, path: Path, user: int) -> None:
     axis.set_yscale("log")
-    steps = torch.arange(path.steps + 1)
+    last = path.query.shape[1] - 1
+    steps = torch.arange(last + 1)
     finite = torch.where(torch.isfinite(path.query), path.query, 1e30)
     low, middle, high = torch.quantile(finite, torch.tensor([0.1, 0.5, 0.9]), dim=0)
     shade = style.PALETTE["blue"]
     axis.fill_between(steps, low, high.clamp(max=1e6), color=shade, alpha=0.22, lw=0, label="80 % of users")
     axis.plot(steps, middle.clamp(max=1e6), "-o", color=shade, label="median user")
-    own = path.query[path.user - 1]
+    own = path.query[user - 1]
     axis.plot(
         steps, own.nan_to_num(1e6, 1e6).clamp(max=1e6), "--^", color=style.PALETTE["vermillion"], label="this user"
     )
@@ -190,26 +192,28 @@ def _draw_losses(axis, path: Path) -> None:
             0.97, 0.96, f"{int(lost.sum())} of {len(lost)} users diverge", transform=axis.transAxes, ha="right",
             va="top", fontsize=13, weight="bold", bbox={"fc": "white", "ec": "none", "alpha": 0.85},
         )  # fmt: skip
-    axis.set_xticks(steps if path.steps <= 10 else steps[::5])
+    axis.set_xticks(steps if last <= 10 else steps[::5])
     axis.set_yticks([0.1, 0.3, 1, 3, 10], ["0.1", "0.3", "1", "3", "10"])
     axis.minorticks_off()
     axis.set(
-        ylim=(_LOW, _HIGH), xlim=(-0.2, path.steps + 0.2), xlabel="inner step", ylabel="query loss, squared stars",
+        ylim=(_LOW, _HIGH), xlim=(-0.2, last + 0.2), xlabel="inner step", ylabel="query loss, squared stars",
         title=f"{len(path.query)} users: ratings not seen",
     )  # fmt: skip
     axis.legend(loc="lower left", fontsize=11)
 
 
 def diverged(path: Path) -> Tensor:
-    """Users whose query loss ends above the picture or is no number, (users,)."""
+    """Return which users' query loss ends above the picture or is no number, (users,)."""
     return ~(path.query[:, -1] <= _HIGH)
 
 
-def describe_path(path: Path) -> str:
-    """The picture in words."""
-    lost = int(diverged(path).sum())
+def describe_path(path: Path, controls: dict) -> str:
+    """Put the picture into words."""
+    lost, user = int(diverged(path).sum()), controls["user"]
     start, end = path.query[:, 0].median(), path.query[:, -1].nan_to_num(torch.inf, torch.inf).median()
-    settings = f"{path.start}, rate {path.rate:g}, {_steps(path.steps)} on {_ratings(path.shots)}"
+    settings = (
+        f"{controls['start']}, rate {controls['rate']:g}, {_steps(controls['steps'])} on {_ratings(controls['shots'])}"
+    )
     if lost:
         ends = f"{end:.2f}" if end < 1e3 else f"{end:.0e}" if torch.isfinite(end) else "no number"
         return (
@@ -219,8 +223,8 @@ def describe_path(path: Path) -> str:
     better = int((path.query[:, -1] < path.query[:, 0]).sum())
     return (
         f"{settings}: the median query loss goes from {start:.2f} to {end:.2f}; {better} of {len(path.query)} users "
-        f"are better off than before. User {path.user}: support loss {path.support[0]:.2f} to {path.support[-1]:.2f}, "
-        f"query loss {path.query[path.user - 1, 0]:.2f} to {path.query[path.user - 1, -1]:.2f}."
+        f"are better off than before. User {user}: support loss {path.support[0]:.2f} to {path.support[-1]:.2f}, "
+        f"query loss {path.query[user - 1, 0]:.2f} to {path.query[user - 1, -1]:.2f}."
     )
 
 
@@ -235,14 +239,14 @@ def _steps(count: int) -> str:
 # Recommendations.
 
 
-def draw_recommendations(result: Recommendations, figure) -> None:
+def draw_recommendations(result: Recommendations, figure, controls: dict) -> None:
     """Draw the places of the best films after each step, with their names on both sides."""
     (axis,) = style.panels(figure, 1)
-    last = result.steps
+    last = controls["steps"]
     films = result.top.unique()
     place = result.stars.argsort(dim=1, descending=True, stable=True).argsort(dim=1)[:, films] + 1  # (steps + 1, films)
     at_end = set(result.top[-1].tolist())
-    colours = [style.PALETTE[c] for c in ("blue", "vermillion", "green", "purple", "orange", "sky", "black")] + [_GREY]
+    colours = [style.PALETTE[c] for c in ("blue", "vermillion", "green", "purple", "orange", "sky", "black")] + [GREY]
     for k, film in enumerate(films.tolist()):
         kept = film in at_end
         look = result.top[-1].tolist().index(film) if kept else 0  # its place at the end says which colour and marker
@@ -259,13 +263,13 @@ def draw_recommendations(result: Recommendations, figure) -> None:
     axis.set_yticks(range(1, TOP + 1))
     axis.set(
         xlim=(-0.85 * last, 1.85 * last), ylim=(TOP + 0.6, 0.4), xlabel="inner step", ylabel="place",
-        title=f"The best for you, from {_ratings(result.rated)}: before (left), after {_steps(last)} (right)",
+        title=f"The best for you, from {_ratings(_rated(controls))}: before (left), after {_steps(last)} (right)",
     )  # fmt: skip
     axis.grid(visible=False)  # it would strike the titles through
 
 
 def short_title(title: str) -> str:
-    """A film's title without its year, the article where it is spoken, and not too long to stand beside a picture."""
+    """Return a film's title without its year, the article where it is spoken, short enough to stand by a picture."""
     name = title.rsplit(" (", 1)[0]
     for article in ("The", "A", "An"):
         if name.endswith(f", {article}"):
@@ -273,14 +277,18 @@ def short_title(title: str) -> str:
     return name if len(name) <= 30 else name[:29].rstrip() + "…"
 
 
-def describe_recommendations(result: Recommendations) -> str:
-    """The picture in words."""
+def _rated(controls: dict) -> int:
+    return sum(controls[key] > 0 for key in TO_RATE)
+
+
+def describe_recommendations(result: Recommendations, controls: dict) -> str:
+    """Put the picture into words."""
     best = ", ".join(short_title(result.titles[film]) for film in result.top[-1, :3].tolist())
-    if not result.rated:
+    if not _rated(controls):
         return f"Nothing rated yet. For everybody, the network recommends {best}."
     new = len(set(result.top[-1].tolist()) - set(result.top[0].tolist()))
     return (
-        f"{_ratings(result.rated)}, {_steps(result.steps)}: first come {best}. {new} of the {TOP} films were not among "
-        f"the first {TOP} before. On your own ratings the network errs by {result.error[-1]:.2f} stars, before "
-        f"{result.error[0]:.2f}."
+        f"{_ratings(_rated(controls))}, {_steps(controls['steps'])}: first come {best}. {new} of the {TOP} films "
+        f"were not among the first {TOP} before. On your own ratings the network errs by {result.error[-1]:.2f} "
+        f"stars, before {result.error[0]:.2f}."
     )

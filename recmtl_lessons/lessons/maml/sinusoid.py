@@ -41,18 +41,18 @@ class Waves:
     phase: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Heights at x, (T, points)."""
+        """Return the heights at x, (T, points)."""
         return self.amplitude * torch.sin(x - self.phase)
 
 
 def draw_waves(count: int, generator: torch.Generator) -> Waves:
-    """Amplitudes from 0.1 to 5 and phases from 0 to pi (Finn et al. 2017, section 5.1)."""
+    """Draw amplitudes from 0.1 to 5 and phases from 0 to pi (Finn et al. 2017, section 5.1)."""
     amplitude = 0.1 + 4.9 * torch.rand(count, 1, generator=generator)
     return Waves(amplitude, math.pi * torch.rand(count, 1, generator=generator))
 
 
 def draw_tasks(count: int, points: int, queries: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """Stacked tasks: points x from -5 to 5 of a wave each, (T, points, 1) and (T, points), and the same to query."""
+    """Draw stacked tasks: points x from -5 to 5 of a wave each, (T, points, 1), (T, points), and the same to query."""
     waves = draw_waves(count, generator)
     x = 10 * torch.rand(count, points + queries, generator=generator) - 5
     y = waves(x)
@@ -61,7 +61,7 @@ def draw_tasks(count: int, points: int, queries: int, generator: torch.Generator
 
 @dataclass(frozen=True)
 class ShortRun:
-    """A training of seconds; S seeds.
+    """What a training of seconds came to; S seeds.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ class ShortRun:
 
 
 def network() -> MAMLRecommender:
-    """The paper's network: two hidden layers of 40, one inner step in training."""
+    """Return the paper's network: two hidden layers of 40, one inner step in training."""
     return MAMLRecommender(1, (40, 40), inner_lr=RATE, inner_steps=1)
 
 
@@ -124,7 +124,7 @@ def _error_by_step(model: MAMLRecommender, seed: int, rate: float) -> Tensor:
 
 
 def score_joint_waves(rates: Sequence[float] = (0.003, 0.005, 0.01, 0.02, 0.03, 0.05)) -> dict[float, float]:
-    """Error after five steps of the joint networks of the design seeds: how their rate in `SHORT_RATES` was chosen."""
+    """Score rates by the joint networks' error after five steps, on the design seeds: so `SHORT_RATES` has its own."""
     networks = list(zip(DESIGN_SEEDS, _networks("joint", DESIGN_SEEDS, SHORT_UPDATES), strict=True))
     return {
         rate: float(torch.stack([_error_by_step(net, seed, rate)[5] for seed, net in networks]).mean())
@@ -145,8 +145,6 @@ class Fit:
     curves : dict {"MAML", "joint": Tensor (SHORT_STEPS + 1, P)}
     error : dict {"MAML", "joint": Tensor (SHORT_STEPS + 1,)}
         Mean squared distance of the curve from the wave, after each step.
-    step : int
-        The step to look at.
     """
 
     x: Tensor
@@ -155,12 +153,11 @@ class Fit:
     points_y: Tensor
     curves: dict[str, Tensor]
     error: dict[str, Tensor]
-    step: int
 
 
 @torch.no_grad()
-def fit_a_wave(run: ShortRun, amplitude: float = 3.0, phase: float = 1.0, points: int = 10, step: int = 10) -> Fit:
-    """Let the first network of each arm take `SHORT_STEPS` steps on some points of one wave; look at one of them."""
+def fit_a_wave(run: ShortRun, amplitude: float, phase: float, points: int) -> Fit:
+    """Let the first network of each arm take `SHORT_STEPS` steps on some points of one wave."""
     wave = Waves(torch.tensor([[amplitude]]), torch.tensor([[phase]]))
     points_x = 10 * torch.rand(1, 20, generator=torch.Generator().manual_seed(0))[:, :points] - 5
     points_y, x = wave(points_x), torch.linspace(-5, 5, 121)[None]
@@ -172,7 +169,7 @@ def fit_a_wave(run: ShortRun, amplitude: float = 3.0, phase: float = 1.0, points
             curve.append(model(x.T, params).squeeze(1))
         curves[name] = torch.stack(curve)
     error = {name: (curve - wave(x)).square().mean(1) for name, curve in curves.items()}
-    return Fit(x[0], wave(x)[0], points_x[0], points_y[0], curves, error, step)
+    return Fit(x[0], wave(x)[0], points_x[0], points_y[0], curves, error)
 
 
 # The full run.
@@ -203,7 +200,7 @@ def _with_interval(model: MAMLRecommender, tasks: tuple[Tensor, ...], steps: int
 
 
 def table(results: Mapping[int, Sequence[tuple[float, float]]]) -> str:
-    """The results as text: a row for each number of points, a column for each number of steps."""
+    """Return the results as text: a row for each number of points, a column for each number of steps."""
     lines = ["points  " + "".join(f"{f'{steps} step' + 's' * (steps != 1):>16}" for steps in AT_STEPS)]
     for points, cells in results.items():
         lines.append(f"{points:>6}  " + "".join(f"{f'{mean:.2f} ± {half:.2f}':>16}" for mean, half in cells))

@@ -1,12 +1,12 @@
 """Lesson 07: policies for several tasks. Its experiments, its pictures, its explorers and its questions."""
 
-from recmtl_lessons.lessons.policy.activities import LESSON
 from recmtl_lessons.lessons.policy.breaking import with_dropout, with_short_sessions
 from recmtl_lessons.lessons.policy.choosing import (
     ON_OTHER_SEEDS,
     compare_again,
     score_rates,
 )
+from recmtl_lessons.lessons.policy.exercises import exercise_mask, exercise_ratio, exercise_returns
 from recmtl_lessons.lessons.policy.experiments import (
     TASKS,
     WORLDS,
@@ -27,11 +27,4 @@ from recmtl_lessons.lessons.policy.pictures import (
     draw_planning,
     draw_sharing,
 )
-from recmtl_lessons.lessons.policy.questions import (
-    SIX_TENTHS,
-    exercise_mask,
-    exercise_ratio,
-    exercise_returns,
-    prediction,
-    study_question,
-)
+from recmtl_lessons.lessons.policy.questions import LESSON, prediction, study_question

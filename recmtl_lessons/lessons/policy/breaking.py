@@ -20,9 +20,8 @@ from recmtl_lessons.lessons.policy.experiments import (
     shared_network,
     stack_of,
 )
-from recmtl_lessons.lessons.policy.learning import DISCOUNT, Training, choose_with
-from recmtl_lessons.training import Stack
-from recmtl_lessons.training.rollouts import Chooser, Sessions
+from recmtl_lessons.training import Chooser, Sessions, Stack
+from recmtl_lessons.training.actor_critic import DISCOUNT, Training, by_rows, choose_with
 
 DROPOUT = 0.2
 SHORT = 4  # steps until a session is cut off, in training
@@ -40,11 +39,11 @@ class WithDropout(nn.Module):
         self.rate, self.policy = rate, shared_network()
 
     def forward(self, state: Tensor, task_name: str) -> tuple[Tensor, Tensor]:
-        """Logits and value after dropout."""
+        """Return logits and value after dropout."""
         return self.policy(nn.functional.dropout(state, self.rate, self.training), task_name)
 
     def evaluate_actions(self, state: Tensor, task_name: str, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probability, entropy and value after dropout, another one than when the action was drawn."""
+        """Return log-probability, entropy and value after dropout, another one than when the action was drawn."""
         dropped = nn.functional.dropout(state, self.rate, self.training)
         return self.policy.evaluate_actions(dropped, task_name, action)
 
@@ -83,11 +82,12 @@ def with_dropout(seeds: tuple[int, ...] = SEEDS, how: Training = TRAINING) -> Dr
 
 
 def _ratios(stack: Stack, how: Training) -> Tensor:
-    """Ratios of the probabilities in training to those with which the actions were drawn, (S, n)."""
+    """Return the ratios of the probabilities in training to those with which the actions were drawn, (S, n)."""
     sessions = sessions_for(stack, [WORLD], how)
     rollout = sessions.collect(choose_with(stack, Chooser(stack.n_seeds, 3), TASKS), how.steps)["home"]
-    flat = {"state": rollout.observations, "action": rollout.actions, "old": rollout.kept["log_prob"]}
-    batch = {name: part.transpose(0, 1).flatten(1, 2) for name, part in flat.items()}
+    batch = by_rows(
+        {"state": rollout.observations, "action": rollout.actions, "old": rollout.kept["log_prob"]}
+    )  # fmt: skip
 
     def objective(model, batch, _):
         log_prob, _, _ = model.evaluate_actions(batch["state"], "home", batch["action"])
@@ -128,7 +128,7 @@ def with_short_sessions(seeds: tuple[int, ...] = SEEDS, how: Training = TRAINING
 
 
 def _value_at_the_start(stack: Stack) -> Tensor:
-    """Mean value of sessions' first observations with users not learned from, over the tasks, (M,)."""
+    """Return the mean value of sessions' first observations with users not learned from, over the tasks, (M,)."""
     users = [WORLD.users(seed, 2, TEST_USERS) for seed in stack.seeds]
     fresh = Sessions(users, TASKS, 64, SessionSettings(), [10_000 + seed for seed in stack.seeds])
 

@@ -34,7 +34,7 @@ ON_OTHER_SEEDS: dict[str, tuple[float, ...]] = {
 
 
 def compare_again(runs: Sequence[tuple[int, ...]] = AGAIN) -> dict[str, Tensor]:
-    """The lesson's comparison on other seeds, run by run: mean leads as in `ON_OTHER_SEEDS`, {what: Tensor (runs,)}.
+    """Run the lesson's comparison on other seeds: mean leads as in `ON_OTHER_SEEDS`, {what: Tensor (runs,)}.
 
     Sharing is one network for all over one for each, planning is that network over the myopic bandit.
     """
@@ -51,9 +51,9 @@ def _leads(found: Comparison) -> dict[str, Tensor]:
 def score_rates(
     build: Build, discount: float, rates: Sequence[float] = RATES, seeds: tuple[int, ...] = tuple(range(32))
 ) -> dict[float, Tensor]:
-    """How far one way to build it comes by learning rate, with users of group 1: {rate: Tensor (S,)}.
+    """Train one way to build it at several learning rates; return how far each comes, {rate: Tensor (S,)}.
 
-    On 32 seeds: the means of eight differ by 0.03 from luck alone.
+    Users of group 1 judge. There are 32 seeds, as the means of eight differ by 0.03 from luck alone.
     """
     world, found = WORLDS["tastes and rules"], {}
     for rate in rates:

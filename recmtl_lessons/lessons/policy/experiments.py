@@ -7,15 +7,22 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor, nn
 
-from recmtl_lessons.envs import SURFACES, SessionPlanner, SessionSettings, SessionUsers, join_users, make_users
+from recmtl_lessons.envs import (
+    ACTIONS,
+    STATE_DIM,
+    SessionPlanner,
+    SessionSettings,
+    SessionUsers,
+    join_users,
+    make_users,
+)
+from recmtl_lessons.envs import SURFACES as TASKS
+from recmtl_lessons.envs.users import mean_by_group
 from recmtl_lessons.lessons._seeds import SEEDS
-from recmtl_lessons.lessons.policy.learning import DISCOUNT, Training, choose_with, objective_of, prepared, train
 from recmtl_lessons.models import MultiTaskPolicyNetwork
 from recmtl_lessons.training import Actors, Chooser, Sessions, Stack, concurrently, with_bar
+from recmtl_lessons.training.actor_critic import DISCOUNT, Training, choose_with, objective_of, prepared, train
 
-TASKS = SURFACES
-ACTIONS = {"home": 3, "search": 6, "notify": 4}
-STATE_DIM = 15
 USERS = 100  # to learn from, a seed
 TEST_USERS = 30
 TRAINING = Training()
@@ -31,7 +38,7 @@ class World:
     satiation: float = 1.0
 
     def users(self, seed: int, group: int = 0, count: int = USERS) -> SessionUsers:
-        """Its users; group 0 is learned from, 1 chooses settings, 2 judges."""
+        """Return its users; group 0 is learned from, 1 chooses settings, 2 judges."""
         return _users(self.sharing, seed, group, count)
 
 
@@ -64,26 +71,26 @@ class OnePerTask(nn.Module):
         )
 
     def forward(self, state: Tensor, task_name: str) -> tuple[Tensor, Tensor]:
-        """Logits and value from the task's own network."""
+        """Return logits and value from the task's own network."""
         return self.networks[task_name](state, task_name)
 
     def evaluate_actions(self, state: Tensor, task_name: str, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probability, entropy and value from the task's own network."""
+        """Return log-probability, entropy and value from the task's own network."""
         return self.networks[task_name].evaluate_actions(state, task_name, action)
 
 
 def shared_network() -> MultiTaskPolicyNetwork:
-    """One network for all three tasks."""
+    """Return one network for all three tasks."""
     return MultiTaskPolicyNetwork(STATE_DIM, ACTIONS, shared_dims=(64, 64), task_dims=())
 
 
 def separate_networks() -> OnePerTask:
-    """Three networks that together have as many parameters."""
+    """Return three networks that together have as many parameters."""
     return OnePerTask(STATE_DIM, ACTIONS, shared_dims=(43, 28), task_dims=())
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of trainable numbers."""
+    """Return the number of trainable numbers."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -91,14 +98,14 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def stack_of(build: Build, settings: Sequence[dict], seeds: Sequence[int], how: Training = TRAINING) -> Stack:
-    """Untrained policies, a network for each setting and seed."""
+    """Return untrained policies, a network for each setting and seed."""
     return Actors(build, settings, seeds, how.learning_rate, clip=0.5)
 
 
 def sessions_for(
     stack: Stack, worlds: Sequence[World], how: Training = TRAINING, settings: SessionSettings | None = None
 ) -> Sessions:
-    """Sessions to learn from: setting k of the stack lives in ``worlds[k]``."""
+    """Return sessions to learn from: setting k of the stack lives in ``worlds[k]``."""
     return Sessions(
         [w.users(seed) for w, seed in _cells(stack, worlds)], TASKS, how.sessions,
         settings or SessionSettings(), stack.seeds, [w.satiation for w, _ in _cells(stack, worlds)],
@@ -112,37 +119,32 @@ def _cells(stack: Stack, worlds: Sequence[World]) -> list[tuple[World, int]]:
 
 @lru_cache(maxsize=64)
 def planner(world: World, task: str, seeds: tuple[int, ...], group: int = 2) -> SessionPlanner:
-    """The sessions of all seeds' users of a group as Markov decision processes, to be solved exactly."""
+    """Return the sessions of all seeds' users of a group as Markov decision processes, to be solved exactly."""
     users = join_users([world.users(seed, group, TEST_USERS) for seed in seeds])
     return SessionPlanner(users, task, SessionSettings(satiation=world.satiation), DISCOUNT)
 
 
-def by_seed(values: Tensor, seeds: Sequence[int]) -> Tensor:
-    """Mean over each seed's users, (S * U,) -> (S,)."""
-    return values.view(len(seeds), -1).mean(1)
-
-
 def exact_returns(stack: Stack, worlds: Sequence[World], group: int = 2) -> dict[str, Tensor]:
-    """Expected discounted reward of a session with users who were not learned from, {task: Tensor (n_settings, S)}."""
+    """Return the expected discounted reward of a session with users not learned from, {task: (n_settings, S)}."""
     seeds = stack.seeds[: stack.n_seeds]
     return returns_under(stack, {task: [planner(world, task, seeds, group) for world in worlds] for task in TASKS})
 
 
 def returns_under(stack: Stack, plans: Mapping[str, Sequence[SessionPlanner]]) -> dict[str, Tensor]:
-    """The same, with the users of some planners, {task: one a setting}; each has the users of all seeds.
+    """Return the same for the users of some planners, {task: one per setting}; each has the users of all seeds.
 
     Nothing is played: each policy's value is computed from its probabilities in all states of all users.
     """
-    seeds, found = range(stack.n_seeds), {}
+    found = {}
     for task, each in plans.items():
-        seen = torch.cat([plan.observations().unflatten(0, (len(seeds), -1)) for plan in each])  # (M, U, S, D)
+        seen = torch.cat([plan.observations().unflatten(0, (stack.n_seeds, -1)) for plan in each])  # (M, U, S, D)
 
         def probabilities(model, observations, task=task):
             return model(observations.flatten(0, 1), task)[0].softmax(-1).view(*observations.shape[:2], -1)
 
         policies = stack.by_setting(stack.each_own(probabilities, seen))  # (settings, seeds, U, S, A)
         values = [plan.value_of(policy.flatten(0, 1)) for plan, policy in zip(each, policies, strict=True)]
-        found[task] = torch.stack([by_seed(value, seeds) for value in values])
+        found[task] = torch.stack([mean_by_group(value, stack.n_seeds) for value in values])
     return found
 
 
@@ -175,7 +177,7 @@ class Bounds:
     chance: dict[str, Tensor]
 
     def share(self, found: dict[str, Tensor]) -> Tensor:
-        """How far a return lies on the way from chance (0) to the best (1), mean over the tasks: (..., S)."""
+        """Return how far returns lie on the way from chance (0) to the best (1), mean over the tasks: (..., S)."""
         parts = [(found[t] - self.chance[t]) / (self.best[t] - self.chance[t]) for t in found]
         return torch.stack(parts).mean(0)
 
@@ -191,11 +193,11 @@ def _bounds(world: World, seeds: tuple[int, ...], group: int) -> Bounds:
 
 
 def bounds_under(plans: Mapping[str, SessionPlanner], n_seeds: int) -> Bounds:
-    """The same for the users of some planners, {task: planner}; each has the users of all seeds."""
+    """Return the bounds of the users of some planners, {task: planner}; each has the users of all seeds."""
     ways = {"best": lambda plan: plan.best().returns, "myopic": lambda plan: plan.myopic().returns,
             "chance": SessionPlanner.even}  # fmt: skip
     return Bounds(
-        **{name: {task: by_seed(way(plan), range(n_seeds)) for task, plan in plans.items()}
+        **{name: {task: mean_by_group(way(plan), n_seeds) for task, plan in plans.items()}
            for name, way in ways.items()}
     )  # fmt: skip
 
@@ -228,7 +230,7 @@ class Comparison:
 
 
 def where_satiated(values: Mapping[str, Tensor]) -> Tensor:
-    """Mean over the two worlds with satiation, which are those where surfaces have something in common: (S,)."""
+    """Return the mean over the two worlds with satiation, in which surfaces have something in common: (S,)."""
     return torch.stack([values[name] for name, world in WORLDS.items() if world.satiation > 0]).mean(0)
 
 
@@ -271,7 +273,7 @@ def compare(seeds: tuple[int, ...] = SEEDS, how: Training = TRAINING) -> Compari
 
 
 def gradient_cosines(stack: Stack, sessions: Sessions, how: Training = TRAINING, times: int = 4) -> Tensor:
-    """Mean cosine between two tasks' gradients on the shared layers, at the stack's parameters: (n_settings, S).
+    """Return the mean cosine between two tasks' gradients on the shared layers, as they are now: (n_settings, S).
 
     The gradients of the whole loss are taken on a rollout that is ``times`` as long as in training: those of short
     ones are mostly noise, and the cosine of noise is 0.

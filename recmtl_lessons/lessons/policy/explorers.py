@@ -3,16 +3,16 @@
 from functools import partial
 
 from recmtl_lessons.envs import SURFACES
-from recmtl_lessons.lessons.policy.activities import LESSON
 from recmtl_lessons.lessons.policy.experiments import TEST_USERS, Comparison
 from recmtl_lessons.lessons.policy.live import train_live
 from recmtl_lessons.lessons.policy.pictures import describe_live, describe_session, draw_live, draw_session
+from recmtl_lessons.lessons.policy.questions import LESSON
 from recmtl_lessons.lessons.policy.watching import ACTORS, STEPS, watch
 from recmtl_lessons.teaching import Choice, Explorer, Slider
 
 
 def explore_session(result: Comparison) -> Explorer:
-    """The explorer of a session: who acts, for whom, and where in the session one looks."""
+    """Return the explorer of a session: who acts, for whom, and where in the session one looks."""
     return Explorer(
         lesson=LESSON,
         key="explorer-session",
@@ -32,7 +32,7 @@ def explore_session(result: Comparison) -> Explorer:
 
 
 def explore_training() -> Explorer:
-    """The explorer of training, live, against the optimum: what is learned, in which world, and from how much."""
+    """Return the explorer of a live training: what is learned, in which world, from how much, against the optimum."""
     return Explorer(
         lesson=LESSON,
         key="explorer-training",

@@ -21,9 +21,8 @@ from recmtl_lessons.lessons.policy.experiments import (
     shared_network,
     stack_of,
 )
-from recmtl_lessons.lessons.policy.learning import DISCOUNT, Training
-from recmtl_lessons.training import concurrently_for
-from recmtl_lessons.training.rollouts import Sessions
+from recmtl_lessons.training import Sessions, concurrently_for
+from recmtl_lessons.training.actor_critic import DISCOUNT, Training
 
 KNOWING = "knows the tastes, myopic"
 FEWER = replace(TRAINING, updates=20)  # half as many rollouts, for the sake of time

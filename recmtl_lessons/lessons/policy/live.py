@@ -17,8 +17,8 @@ from recmtl_lessons.lessons.policy.experiments import (
     shared_network,
     stack_of,
 )
-from recmtl_lessons.lessons.policy.learning import Training, train
 from recmtl_lessons.teaching import Running
+from recmtl_lessons.training.actor_critic import Training, train
 
 N_SEEDS = 4
 POINTS = 5  # of a curve, after its start
@@ -36,16 +36,11 @@ class Live:
         How far the policy has come, from chance (0) to the best (1).
     myopic : dict {task: float}
         Where whoever knows the tastes and is myopic would be.
-    entropy_bonus, discount, sharing, satiation : float
     """
 
     steps: Tensor
     share: dict[str, Tensor]
     myopic: dict[str, float]
-    entropy_bonus: float
-    discount: float
-    sharing: float
-    satiation: float
 
 
 def train_live(
@@ -69,10 +64,7 @@ def train_live(
     def snapshot() -> Live:
         myopic = {t: float(((limits.myopic[t] - limits.chance[t]) / (limits.best[t] - limits.chance[t])).mean())
                   for t in TASKS}  # fmt: skip
-        return Live(
-            torch.tensor(steps), {task: torch.stack(rows, dim=1) for task, rows in found.items()}, myopic,
-            entropy, discount, sharing, satiation,
-        )  # fmt: skip
+        return Live(torch.tensor(steps), {task: torch.stack(rows, dim=1) for task, rows in found.items()}, myopic)
 
     measure()
     for moment in train(stack, sessions_for(stack, [world], how), how, every=max(1, rollouts // POINTS)):

@@ -39,8 +39,8 @@ def draw_loop(figure) -> None:
     axis.axis("off")
 
 
-def draw_session(watched: Watched, figure) -> None:
-    """Above, the hidden user and what the policy sees and does at one step; below, the session so far."""
+def draw_session(watched: Watched, figure, controls: dict) -> None:
+    """Draw, above, the hidden user and what the policy sees and does at one step; below, the session so far."""
     grid = getattr(figure, "_recmtl_session", None)
     if grid is None:
         figure.clear()
@@ -128,8 +128,8 @@ def _draw_timeline(axis, watched: Watched, k: int) -> None:
     axis.legend(loc="lower right", ncol=3, fontsize=10.5, frameon=True, framealpha=0.85, edgecolor="none")
 
 
-def describe_session(watched: Watched) -> str:
-    """The picture of a session in words."""
+def describe_session(watched: Watched, controls: dict) -> str:
+    """Put the picture of a session into words."""
     k = watched.step - 1
     tastes = ", ".join(f"{n} {t:+.1f}" for n, t in zip(watched.categories, watched.tastes, strict=True))
     levels = ", ".join(f"{n} {s}" for n, s in zip(watched.categories, watched.satiation[k].tolist(), strict=True))
@@ -139,9 +139,9 @@ def describe_session(watched: Watched) -> str:
     clicks = int((watched.reward > 0).sum())
     end = "the user left" if watched.left else "the user was still there"
     return (
-        f"On {watched.task}, acting: {watched.actor}. Hidden tastes: {tastes}. Step {k + 1}: satiation {levels}; "
-        f"{shows}, chosen with probability {watched.probabilities[k, action]:.2f}, brought {heard}. Whole session: "
-        f"{clicks} click{'' if clicks == 1 else 's'} in {len(watched)} steps, then {end}."
+        f"On {controls['task']}, acting: {controls['actor']}. Hidden tastes: {tastes}. Step {k + 1}: satiation "
+        f"{levels}; {shows}, chosen with probability {watched.probabilities[k, action]:.2f}, brought {heard}. Whole "
+        f"session: {clicks} click{'' if clicks == 1 else 's'} in {len(watched)} steps, then {end}."
     )
 
 
@@ -184,7 +184,7 @@ def draw_cosines(cosines: dict, figure) -> None:
     axis.set(ylim=(-0.5, 0.5), ylabel="cosine of gradients", title="Do two tasks pull the same way?")
 
 
-def draw_live(live: Live, figure) -> None:
+def draw_live(live: Live, figure, controls: dict) -> None:
     """Draw each task's way from chance to the best, as training goes."""
     curves, final = style.panels(figure, 2, (1.6, 1.0))
     for task, (colour, marker, line) in _LOOKS.items():
@@ -210,19 +210,19 @@ def draw_live(live: Live, figure) -> None:
     final.legend(loc="lower right", fontsize=10.5, frameon=True, framealpha=0.85, edgecolor="none")
 
 
-def describe_live(live: Live) -> str:
-    """The picture of a training in words."""
+def describe_live(live: Live, controls: dict) -> str:
+    """Put the picture of a training into words."""
     now = ", ".join(f"{task} {float(live.share[task][:, -1].mean()):.2f}" for task in TASKS)
     mean = sum(float(live.share[task][:, -1].mean()) for task in TASKS) / len(TASKS)
     return (
-        f"Entropy bonus {live.entropy_bonus:g}, discount {live.discount:g}, sharing {live.sharing:g}, satiation "
-        f"{live.satiation:g}: after {int(live.steps[-1]):,} steps on each task the policy has come, of the way from "
-        f"chance to the best, {now}; mean {mean:.2f}."
+        f"Entropy bonus {controls['entropy']:g}, discount {controls['discount']:g}, sharing {controls['sharing']:g}, "
+        f"satiation {controls['satiation']:g}: after {int(live.steps[-1]):,} steps on each task the policy has come, "
+        f"of the way from chance to the best, {now}; mean {mean:.2f}."
     )
 
 
 def draw_breaking(dropout: Dropout, short: ShortSessions, right, figure) -> None:
-    """Left: ratios at unchanged weights. Middle: what dropout costs. Right: values with the limit taken for an end."""
+    """Draw ratios at unchanged weights, what dropout costs, and values where the limit is taken for an end."""
     ratios, costs, values = style.panels(figure, 3, (1.15, 1.0, 1.15))
     edges = torch.linspace(0, 2.5, 51)
     ratios.hist(

@@ -28,9 +28,8 @@ class Watched:
 
     Attributes
     ----------
-    task, actor : str
     step : int
-        The step that is looked at, from 1.
+        The step that is looked at, from 1: the one asked for, or the last.
     categories, labels : tuple of str
         Names of the C categories and the A actions.
     tastes : Tensor, (C,)
@@ -48,8 +47,6 @@ class Watched:
         Whether the user left at the end.
     """
 
-    task: str
-    actor: str
     step: int
     categories: tuple[str, ...]
     labels: tuple[str, ...]
@@ -100,7 +97,7 @@ def watch(
         states.append(state)
     seen, probabilities, chance, action, reward = (torch.stack(part) for part in zip(*rows, strict=True))
     return Watched(
-        task, actor, min(step, len(rows)), users.categories, rules.surface.actions, rules.tastes[user],
+        min(step, len(rows)), users.categories, rules.surface.actions, rules.tastes[user],
         torch.cat([s.satiation for s in states]), torch.cat([s.ignored for s in states]), seen, probabilities,
         chance, action, reward, left,
     )  # fmt: skip
@@ -109,7 +106,7 @@ def watch(
 def _asked(
     result: Comparison, actor: str, task: str, rules: SessionRules, seeds: tuple[int, ...]
 ) -> Callable[[SessionState], Tensor]:
-    """The actor's probabilities in a state, (A,)."""
+    """Return what gives the actor's probabilities in a state, (A,)."""
     count = len(rules.surface)
     if actor == "chance":
         return lambda state: torch.full((count,), 1 / count)
@@ -130,7 +127,7 @@ def _asked(
 
 
 def _click_chances(rules: SessionRules, state: SessionState) -> Tensor:
-    """Probability of a click for each action, (A,)."""
+    """Return the probability of a click for each action, (A,)."""
     every = torch.arange(len(rules.surface))
     fields = ("user", "satiation", "streak", "ignored", "elapsed")
     repeated = SessionState(*(getattr(state, f).expand(len(every), *getattr(state, f).shape[1:]) for f in fields))

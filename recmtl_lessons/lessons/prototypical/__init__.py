@@ -1,10 +1,9 @@
 """Lesson 06: prototypical networks. New shelves and new users from a few examples; then the section's comparison."""
 
-from recmtl_lessons.lessons.prototypical.activities import LESSON
+from recmtl_lessons.lessons.prototypical.exercises import exercise_classify, exercise_design, exercise_linear
 from recmtl_lessons.lessons.prototypical.experiments import (
     broken_objective,
     by_ways,
-    classifier_objective,
     compare,
     episodic_objective,
     in_the_shop,
@@ -24,14 +23,7 @@ from recmtl_lessons.lessons.prototypical.pictures import (
     draw_section,
     draw_ways,
 )
-from recmtl_lessons.lessons.prototypical.questions import (
-    TWENTY,
-    exercise_classify,
-    exercise_design,
-    exercise_linear,
-    prediction,
-    study_cold_start,
-)
+from recmtl_lessons.lessons.prototypical.questions import LESSON, prediction, study_cold_start
 from recmtl_lessons.lessons.prototypical.section import (
     measure_costs,
     score_serving,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recmtl_lessons.lessons.maml.users import SHOTS, Tasks
+from recmtl_lessons.datasets.few_shot import SHOTS, Tasks
 from recmtl_lessons.lessons.prototypical.films import Tastes, log_odds, two_sided, within_user_auc
 
 WEIGHTS = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
@@ -15,15 +15,10 @@ COUNTS = (1, 2, 3, 5, 10)
 
 @dataclass(frozen=True)
 class Pull:
-    """Ranking for new users with some ratings, by how strongly their prototypes are pulled towards everybody's.
+    """How well new users are served, by how strongly their prototypes are pulled towards everybody's.
 
     Attributes
     ----------
-    where : str
-    count : int
-        Ratings of each new user.
-    weight : float
-        How many ratings everybody's prototypes count for, as chosen.
     curve : Tensor, (S, len(WEIGHTS))
         AUC within users at each weight of `WEIGHTS`.
     auc : Tensor, (S,)
@@ -32,9 +27,6 @@ class Pull:
         Share of the users whose ratings are all the same, or who have one alone.
     """
 
-    where: str
-    count: int
-    weight: float
     curve: Tensor
     auc: Tensor
     one_sided: float
@@ -55,7 +47,7 @@ class ColdStartDesk:
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Where there are users to look at."""
+        """The places where there are users to look at."""
         return tuple(self._places)
 
     def look(self, where: str, count: int, weight: float) -> Pull:
@@ -65,11 +57,9 @@ class ColdStartDesk:
             curve = [self._auc(where, count, w) for w in WEIGHTS]
             self._curves[where, count] = torch.stack(curve, dim=1)
         alone = float((~two_sided(tasks.shots(count))).float().mean())
-        return Pull(
-            where, count, weight, self._curves[where, count], self._auc(where, count, weight), alone
-        )  # fmt: skip
+        return Pull(self._curves[where, count], self._auc(where, count, weight), alone)
 
     def _auc(self, where: str, count: int, weight: float) -> Tensor:
-        """Judged by what lies above the mean of all ten ratings, however few are shown."""
+        """Judge by what lies above the mean of all ten ratings, however few are shown."""
         tastes, tasks = self._places[where]
         return within_user_auc(log_odds(tastes, tasks.shots(count), weight), tasks)

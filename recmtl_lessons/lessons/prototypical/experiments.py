@@ -46,7 +46,7 @@ PENALTIES = dict(zip(TO_TRY, (0.1, 1.0, 1.0, 3.0, 1.0), strict=True))
 
 
 class ClassifierOfOldShelves(nn.Module):
-    """The same encoder with a linear head that names the training shelf; the head is cut off afterwards."""
+    """The lesson's encoder with a linear head that names the training shelf; the head is cut off afterwards."""
 
     def __init__(self, width: int, n_shelves: int):
         super().__init__()
@@ -55,7 +55,7 @@ class ClassifierOfOldShelves(nn.Module):
 
 
 def encoder(width: int, **options) -> PrototypicalNetworkRecommender:
-    """The lesson's network."""
+    """Return the lesson's network."""
     return PrototypicalNetworkRecommender(width, EMBEDDING, HIDDEN, **options)
 
 
@@ -67,7 +67,7 @@ def episodic_objective(model, batch, setting, progress, ways=WAYS):
 
 
 def classifier_objective(model, batch, setting, progress):
-    """The same rows in one heap: name the shelf of each among all training shelves."""
+    """Name the shelf of each row among all training shelves: the same rows, in one heap."""
     e = batch["episodes"]
     x = torch.cat([e["support_x"], e["query_x"]], dim=1).flatten(0, 1)  # (episodes * rows, F)
     shelf = torch.cat([e["support_shelf"], e["query_shelf"]], dim=1).flatten()
@@ -75,7 +75,7 @@ def classifier_objective(model, batch, setting, progress):
 
 
 def broken_objective(model, batch, setting, progress, ways=WAYS):
-    """The sign in the wrong place: minus the log-softmax of the distance."""
+    """Put the sign in the wrong place: minus the log-softmax of the distance."""
     e = batch["episodes"]
     prototypes = model.compute_prototypes(model(e["support_x"]), e["support_y"], ways)
     queries = model(e["query_x"])
@@ -93,7 +93,7 @@ def train_on_shelves(
     steps: int = STEPS,
     label: str = "",
 ) -> ManyModels:
-    """Train one network a seed; all see as many rows an update, whatever the number of ways."""
+    """Train one network per seed; all see as many rows per update, whatever the number of ways."""
     build = build or partial(encoder, episodes.support_x.shape[-1])
     objective = objective or partial(episodic_objective, ways=episodes.ways)
     batch = SHELVES_AN_UPDATE // episodes.ways
@@ -103,7 +103,7 @@ def train_on_shelves(
 def train_classifier(
     episodes: Episodes, seeds: Sequence[int], rate: float = CLASSIFIER_RATE, steps: int = STEPS, label: str = ""
 ) -> ManyModels:
-    """Train one classifier of all training shelves a seed, on the same rows in the same order."""
+    """Train one classifier of all training shelves per seed, on the same rows in the same order."""
     build = partial(ClassifierOfOldShelves, episodes.support_x.shape[-1], int(episodes.support_shelf.max()) + 1)
     return train_on_shelves(episodes, seeds, rate, classifier_objective, build, steps, label)
 
@@ -117,7 +117,7 @@ def fit(models: ManyModels, steps: int, label: str = "") -> ManyModels:
 
 
 def scores_of(models: ManyModels, episodes: Episodes) -> Tensor:
-    """Log-probabilities of every query row by each network's prototypes, (S, T, Q, N)."""
+    """Return the log-probabilities of every query row by each network's prototypes, (S, T, Q, N)."""
 
     def answer(model, support_x, support_y, query_x):
         return getattr(model, "encoder", model).episode_forward(support_x, support_y, query_x, episodes.ways)
@@ -126,27 +126,27 @@ def scores_of(models: ManyModels, episodes: Episodes) -> Tensor:
 
 
 def rival_scores(rule: Callable, episodes: Episodes, **options) -> Tensor:
-    """A rule of `rivals` on every episode, (S, T, Q, N)."""
+    """Apply a rule of `rivals` to every episode, (S, T, Q, N)."""
     return rule(episodes.support_x, episodes.support_y, episodes.query_x, episodes.ways, **options)
 
 
 def accuracy(scores: Tensor, episodes: Episodes) -> Tensor:
-    """Share of the query rows that are sorted onto their shelf, (S,)."""
+    """Return the share of the query rows that are sorted onto their shelf, (S,)."""
     return (scores.argmax(-1) == episodes.query_y).float().mean((1, 2))
 
 
 def judged(shelves: Tensor, seeds: Sequence[int]) -> Episodes:
-    """Episodes to choose settings by, or to be judged on: five new shelves, up to twenty labelled items of each."""
+    """Draw episodes to choose settings by or to judge by: five new shelves, up to twenty labelled items of each."""
     return draw_episodes(shelves, _JUDGED, TEST_WAYS, max(TO_TRY), _JUDGED_QUERIES, seeds)
 
 
 def old_shelves(shop: Shop, seeds: Sequence[int], ways: int = WAYS, shuffled: bool = False) -> Episodes:
-    """The pool of training episodes."""
+    """Draw the pool of training episodes."""
     return draw_episodes(open_shops(shop, tuple(seeds)).train, _POOL, ways, SHOTS, QUERIES, seeds, shuffled)
 
 
 def by_rivals(episodes: Episodes, shots: int) -> dict[str, Tensor]:
-    """Accuracy of the three rivals that see the support alone, with their own best settings, (S,) each."""
+    """Return the accuracy of the three rivals that see the support alone, at their own best settings, (S,) each."""
     few = episodes.shots(shots)
     scores = {
         "nearest mean": rival_scores(nearest_mean, few),
@@ -157,7 +157,7 @@ def by_rivals(episodes: Episodes, shots: int) -> dict[str, Tensor]:
 
 
 def score_rates(shop: Shop = SHOP, shots: int = SHOTS) -> dict[tuple[str, float], float]:
-    """Accuracy on validation shelves of the design seeds for each arm and rate: how the rates were chosen."""
+    """Score each arm and rate by the accuracy on validation shelves of the design seeds: so the rates were chosen."""
     valid = judged(open_shops(shop, DESIGN_SEEDS).valid, DESIGN_SEEDS).shots(shots)
     pools = {ways: old_shelves(shop, DESIGN_SEEDS, ways) for ways in RATE_OF_WAYS}
     found = {}
@@ -170,7 +170,7 @@ def score_rates(shop: Shop = SHOP, shots: int = SHOTS) -> dict[tuple[str, float]
 
 
 def score_rivals(shop: Shop = SHOP) -> dict[tuple[str, int, float], float]:
-    """Accuracy on validation shelves of the design seeds, for each rival, number of shots and setting."""
+    """Score each rival, number of shots and setting by the accuracy on validation shelves of the design seeds."""
     valid, found = judged(open_shops(shop, DESIGN_SEEDS).valid, DESIGN_SEEDS), {}
     for shots in TO_TRY:
         few = valid.shots(shots)
@@ -186,7 +186,7 @@ def score_rivals(shop: Shop = SHOP) -> dict[tuple[str, int, float], float]:
 
 @dataclass(frozen=True)
 class NewShelves:
-    """Accuracy on new shelves, five at a time; S seeds.
+    """How well new shelves are sorted, five at a time; S seeds.
 
     Attributes
     ----------
@@ -224,7 +224,7 @@ def compare(shop: Shop = SHOP, seeds: tuple[int, ...] = SEEDS, steps: int = STEP
 
 @dataclass(frozen=True)
 class ByWays:
-    """Accuracy on five new shelves, five labelled items each, by how the training rows were dealt.
+    """How well five new shelves are sorted, five labelled items each, by how the training rows were dealt.
 
     Attributes
     ----------
@@ -259,7 +259,7 @@ def by_ways(
 
 @dataclass(frozen=True)
 class Control:
-    """Five new shelves, five labelled items each, where there is nothing to bring along: accuracies, (S,) each.
+    """How well five new shelves are sorted, five labelled items each, where there is nothing to bring along, (S,) each.
 
     Attributes
     ----------
@@ -278,7 +278,7 @@ class Control:
 
     @property
     def advantage(self) -> Tensor:
-        """Over the best rival."""
+        """How far prototypes are ahead of the best rival."""
         return self.prototypes - self.best_rival
 
     @property
@@ -290,7 +290,7 @@ class Control:
 def control(
     shop: Shop, label: str, seeds: tuple[int, ...] = SEEDS, steps: int = STEPS, shuffled: bool = False
 ) -> Control:
-    """The same training where old shelves say nothing about new ones."""
+    """Train in the same way where old shelves say nothing about new ones."""
     pool = old_shelves(shop, seeds, shuffled=shuffled)
     models = train_on_shelves(pool, seeds, RATE_OF_WAYS[WAYS], steps=steps, label=label)
     test = judged(open_shops(shop, seeds).test, seeds)
@@ -304,7 +304,7 @@ def _untrained(pool: Episodes, test: Episodes, seeds: Sequence[int]) -> Tensor:
 
 
 def in_the_shop(result: NewShelves, seeds: tuple[int, ...] = SEEDS, shop: Shop = SHOP) -> Control:
-    """The shop itself, in the form of a control."""
+    """Return what came out in the shop itself, in the form of a control."""
     five, twenty = (result.shots.index(shots) for shots in (SHOTS, max(TO_TRY)))
     rivals = ("nearest mean", "nearest neighbours", "logistic regression")
     mine, test = result.accuracy["prototypes"], judged(open_shops(shop, seeds).test, seeds)
@@ -313,7 +313,7 @@ def in_the_shop(result: NewShelves, seeds: tuple[int, ...] = SEEDS, shop: Shop =
 
 
 def three_controls(seeds: tuple[int, ...] = SEEDS, steps: int = STEPS) -> dict[str, Control]:
-    """Nothing hidden; labels of old shelves shuffled; and old shelves told apart by what differs within new ones."""
+    """Train with nothing hidden, with shuffled labels, and on shelves told apart by what differs within new ones."""
     shops = {"nothing hidden": NOTHING_HIDDEN, "shuffled": SHOP, "swapped": SWAPPED}
     return concurrently_for(shops, lambda name: control(shops[name], name, seeds, steps, shuffled=name == "shuffled"))
 

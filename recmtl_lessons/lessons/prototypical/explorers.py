@@ -1,9 +1,9 @@
 """The lesson's explorers: one episode in the plane, and how far to believe a new user."""
 
-from recmtl_lessons.lessons.prototypical.activities import LESSON
-from recmtl_lessons.lessons.prototypical.coldstart import COUNTS, ColdStartDesk
+from recmtl_lessons.lessons.prototypical.coldstart import COUNTS, WEIGHTS, ColdStartDesk
 from recmtl_lessons.lessons.prototypical.pictures import describe_plane, describe_pull, draw_plane, draw_pull
 from recmtl_lessons.lessons.prototypical.plane import MOST_SHOTS, MOST_WAYS, UPDATES, look
+from recmtl_lessons.lessons.prototypical.questions import LESSON
 from recmtl_lessons.lessons.prototypical.section import Served
 from recmtl_lessons.teaching import Choice, Explorer, Slider
 
@@ -12,7 +12,7 @@ _LETTERS = tuple("ABCDEFGH"[:MOST_WAYS])
 
 
 def explore_plane() -> Explorer:
-    """The explorer of one episode: shelves, shots, training, and one labelled item to move."""
+    """Return the explorer of one episode: shelves, shots, training, and one labelled item to move."""
     return Explorer(
         lesson=LESSON,
         key="explorer-plane",
@@ -34,7 +34,7 @@ def explore_plane() -> Explorer:
 
 
 def explore_pull(shop: Served, films: Served | None = None) -> Explorer:
-    """The explorer of cold start: ratings of a new user, and the weight of everybody's prototypes."""
+    """Return the explorer of cold start: ratings of a new user, and the weight of everybody's prototypes."""
     served = {"MovieLens": films, "shop": shop} if films else {"shop": shop}
     desk = ColdStartDesk({name: (s.tastes["prototypes, pulled"], s.users.test) for name, s in served.items()})
     return Explorer(
@@ -44,9 +44,7 @@ def explore_pull(shop: Served, films: Served | None = None) -> Explorer:
         controls=[
             Choice("where", "Users of", desk.places, desk.places[0]),
             Slider("count", "Ratings of each new user", COUNTS, 10),
-            Slider(
-                "weight", "Weight of everybody's prototypes", (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0), 3.0, "ratings"
-            ),
+            Slider("weight", "Weight of everybody's prototypes", WEIGHTS, 3.0, "ratings"),
         ],
         compute=desk.look,
         draw=draw_pull,

@@ -8,16 +8,15 @@ import torch
 from torch import Tensor
 
 from recmtl_lessons.datasets import Ratings
+from recmtl_lessons.datasets.few_shot import FILM_MEAN, SHOTS, ColdStart, Tasks, film_users, own_mean
 from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
-from recmtl_lessons.lessons.maml.users import FILM_MEAN, SHOTS, ColdStart, Tasks, film_users, mean_error, own_mean
-from recmtl_lessons.lessons.prototypical.experiments import EMBEDDING, STEPS, fit
+from recmtl_lessons.lessons.prototypical.experiments import EMBEDDING, fit
 from recmtl_lessons.lessons.prototypical.rivals import nearest_mean
 from recmtl_lessons.models import PrototypicalNetworkRecommender
 from recmtl_lessons.training import ManyModels, concurrently
+from recmtl_lessons.training.few_shot import FILM_HIDDEN, STEPS, USERS, mean_error
 
-USERS = 16  # an update, as in lesson 04
 FILM_COUNT = 1  # the feature that holds the logarithm of the film's number of ratings
-FILM_HIDDEN = (32,)
 _ROUNDING = 1e-4  # a rating that is the mean does not lie above it
 
 # Chosen on validation users of the design seeds, by `score_tastes`: the rate of training, and the pull.
@@ -28,19 +27,19 @@ FILM_RATE, FILM_PULLED = 0.003, (0.003, 10.0)
 
 
 def liked(tasks: Tasks) -> tuple[Tensor, Tensor]:
-    """Which ratings lie above the mean of the user's support ratings: (S, T, K) and (S, T, Q), 0 or 1."""
+    """Say which ratings lie above the mean of the user's support ratings: (S, T, K) and (S, T, Q), 0 or 1."""
     mean = tasks.support_y.mean(2, keepdim=True) + _ROUNDING
     return (tasks.support_y > mean).long(), (tasks.query_y > mean).long()
 
 
 def two_sided(tasks: Tasks) -> Tensor:
-    """Whether a user's support ratings differ, so that both classes have a rating, (S, T)."""
+    """Say whether a user's support ratings differ, so that both classes have a rating, (S, T)."""
     good = liked(tasks)[0].bool()
     return good.any(2) & ~good.all(2)
 
 
 def taste_stream(tasks: Tasks) -> dict[str, dict[str, Tensor]]:
-    """Training users as episodes of two classes, for `ManyModels`.
+    """Return training users as episodes of two classes, to train on.
 
     Users whose support ratings are all the same have one class; others of the same seed stand in for them.
     """
@@ -56,12 +55,12 @@ def taste_stream(tasks: Tasks) -> dict[str, dict[str, Tensor]]:
 
 
 def everybodys_prototypes(model, embeddings: Tensor, labels: Tensor) -> Tensor:
-    """The prototypes of all users' ratings in one heap: (T, K, D), (T, K) -> (2, D)."""
+    """Return the prototypes of all users' ratings in one heap: (T, K, D), (T, K) -> (2, D)."""
     return model.compute_prototypes(embeddings.flatten(0, 1), labels.flatten(), 2)
 
 
 def pulled_prototypes(embeddings: Tensor, labels: Tensor, everybody: Tensor, weight: float) -> Tensor:
-    """Users' prototypes, pulled towards everybody's, which count for ``weight`` ratings: (T, K, D) -> (T, 2, D).
+    """Pull users' prototypes towards everybody's, which count for ``weight`` ratings: (T, K, D) -> (T, 2, D).
 
     Rows labelled -1 count for neither class.
     """
@@ -111,7 +110,7 @@ def train_tastes(
 
 
 def log_odds(tastes: Tastes, tasks: Tasks, weight: float | None = None) -> Tensor:
-    """How much likelier liked than disliked each query item is, (S, T, Q); ``weight`` overrides that of training.
+    """Return how much likelier liked than disliked each query item is, (S, T, Q); ``weight`` overrides training's.
 
     A user whose support ratings are all the same says nothing of what they prefer. With a pull they get everybody's
     prototypes, without one 0 for all items.
@@ -136,12 +135,12 @@ def log_odds(tastes: Tastes, tasks: Tasks, weight: float | None = None) -> Tenso
 
 
 def as_ratings(odds: Tensor, tasks: Tasks, scale: float, most: float) -> Tensor:
-    """Ratings from log-odds: the user's own mean, plus ``scale`` stars a unit, of ``most`` units at most."""
+    """Make ratings of log-odds: the user's own mean, plus ``scale`` stars per unit, of ``most`` units at most."""
     return own_mean(tasks) + scale * odds.clamp(-most, most)
 
 
 def within_user_auc(scores: Tensor, tasks: Tasks) -> Tensor:
-    """How often a liked query item is ranked before a disliked one of the same user: (S, T, Q) -> (S,).
+    """Return how often a liked query item is ranked before a disliked one of the same user: (S, T, Q) -> (S,).
 
     Ties count half. Users who like all their query items, or none, are left out, the same for every way to rank.
     """
@@ -161,7 +160,7 @@ def score_stars(
     tastes: Tastes, tasks: Tasks, scales: Sequence[float] = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5),
     limits: Sequence[float] = (0.5, 1.0, 2.0, 4.0, 8.0),
 ) -> dict[tuple[float, float], float]:  # fmt: skip
-    """Error on some users for each scale and limit of `as_ratings`: how both were chosen, on validation users."""
+    """Score each scale and limit of `as_ratings` by the error: so both were chosen, on validation users."""
     odds = log_odds(tastes, tasks)
     return {
         (scale, most): float(mean_error(as_ratings(odds, tasks, scale, most), tasks).mean())
@@ -174,7 +173,7 @@ def score_tastes(
     users: ColdStart, hidden: Sequence[int] = FILM_HIDDEN, rates: Sequence[float] = (0.001, 0.003, 0.01),
     weights: Sequence[float] = (0.0, 1.0, 3.0, 10.0, 30.0),
 ) -> dict[tuple[float, float], float]:  # fmt: skip
-    """AUC on validation users for each rate and pull: how both were chosen. ``users`` are those of `DESIGN_SEEDS`."""
+    """Score each rate and pull by the AUC on validation users of `DESIGN_SEEDS`: so both were chosen."""
     valid, found = users.valid.shots(SHOTS), {}
     for rate in rates:
         for weight in weights:
@@ -235,6 +234,6 @@ def rank_films(ratings: Ratings, seeds: tuple[int, ...] = SEEDS, steps: int = ST
 
 
 def _by_features(tasks: Tasks) -> Tensor:
-    """Prototypes of the features as they are, (S, T, Q)."""
+    """Rank by prototypes of the features as they are, (S, T, Q)."""
     found = nearest_mean(tasks.support_x, liked(tasks)[0], tasks.query_x, 2)
     return torch.where(two_sided(tasks)[..., None], found[..., 1] - found[..., 0], 0.0)

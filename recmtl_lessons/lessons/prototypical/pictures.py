@@ -13,8 +13,8 @@ from recmtl_lessons.lessons.prototypical.plane import Plane, cells
 from recmtl_lessons.lessons.prototypical.section import Served
 from recmtl_lessons.teaching import style
 from recmtl_lessons.teaching.claim import t_interval
+from recmtl_lessons.teaching.looks import GREY
 
-_GREY = "#555555"
 _SHELF_MARKERS = (*style.MARKERS[:7], "p")  # no star: those are the prototypes
 _SHELF_COLOURS = ("blue", "vermillion", "green", "purple", "orange", "sky", "black", "yellow")
 _LOOKS = {
@@ -36,11 +36,11 @@ def draw_idea(figure) -> None:
     left.axis("off")
     blue, red, green = (style.PALETTE[c] for c in ("blue", "vermillion", "green"))
     style.box(left, 0.2, 4.3, 3.6, "few labelled\nitems of each", green, 1.5)
-    style.box(left, 0.2, 0.5, 3.6, "an item\nto be sorted", _GREY, 1.5)
+    style.box(left, 0.2, 0.5, 3.6, "an item\nto be sorted", GREY, 1.5)
     style.box(left, 5.2, 2.4, 1.6, "f", blue, 1.5)
     style.box(left, 7.9, 2.4, 1.9, "points", red, 1.5)
     for start, end in (((4.0, 5.0), (5.1, 3.7)), ((4.0, 1.3), (5.1, 2.6)), ((7.0, 3.15), (7.8, 3.15))):
-        style.arrow(left, start, end, _GREY)
+        style.arrow(left, start, end, GREY)
     _draw_three_classes(right)
 
 
@@ -58,7 +58,7 @@ def _draw_three_classes(axis) -> None:
             axis.plot(*zip(point, mean, strict=True), color=colour, lw=1.2, ls="-", alpha=0.6)
         axis.plot(*own.T, marker, color=colour, ms=10, ls="")
         axis.plot(*mean, "*", color=colour, ms=24, mec="white", mew=1.4)
-        axis.plot(*zip(query, mean, strict=True), color=_GREY, lw=1.6, ls=":")
+        axis.plot(*zip(query, mean, strict=True), color=GREY, lw=1.6, ls=":")
     axis.plot(*query, "o", ms=20, color="white", mec="black", mew=1.8)
     axis.text(*query, "?", ha="center", va="center", fontsize=15, weight="bold")
     axis.set(xlim=frame[:2], ylim=frame[2:], title="Stars: prototypes. Borders lie halfway.")
@@ -87,7 +87,7 @@ def draw_new_shelves(result: NewShelves, figure) -> None:
     for name, look in _LOOKS.items():
         style.band(left, places, result.accuracy[name].T, name, *look)
     left.axhline(0.2, color="#999999", lw=1.4, ls=(0, (1, 2)))
-    left.text(0, 0.21, "guessing", color=_GREY, ha="left", va="bottom", fontsize=11)
+    left.text(0, 0.21, "guessing", color=GREY, ha="left", va="bottom", fontsize=11)
     left.set(ylabel="share sorted right", ylim=(0.1, 1.0), title="Five new shelves")
     left.legend(
         loc="lower right", fontsize=11, bbox_to_anchor=(1.02, 0.0), frameon=True, framealpha=1, edgecolor="none"
@@ -95,7 +95,7 @@ def draw_new_shelves(result: NewShelves, figure) -> None:
     for rival in ("logistic regression", "nearest neighbours"):
         ahead = result.accuracy["prototypes"] - result.accuracy[rival]
         style.band(right, places, ahead.T, f"over {rival}", *_LOOKS[rival])
-    right.axhline(0, color=_GREY, lw=1.2, ls=":")
+    right.axhline(0, color=GREY, lw=1.2, ls=":")
     right.set(ylabel="prototypes are ahead by", ylim=(-0.03, 0.42), title="The gap")
     right.legend(loc="lower left", fontsize=11, bbox_to_anchor=(0.0, 0.06))
     for axis in (left, right):
@@ -104,7 +104,7 @@ def draw_new_shelves(result: NewShelves, figure) -> None:
 
 
 def draw_ways(result: ByWays, figure) -> None:
-    """Accuracy on five new shelves by the number of shelves in a training episode, and of the classifier."""
+    """Draw accuracy on five new shelves by the number of shelves in a training episode, and of the classifier."""
     (axis,) = style.panels(figure, 1)
     labels = [*(f"{n} shelves\nan episode" for n in result.episodes), "no episodes:\nclassifier, head cut"]
     colours = ("sky", "orange", "vermillion", "black")
@@ -115,7 +115,7 @@ def draw_ways(result: ByWays, figure) -> None:
 
 
 def draw_controls(shop: Control, controls: Mapping[str, Control], figure) -> None:
-    """Prototypes beside their best rival in the shop, and where old shelves say nothing about new ones."""
+    """Draw prototypes beside their best rival in the shop, and where old shelves say nothing about new ones."""
     (axis,) = style.panels(figure, 1)
     groups = {"the shop": shop, **controls}
     for k, found in enumerate(groups.values()):
@@ -126,7 +126,7 @@ def draw_controls(shop: Control, controls: Mapping[str, Control], figure) -> Non
         ):  # fmt: skip
             _point(axis, k + offset, values, colour, marker, label if k == 0 else None)
     axis.axhline(1 / 5, color="#999999", lw=1.4, ls=(0, (1, 2)))
-    axis.text(-0.45, 0.21, "guessing", color=_GREY, ha="left", va="bottom", fontsize=11)
+    axis.text(-0.45, 0.21, "guessing", color=GREY, ha="left", va="bottom", fontsize=11)
     wrapped = {
         "nothing hidden": "nothing\nhidden",
         "shuffled": "old labels\nshuffled",
@@ -169,7 +169,7 @@ def draw_broken(broken: Broken, figure) -> None:
 
 
 def draw_films(ranked: FilmRanking, figure) -> None:
-    """AUC within users for six ways to rank a new user's films."""
+    """Draw the AUC within users for six ways to rank a new user's films."""
     (axis,) = style.panels(figure, 1)
     labels = (
         "nearest mean\nof features",
@@ -184,7 +184,7 @@ def draw_films(ranked: FilmRanking, figure) -> None:
     colours = ("green", "black", "purple", "sky", "blue", "orange")
     style.points_with_interval(axis, labels, torch.stack([ranked.auc[n] for n in names], dim=1), colours)
     axis.axhline(0.5, color="#999999", lw=1.4, ls=(0, (1, 2)))
-    axis.text(5.45, 0.503, "coin flip", color=_GREY, ha="right", va="bottom", fontsize=11)
+    axis.text(5.45, 0.503, "coin flip", color=GREY, ha="right", va="bottom", fontsize=11)
     axis.set(ylabel="AUC within users", title="New users of MovieLens: liked above disliked")
 
 
@@ -199,7 +199,7 @@ _SECTION_LOOKS = {
 
 
 def draw_section(shop: Served, films: Served | None, figure) -> None:
-    """How far each arm is behind MAML, by error and by AUC, in the shop and on MovieLens; one row an arm."""
+    """Draw how far each arm is behind MAML, by error and by AUC, in the shop and on MovieLens; one row per arm."""
     parts = [(shop.error, "Shop: error"), (shop.auc, "Shop: AUC")]
     parts += [(films.error, "MovieLens: error"), (films.auc, "MovieLens: AUC")] if films else []
     names = [name for name in _SECTION_LOOKS if name != "MAML" and any(name in scores for scores, _ in parts)]
@@ -224,7 +224,7 @@ def _row(axis, row: int, values: Tensor, colour: str, marker: str) -> None:
 # The explorers.
 
 
-def draw_plane(plane: Plane, figure) -> None:
+def draw_plane(plane: Plane, figure, controls: dict) -> None:
     """Left: the episode in the plane. Right: how many of each shelf's items are sorted right."""
     left, right = style.panels(figure, 2, (1.35, 1.0))
     everything = torch.cat([plane.support.flatten(0, 1), plane.queries.flatten(0, 1), plane.start[None]])
@@ -233,12 +233,12 @@ def draw_plane(plane: Plane, figure) -> None:
     half = torch.maximum(half, half.flip(0) * torch.tensor([_WIDE, 1 / _WIDE]))  # a unit is as long either way
     frame = [float(v) for m, h in zip(middle, half, strict=True) for v in (m - h, m + h)]
     _fill_cells(left, plane.prototypes, frame)
-    for k in range(plane.ways):
+    for k in range(len(plane.prototypes)):
         colour, marker = style.PALETTE[_SHELF_COLOURS[k]], _SHELF_MARKERS[k]
-        edge = {"mec": _GREY, "mew": 0.6}
+        edge = {"mec": GREY, "mew": 0.6}
         left.plot(*plane.queries[k].T, marker, color=colour, ms=5, alpha=0.45, ls="", **edge)
         left.plot(*plane.support[k].T, marker, color=colour, ms=11, ls="", mec="black", mew=1.2)
-    for k in range(plane.ways):
+    for k in range(len(plane.prototypes)):
         place, label = plane.prototypes[k].tolist(), {"fc": "white", "ec": "none", "alpha": 0.75, "pad": 1.0}
         left.plot(*place, "*", color=style.PALETTE[_SHELF_COLOURS[k]], ms=25, mec="white", mew=1.6)
         left.annotate(_letter(k + 1), place, (0, 16), textcoords="offset points", ha="center", va="center", fontsize=13,
@@ -265,14 +265,15 @@ def _draw_move(axis, plane: Plane) -> None:
 
 
 def _draw_accuracies(axis, plane: Plane) -> None:
-    for k in range(plane.ways):
-        row = plane.ways - 1 - k
-        axis.barh(row, float(plane.accuracy[k]), height=0.6, color=style.PALETTE[_SHELF_COLOURS[k]], ec=_GREY)
+    ways = len(plane.prototypes)
+    for k in range(ways):
+        row = ways - 1 - k
+        axis.barh(row, float(plane.accuracy[k]), height=0.6, color=style.PALETTE[_SHELF_COLOURS[k]], ec=GREY)
         axis.plot(plane.accuracy_before[k], row, "d", ms=10, mfc="white", mec="black", mew=1.6)
-    axis.axvline(1 / plane.ways, color="#777777", lw=1.4, ls=(0, (1, 2)))
-    names = [f"{_letter(k + 1)} {_SIGNS[k]}" for k in range(plane.ways)]
-    axis.set_yticks(range(plane.ways), reversed(names))
-    axis.set(xlim=(0, 1.02), ylim=(-0.6, plane.ways - 0.4), xlabel="share sorted right (diamond: before the move)",
+    axis.axvline(1 / ways, color="#777777", lw=1.4, ls=(0, (1, 2)))
+    names = [f"{_letter(k + 1)} {_SIGNS[k]}" for k in range(ways)]
+    axis.set_yticks(range(ways), reversed(names))
+    axis.set(xlim=(0, 1.02), ylim=(-0.6, ways - 0.4), xlabel="share sorted right (diamond: before the move)",
              title=f"All: {float(plane.accuracy.mean()):.0%}")  # fmt: skip
 
 
@@ -283,14 +284,14 @@ def _letter(shelf: int) -> str:
     return "ABCDEFGH"[shelf - 1]
 
 
-def describe_plane(plane: Plane) -> str:
-    """The picture in words."""
+def describe_plane(plane: Plane, controls: dict) -> str:
+    """Put the picture into words."""
     now, then = float(plane.accuracy.mean()), float(plane.accuracy_before.mean())
-    worst = int(plane.accuracy.argmin())
+    ways, shots, worst = controls["ways"], controls["shots"], int(plane.accuracy.argmin())
     text = (
-        f"{plane.ways} new shelves, {plane.shots} labelled item{'s' * (plane.shots != 1)} of each, after "
-        f"{plane.updates} updates: {now:.0%} of {plane.queries[..., 0].numel()} items are sorted right, guessing gives "
-        f"{1 / plane.ways:.0%}. Worst is shelf {_letter(worst + 1)} with {float(plane.accuracy[worst]):.0%}."
+        f"{ways} new shelves, {shots} labelled item{'s' * (shots != 1)} of each, after {plane.updates} updates: "
+        f"{now:.0%} of {plane.queries[..., 0].numel()} items are sorted right, guessing gives {1 / ways:.0%}. Worst is "
+        f"shelf {_letter(worst + 1)} with {float(plane.accuracy[worst]):.0%}."
     )
     moved = (plane.support[plane.shelf - 1, 0] - plane.start).norm()
     if float(moved) == 0:
@@ -302,19 +303,19 @@ def describe_plane(plane: Plane) -> str:
     )
 
 
-def draw_pull(pull: Pull, figure) -> None:
-    """What a user's own ratings bring beside everybody's prototypes, by the weight of these, and where it stands."""
+def draw_pull(pull: Pull, figure, controls: dict) -> None:
+    """Draw what a user's own ratings bring beside everybody's prototypes, by their weight, and where it stands."""
     (axis,) = style.panels(figure, 1)
     everybody = pull.curve[:, -1:]
     style.band(axis, [_place(w) for w in WEIGHTS], pull.curve - everybody, "mean and 95 % interval", "blue", "o", "-")
     now = float((pull.auc - everybody[:, 0]).mean())
-    axis.plot(_place(pull.weight), now, "*", ms=24, color=style.PALETTE["vermillion"], mec="white",
-              label=f"weight {pull.weight:g}: AUC {float(pull.auc.mean()):.3f}", zorder=5)  # fmt: skip
-    axis.axhline(0, color=_GREY, lw=1.4, ls=":", label=f"nearly everybody's: AUC {float(everybody.mean()):.3f}")
+    axis.plot(_place(controls["weight"]), now, "*", ms=24, color=style.PALETTE["vermillion"], mec="white",
+              label=f"weight {controls['weight']:g}: AUC {float(pull.auc.mean()):.3f}", zorder=5)  # fmt: skip
+    axis.axhline(0, color=GREY, lw=1.4, ls=":", label=f"nearly everybody's: AUC {float(everybody.mean()):.3f}")
     axis.set_xticks([_place(w) for w in WEIGHTS], [f"{w:g}" for w in WEIGHTS])
     axis.set(
         xlabel="weight of everybody's prototypes, in ratings", ylabel="AUC over nearly everybody's",
-        title=f"{pull.where}: {pull.count} rating{'s' * (pull.count != 1)} of each new user",
+        title=f"{controls['where']}: {_ratings(controls['count'])} of each new user",
     )  # fmt: skip
     axis.legend(loc="lower right")
 
@@ -323,11 +324,15 @@ def _place(weight: float) -> float:
     return math.log10(1 + 3 * weight)
 
 
-def describe_pull(pull: Pull) -> str:
-    """The picture in words."""
+def _ratings(count: int) -> str:
+    return f"{count} rating" + "s" * (count != 1)
+
+
+def describe_pull(pull: Pull, controls: dict) -> str:
+    """Put the picture into words."""
     best = int(pull.curve.mean(0).argmax())
     return (
-        f"{pull.where}, {pull.count} rating{'s' * (pull.count != 1)} of each new user, weight {pull.weight:g}: AUC "
+        f"{controls['where']}, {_ratings(controls['count'])} of each new user, weight {controls['weight']:g}: AUC "
         f"{float(pull.auc.mean()):.3f}. The user's own prototypes alone give {float(pull.curve[:, 0].mean()):.3f}, "
         f"everybody's nearly alone {float(pull.curve[:, -1].mean()):.3f}; of the weights on the curve "
         f"{WEIGHTS[best]:g} is best here. {pull.one_sided:.0%} of the users have one class only."

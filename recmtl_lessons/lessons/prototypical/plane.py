@@ -32,8 +32,8 @@ class Plane:
 
     Attributes
     ----------
-    ways, shots, updates, shelf : int
-        ``shelf`` is the one whose first labelled item was moved, from 1.
+    updates, shelf : int
+        How long the encoder has trained so far; the shelf whose first labelled item was moved, from 1.
     support, queries : Tensor, (N, K, 2) and (N, Q, 2)
         Embeddings; the moved item already where it is now.
     start : Tensor, (2,)
@@ -44,8 +44,6 @@ class Plane:
         Share of each shelf's queries that are sorted right.
     """
 
-    ways: int
-    shots: int
     updates: int
     shelf: int
     support: Tensor
@@ -110,7 +108,7 @@ def _pool(shop: Shop) -> Episodes:
 
 @lru_cache(maxsize=16)
 def new_episode(shop: Shop, seed: int) -> tuple[Tensor, Tensor]:
-    """Items of eight new shelves: ten labelled, (8, 10, F), and twenty to sort, (8, 20, F)."""
+    """Draw items of eight new shelves: ten labelled, (8, 10, F), and twenty to sort, (8, 20, F)."""
     episode = draw_episodes(open_shops(shop, SEEDS[:1]).test, 1, MOST_WAYS, MOST_SHOTS, QUERIES, (seed,))
     support, queries = episode.support_x[0, 0], episode.query_x[0, 0]
     return support.unflatten(0, (MOST_WAYS, MOST_SHOTS)), queries.unflatten(0, (MOST_WAYS, QUERIES))
@@ -123,10 +121,8 @@ def _plane(network, episode, ways: int, shots: int, updates: int, shelf: int, mo
     spread = support.flatten(0, 1).std(0).mean()
     support[shelf - 1, 0] += spread * torch.tensor(move)
     prototypes = network.compute_prototypes(support.flatten(0, 1), torch.arange(ways).repeat_interleave(shots))
-    return Plane(
-        ways, shots, updates, shelf, support, queries, start, prototypes, before, _sorted_right(queries, prototypes),
-        _sorted_right(queries, before),
-    )  # fmt: skip
+    right, right_before = (_sorted_right(queries, points) for points in (prototypes, before))
+    return Plane(updates, shelf, support, queries, start, prototypes, before, right, right_before)
 
 
 def _sorted_right(queries: Tensor, prototypes: Tensor) -> Tensor:
@@ -135,7 +131,7 @@ def _sorted_right(queries: Tensor, prototypes: Tensor) -> Tensor:
 
 
 def cells(prototypes: Tensor, frame: tuple[float, float, float, float]) -> list[Tensor]:
-    """The part of a frame (left, right, bottom, top) that is nearest to each prototype: corners, (M, 2), exact.
+    """Cut a frame (left, right, bottom, top) into what is nearest to each prototype: corners, (M, 2), exact.
 
     Between two prototypes the border is the straight line halfway, so a cell is the frame cut by such lines.
     """
@@ -152,7 +148,7 @@ def cells(prototypes: Tensor, frame: tuple[float, float, float, float]) -> list[
 
 
 def _cut(corners: Tensor, normal: Tensor, limit: Tensor) -> Tensor:
-    """What of a convex polygon lies where normal @ x <= limit."""
+    """Return what of a convex polygon lies where normal @ x <= limit."""
     kept, beyond = [], corners @ normal - limit  # (M,)
     for k in range(len(corners)):
         after = (k + 1) % len(corners)

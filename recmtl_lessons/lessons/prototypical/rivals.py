@@ -12,14 +12,14 @@ _CLOSE = 0.05  # of a gradient that is a sum over the support rows
 
 
 def nearest_mean(support_x: Tensor, support_y: Tensor, query_x: Tensor, ways: int) -> Tensor:
-    """Minus the squared distance to the mean of each class: a prototype without a network."""
+    """Score by minus the squared distance to the mean of each class: a prototype without a network."""
     member = F.one_hot(support_y, ways).to(support_x.dtype)  # (..., K, N)
     means = member.mT @ support_x / member.sum(-2).unsqueeze(-1)  # (..., N, F)
     return -torch.cdist(query_x, means).square()
 
 
 def nearest_neighbours(support_x: Tensor, support_y: Tensor, query_x: Tensor, ways: int, k: int) -> Tensor:
-    """How many of the k nearest support rows are of each class; of equal counts, the nearer class wins."""
+    """Count how many of the k nearest support rows are of each class; of equal counts, the nearer class wins."""
     distance, row = torch.cdist(query_x, support_x).topk(k, largest=False)  # (..., Q, k)
     label = support_y.unsqueeze(-2).expand(*query_x.shape[:-1], -1).gather(-1, row)
     votes = F.one_hot(label, ways).to(distance.dtype)  # (..., Q, k, N)
@@ -28,12 +28,13 @@ def nearest_neighbours(support_x: Tensor, support_y: Tensor, query_x: Tensor, wa
 
 
 def logistic_regression(support_x: Tensor, support_y: Tensor, query_x: Tensor, ways: int, c: float) -> Tensor:
-    r"""Multinomial logistic regression, fitted to each episode; its logits.
+    r"""Fit a multinomial logistic regression to each episode, and return its logits.
 
     .. math:: \min_{W, b} \; C \sum_i -\log p(y_i \mid x_i) + \tfrac12 \lVert W \rVert^2
 
-    with free intercepts: scikit-learn's ``LogisticRegression(C=c)``. Each step divides the gradient by a fixed bound of
-    the curvature (Böhning, "Multinomial logistic regression algorithm", 1992), so all episodes are fitted together.
+    with free intercepts: scikit-learn's ``LogisticRegression(C=c)``, which it is tested against. It is written by hand
+    since all episodes of all seeds are fitted together, many times as fast as one after another: each step divides the
+    gradient by a fixed bound of the curvature (Böhning, "Multinomial logistic regression algorithm", 1992).
     """
     x = torch.cat([support_x, torch.ones_like(support_x[..., :1])], dim=-1)  # (..., K, F + 1)
     width, target = x.shape[-1], F.one_hot(support_y, ways).to(x.dtype)

@@ -4,33 +4,27 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
-from recmtl_lessons.lessons.maml import experiments as maml
-from recmtl_lessons.lessons.maml import films as maml_films
-from recmtl_lessons.lessons.maml.users import (
+from recmtl_lessons.datasets.few_shot import (
     SHOP,
     SHOTS,
     ColdStart,
     Shop,
     Tasks,
     film_mean_and_offset,
-    mean_error,
     own_mean,
     shop_users,
 )
+from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
 from recmtl_lessons.lessons.prototypical.experiments import EMBEDDING
 from recmtl_lessons.lessons.prototypical.films import (
     EVERYBODY,
-    FILM_HIDDEN,
     FILM_PULLED,
     FILM_RATE,
-    USERS,
     FilmRanking,
     Tastes,
     as_ratings,
@@ -41,45 +35,36 @@ from recmtl_lessons.lessons.prototypical.films import (
     train_tastes,
     within_user_auc,
 )
-from recmtl_lessons.lessons.reptile import experiments as reptile
-from recmtl_lessons.lessons.reptile import films as reptile_films
 from recmtl_lessons.models import MAMLRecommender, PrototypicalNetworkRecommender, ReptileRecommender
 from recmtl_lessons.training import concurrently_for
+from recmtl_lessons.training.few_shot import (
+    FILM_HIDDEN,
+    FILM_LEARNERS,
+    HIDDEN,
+    INNER_STEPS,
+    SHOP_LEARNERS,
+    STEPS,
+    USERS,
+    FewShotLearner,
+    adapt_and_answer,
+    mean_error,
+    train,
+)
 
-STEPS = 200  # updates of every arm, on 16 users with twenty ratings each
-INNER_STEPS = maml.INNER_STEPS  # for a new user, where an arm takes any
 ARMS = ("own mean", "fine-tuning", "MAML", "Reptile", "prototypes", "prototypes, pulled")
 
 
 @dataclass(frozen=True)
-class Stepping:
-    """An arm that takes gradient steps on a new user's ratings.
-
-    Attributes
-    ----------
-    lesson : module
-        Whose ``train`` and ``adapt_and_answer`` it is.
-    arm : object
-        Its settings of training, as its own lesson chose them.
-    for_error, for_auc : float
-        The rates of the steps that are best for each of the two measures.
-    """
-
-    lesson: ModuleType
-    arm: object
-    for_error: float
-    for_auc: float
-
-
-@dataclass(frozen=True)
 class Settings:
-    """Every arm at its own best, on validation users of the design seeds: see `score_serving` and `score_tastes`.
+    """What is best for every arm on validation users of the design seeds: see `score_serving` and `score_tastes`.
 
     Attributes
     ----------
     hidden : tuple of int
         Of every network.
-    stepping : mapping {arm: Stepping}
+    stepping : mapping {arm: (FewShotLearner, float)}
+        The arms that take gradient steps on a new user's ratings, with the rate that is best for the AUC; the
+        learner's own is best for the error.
     rate : float
         Of training for prototypes.
     pulled : (float, float)
@@ -89,18 +74,18 @@ class Settings:
     """
 
     hidden: tuple[int, ...]
-    stepping: Mapping[str, Stepping]
+    stepping: Mapping[str, tuple[FewShotLearner, float]]
     rate: float
     pulled: tuple[float, float]
     stars: Mapping[str, tuple[float, float]]
 
 
 SHOP_SETTINGS = Settings(
-    maml.HIDDEN,
+    HIDDEN,
     {
-        "fine-tuning": Stepping(maml, maml.SHOP_ARMS["joint"], 0.07, 0.15),
-        "MAML": Stepping(maml, maml.SHOP_ARMS["MAML"], 0.1, 0.1),
-        "Reptile": Stepping(reptile, reptile.SHOP_ARMS[4], 0.05, 0.07),
+        "fine-tuning": (SHOP_LEARNERS["joint"], 0.15),
+        "MAML": (SHOP_LEARNERS["MAML"], 0.1),
+        "Reptile": (SHOP_LEARNERS["Reptile"], 0.07),
     },
     0.003,
     (0.003, 3.0),
@@ -109,9 +94,9 @@ SHOP_SETTINGS = Settings(
 FILM_SETTINGS = Settings(
     FILM_HIDDEN,
     {
-        "fine-tuning": Stepping(maml, maml_films.FILM_ARMS["joint"], 0.07, 0.1),
-        "MAML": Stepping(maml, maml_films.FILM_ARMS["MAML"], 0.07, 0.05),
-        "Reptile": Stepping(reptile, reptile_films.FILM_ARMS[4], 0.1, 0.07),
+        "fine-tuning": (FILM_LEARNERS["joint"], 0.1),
+        "MAML": (FILM_LEARNERS["MAML"], 0.05),
+        "Reptile": (FILM_LEARNERS["Reptile"], 0.07),
     },
     FILM_RATE,
     FILM_PULLED,
@@ -123,15 +108,15 @@ _RATES = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2)
 def score_serving(
     users: ColdStart, settings: Settings, steps: int = STEPS, seeds: Sequence[int] = DESIGN_SEEDS
 ) -> dict[str, dict]:
-    """How the settings of serving were chosen, on validation users of the design seeds.
+    """Score the settings of serving on validation users of the design seeds: so they were chosen.
 
-    For an arm that takes steps: error and AUC at each rate. For prototypes: error at each scale and limit.
+    An arm that takes steps has error and AUC at each rate, prototypes have the error at each scale and limit.
     """
     valid, found = users.valid.shots(SHOTS), {}
-    for name, how in settings.stepping.items():
-        models, found[name] = how.lesson.train(how.arm, users.train, seeds, settings.hidden, steps), {}
+    for name, (learner, _) in settings.stepping.items():
+        models, found[name] = train(learner, users.train, seeds, settings.hidden, steps), {}
         for rate in _RATES:
-            answers = how.lesson.adapt_and_answer(models, valid, rate, (INNER_STEPS,))[0]
+            answers = adapt_and_answer(learner, models, valid, rate, (INNER_STEPS,))[0]
             scores = _measures(answers, answers, valid)
             found[name][rate] = tuple(float(s.nan_to_num(torch.inf).mean()) for s in scores)
     for name, tastes in _train_tastes(users, settings, seeds, steps).items():
@@ -161,7 +146,7 @@ def _measures(for_error: Tensor, for_auc: Tensor, tasks: Tasks) -> tuple[Tensor,
 
 @dataclass(frozen=True)
 class Served:
-    """New users with ten ratings, served in every way; S seeds.
+    """How new users with ten ratings are served in every way; S seeds.
 
     Attributes
     ----------
@@ -193,10 +178,10 @@ def serve(
     error["own mean"], auc["own mean"] = _measures(own_mean(test), own_mean(test), test)
 
     def learn(name: str) -> tuple[Tensor, Tensor]:
-        how = settings.stepping[name]
-        models = how.lesson.train(how.arm, users.train, seeds, settings.hidden, steps, f"{label}, {name}")
-        rates = (how.for_error, how.for_auc)
-        answers = [how.lesson.adapt_and_answer(models, test, rate, (INNER_STEPS,))[0] for rate in rates]
+        learner, for_auc = settings.stepping[name]
+        models = train(learner, users.train, seeds, settings.hidden, steps, f"{label}, {name}")
+        rates = (learner.rate, for_auc)
+        answers = [adapt_and_answer(learner, models, test, rate, (INNER_STEPS,))[0] for rate in rates]
         return _measures(*answers, test)
 
     for name, measures in concurrently_for(settings.stepping, learn).items():
@@ -211,12 +196,12 @@ def serve(
 
 @lru_cache(maxsize=2)
 def serve_in_shop(seeds: tuple[int, ...] = SEEDS, steps: int = STEPS, shop: Shop = SHOP) -> Served:
-    """The comparison in lesson 04's shop."""
+    """Compare the arms in lesson 04's shop."""
     return serve(shop_users(shop, seeds), SHOP_SETTINGS, seeds, steps, "shop")
 
 
 def serve_films(ranked: FilmRanking, seeds: tuple[int, ...] = SEEDS, steps: int = STEPS) -> Served:
-    """The comparison on MovieLens, with the networks that have ranked its films already.
+    """Compare the arms on MovieLens, with the networks that have ranked its films already.
 
     One more way needs no network: the film's mean rating plus how generous the user has been.
     """
@@ -231,7 +216,7 @@ def serve_films(ranked: FilmRanking, seeds: tuple[int, ...] = SEEDS, steps: int 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one arm: parameters of its network, milliseconds an update on 16 users, milliseconds to serve a new one."""
+    """What one arm costs: its network's parameters, and milliseconds per update on 16 users and per new user."""
 
     parameters: int
     update: float
@@ -248,11 +233,11 @@ def measure_costs(width: int = 16, queries: int = 20, repeats: int = 20) -> dict
     tasks = normal(USERS, SHOTS, width), normal(USERS, SHOTS), normal(USERS, SHOTS, width), normal(USERS, SHOTS)
     mine = normal(SHOTS, width), normal(SHOTS), normal(queries, width)
     networks = {
-        "fine-tuning": MAMLRecommender(width, maml.HIDDEN, inner_steps=INNER_STEPS),
-        "MAML": MAMLRecommender(width, maml.HIDDEN, inner_steps=INNER_STEPS),
-        "Reptile": ReptileRecommender(width, maml.HIDDEN, inner_steps=INNER_STEPS + 1, inner_batch_size=SHOTS),
-        "prototypes": PrototypicalNetworkRecommender(width, EMBEDDING, maml.HIDDEN),
-        "prototypes, pulled": PrototypicalNetworkRecommender(width, EMBEDDING, maml.HIDDEN),
+        "fine-tuning": MAMLRecommender(width, HIDDEN, inner_steps=INNER_STEPS),
+        "MAML": MAMLRecommender(width, HIDDEN, inner_steps=INNER_STEPS),
+        "Reptile": ReptileRecommender(width, HIDDEN, inner_steps=INNER_STEPS + 1, inner_batch_size=SHOTS),
+        "prototypes": PrototypicalNetworkRecommender(width, EMBEDDING, HIDDEN),
+        "prototypes, pulled": PrototypicalNetworkRecommender(width, EMBEDDING, HIDDEN),
     }
     work = {name: _work(name, network, tasks, mine) for name, network in networks.items()}
     work["own mean"] = (lambda: None, lambda: mine[1].mean().expand(queries))
@@ -265,7 +250,7 @@ def measure_costs(width: int = 16, queries: int = 20, repeats: int = 20) -> dict
 
 
 def _work(name: str, network, tasks: tuple[Tensor, ...], mine: tuple[Tensor, ...]) -> tuple[Callable, Callable]:
-    """An update, and serving one new user."""
+    """Return the work of an update, and that of serving one new user."""
     support_x, support_y, query_x, query_y = tasks
     everything = torch.cat([support_x, query_x], dim=1), torch.cat([support_y, query_y], dim=1)
     if name.startswith("prototypes"):
@@ -319,7 +304,7 @@ def _taste_answer(network, own_x: Tensor, own_y: Tensor, query_x: Tensor, weight
 
 
 def _median_ms(acts: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """The median time of each, taken by turns, so that a busy moment of the machine meets all of them."""
+    """Return the median time of each, taken by turns, so that a busy moment of the machine meets all of them."""
     times = torch.zeros(repeats + 3, len(acts))
     for turn in times:
         for k, act in enumerate(acts):
@@ -330,7 +315,7 @@ def _median_ms(acts: Sequence[Callable[[], object]], repeats: int) -> list[float
 
 
 def table(shop: Served, films: Served | None, costs: Mapping[str, Cost]) -> str:
-    """Quality beside cost, one line an arm."""
+    """Return quality beside cost as text, one line per arm."""
     heads = ("shop error", "AUC", "films error", "AUC", "an update", "a new user", "parameters")
     widths = (12, 7, 13, 7, 11, 12, 12)
     lines = [f"{'':<19}" + "".join(f"{head:>{width}}" for head, width in zip(heads, widths, strict=True))]

@@ -56,7 +56,7 @@ NOTHING_HIDDEN = Shop(nuisance=1, nuisance_scale=1e-3, bend=0.0, scatter=0.7)
 
 @dataclass(frozen=True)
 class Shelves:
-    """Items of the shelves of S shops; no shelf is in two parts.
+    """What stands on the shelves of S shops; no shelf is in two parts.
 
     Attributes
     ----------
@@ -74,7 +74,7 @@ class Shelves:
 
 @dataclass(frozen=True)
 class Episodes:
-    """T episodes of each of S shops: rows of some shelves, N ways with K shots and Q queries each.
+    """Rows of some shelves in T episodes of each of S shops: N ways with K shots and Q queries each.
 
     Attributes
     ----------
@@ -95,11 +95,11 @@ class Episodes:
     ways: int
 
     def stream(self) -> dict[str, dict[str, Tensor]]:
-        """For `ManyModels`, whose batch is then a number of episodes."""
+        """Return the episodes as a stream to train on, whose batch is then a number of episodes."""
         return {"episodes": {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "ways"}}
 
     def shots(self, count: int) -> "Episodes":
-        """The same episodes with the first ``count`` support rows of each shelf alone."""
+        """Return the same episodes with the first ``count`` support rows of each shelf alone."""
         kept = self.support_y.shape[-1] // self.ways
         if not 1 <= count <= kept:
             raise ValueError(f"count: got {count!r}, expected 1 to {kept}")
@@ -111,7 +111,7 @@ class Episodes:
 
 @lru_cache(maxsize=8)
 def open_shops(shop: Shop, seeds: tuple[int, ...]) -> Shelves:
-    """Draw one shop a seed, with shelves, items and measurements of its own."""
+    """Draw one shop per seed, with shelves, items and measurements of its own."""
     parts = zip(*(_one_shop(shop, seed) for seed in seeds), strict=True)
     return Shelves(*(torch.stack(part) for part in parts))
 

@@ -1,6 +1,5 @@
 """Lesson 05: Reptile. Its experiments, its pictures, its explorers and its questions."""
 
-from recmtl_lessons.lessons.reptile.activities import LESSON
 from recmtl_lessons.lessons.reptile.breaking import (
     MOMENTUM,
     NO_MOMENTUM,
@@ -8,6 +7,7 @@ from recmtl_lessons.lessons.reptile.breaking import (
     with_inner_adam,
 )
 from recmtl_lessons.lessons.reptile.costs import maml_direction, memory_by_gradients, reptile_direction, time_updates
+from recmtl_lessons.lessons.reptile.exercises import exercise_count, exercise_optimizer, exercise_step
 from recmtl_lessons.lessons.reptile.expansion import (
     beside_joint_training,
     gradients_agree,
@@ -17,7 +17,6 @@ from recmtl_lessons.lessons.reptile.expansion import (
 from recmtl_lessons.lessons.reptile.experiments import (
     RIVALS,
     compare,
-    reptile_objective,
     score_training,
     shuffled_for_longer,
     training_users,
@@ -36,11 +35,4 @@ from recmtl_lessons.lessons.reptile.pictures import (
     draw_together,
 )
 from recmtl_lessons.lessons.reptile.plane import one_update
-from recmtl_lessons.lessons.reptile.questions import (
-    JOINT,
-    exercise_count,
-    exercise_optimizer,
-    exercise_step,
-    prediction,
-    study_question,
-)
+from recmtl_lessons.lessons.reptile.questions import LESSON, prediction, study_question

@@ -8,11 +8,10 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state
 from torch.nn import functional as F
 
+from recmtl_lessons.datasets.few_shot import SHOP, SHOTS, ColdStart, Shop, Tasks, shop_users
 from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
-from recmtl_lessons.lessons.maml.experiments import HIDDEN, INNER_STEPS
-from recmtl_lessons.lessons.maml.users import SHOP, SHOTS, ColdStart, Shop, Tasks, mean_error, over_seeds, shop_users
-from recmtl_lessons.lessons.reptile.experiments import all_ratings
 from recmtl_lessons.models import ReptileRecommender
+from recmtl_lessons.training.few_shot import FIELDS, HIDDEN, INNER_STEPS, all_ratings, mean_error, over_seeds
 
 MOMENTUM, NO_MOMENTUM = (0.9, 0.999), (0.0, 0.999)
 META_LR = 1.0
@@ -29,7 +28,7 @@ SERVING = {MOMENTUM: 0.01, NO_MOMENTUM: 0.005}  # for new users who come to one 
 
 
 def train_with_inner_adam(phi, loss, batches, rate, betas, carried):
-    """Reptile with Adam inside. Each parameter (seeds * 4, ...) holds 4 users beside each other."""
+    """Train Reptile with Adam inside. Each parameter (seeds * 4, ...) holds 4 users beside each other."""
     params = {name: value.clone().requires_grad_() for name, value in phi.items()}
     adam = torch.optim.Adam(params.values(), lr=rate, betas=betas, fused=True)
     for halves in batches:
@@ -47,14 +46,14 @@ def train_with_inner_adam(phi, loss, batches, rate, betas, carried):
 
 
 def towards(phi: Tensor, after: Tensor) -> Tensor:
-    """Reptile's step, and the result for the next users of each seed: (seeds * 4, ...)."""
+    """Take Reptile's step, and hand the result to the next users of each seed: (seeds * 4, ...)."""
     mean = after.unflatten(0, (-1, USERS)).mean(1).repeat_interleave(USERS, dim=0)
     return phi + META_LR * (mean - phi)
 
 
 def _batches(train: Tasks, seeds: Sequence[int], updates: int):
-    """Users by chance, as halves of ten ratings: x (seeds * 4, 10, F) and y (seeds * 4, 10)."""
-    x, y = all_ratings({f: getattr(train, f).flatten(0, 1) for f in _FIELDS})
+    """Yield users by chance, as halves of ten ratings: x (seeds * 4, 10, F) and y (seeds * 4, 10)."""
+    x, y = all_ratings({f: getattr(train, f).flatten(0, 1) for f in FIELDS})
     count = train.support_y.shape[1]
     drawn = [
         s * count + torch.randint(count, (updates, USERS), generator=torch.Generator().manual_seed(seed))
@@ -62,9 +61,6 @@ def _batches(train: Tasks, seeds: Sequence[int], updates: int):
     ]
     for rows in torch.cat(drawn, dim=1):  # (seeds * 4,)
         yield (x[rows, :SHOTS], y[rows, :SHOTS]), (x[rows, SHOTS:], y[rows, SHOTS:])
-
-
-_FIELDS = ("support_x", "support_y", "query_x", "query_y")
 
 
 def _trained(
@@ -88,7 +84,7 @@ def _trained(
 
 
 def _errors(networks: Sequence[ReptileRecommender], tasks: Tasks, rate: float) -> Tensor:
-    """Mean absolute error after three steps of a fresh Adam on each user's support rows, (S,)."""
+    """Return the mean absolute error after three steps of a fresh Adam on each user's support rows, (S,)."""
     answers = []
     for s, network in enumerate(networks):
 
@@ -102,7 +98,7 @@ def _errors(networks: Sequence[ReptileRecommender], tasks: Tasks, rate: float) -
 def serve(
     networks: Sequence[ReptileRecommender], tasks: Tasks, rate: float, betas: tuple[float, float], carried: bool
 ) -> Tensor:
-    """Errors (S,) where users come one after another, each to the starting point; ``carried``: to one Adam for all."""
+    """Return errors (S,) of users who come one by one, each to the starting point; ``carried``: to one Adam for all."""
     phi, _ = stack_module_state(list(networks))
     phi = {name: value.detach() for name, value in phi.items()}  # (S, ...)
     params = {name: value.clone().requires_grad_() for name, value in phi.items()}
@@ -122,7 +118,7 @@ def serve(
 
 
 def _ask(network: ReptileRecommender):
-    """Answers of stacked parameters (S, ...) to rows of their own, (S, rows, F) -> (S, rows)."""
+    """Return a function by which stacked parameters (S, ...) answer rows of their own, (S, rows, F) -> (S, rows)."""
     return torch.vmap(lambda params, x: functional_call(network, params, (x,)).squeeze(1))
 
 
@@ -160,7 +156,7 @@ def with_inner_adam(shop: Shop = SHOP, seeds: tuple[int, ...] = SEEDS, updates: 
 def score_adam(
     betas: tuple[float, float], carried: bool, rates: Sequence[float] = (0.002, 0.003, 0.005, 0.007, 0.01, 0.015)
 ) -> dict[tuple[float, float], float]:
-    """Error on validation users of the design seeds by rate in training and for a new user: how `RATES` was chosen."""
+    """Score rates in training and for a new user on validation users of the design seeds: so `RATES` was chosen."""
     users, found = shop_users(SHOP, DESIGN_SEEDS), {}
     for rate in rates:
         networks = _trained(users, DESIGN_SEEDS, rate, betas, carried, UPDATES)
@@ -171,7 +167,7 @@ def score_adam(
 def score_serving(
     betas: tuple[float, float], rates: Sequence[float] = (0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02)
 ) -> dict[float, float]:
-    """The same for users who come to one Adam, by their rate, after training with a fresh one: how `SERVING` was."""
+    """Score rates for users who come to one Adam, after training with a fresh one: so `SERVING` was chosen."""
     users = shop_users(SHOP, DESIGN_SEEDS)
     networks = _trained(users, DESIGN_SEEDS, RATES[betas, False][0], betas, False, UPDATES)
     return {t: over_seeds(serve(networks, users.valid.shots(SHOTS), t, betas, True)) for t in rates}

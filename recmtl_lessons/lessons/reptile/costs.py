@@ -9,16 +9,15 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from recmtl_lessons.lessons.maml.experiments import HIDDEN, INNER_STEPS, USERS
-from recmtl_lessons.lessons.maml.users import SHOTS
+from recmtl_lessons.datasets.few_shot import SHOTS
 from recmtl_lessons.models import MAMLRecommender, ReptileRecommender
+from recmtl_lessons.training.few_shot import HIDDEN, INNER_STEPS, USERS
 
-Rows = tuple[Tensor, Tensor]
 RATE = 0.05
 
 
 def maml_direction(network, support, query, steps, rate, first_order=False):
-    """MAML for one user, steps inner ones: the gradient of the query loss after them."""
+    """Take MAML's inner steps for one user, and return the gradient of the query loss after them."""
     params = dict(network.named_parameters())
     for _ in range(steps):
         loss = F.mse_loss(functional_call(network, params, support[:1]).squeeze(1), support[1])
@@ -29,7 +28,7 @@ def maml_direction(network, support, query, steps, rate, first_order=False):
 
 
 def reptile_direction(network, batches, rate):
-    """Reptile for one user, a step on each minibatch: where it started minus where it came."""
+    """Take Reptile's steps for one user, one per minibatch, and return where it started minus where it came."""
     params = dict(network.named_parameters())
     for x, y in batches:
         loss = F.mse_loss(functional_call(network, params, (x,)).squeeze(1), y)
@@ -78,7 +77,7 @@ class _Slot:
 
 
 def bytes_kept(work: Callable[[], object], there: Sequence[Tensor]) -> int:
-    """The most bytes that autograd keeps at any moment of some work, ``there`` not counted."""
+    """Return the most bytes that autograd keeps at any moment of some work, ``there`` not counted."""
     kept = _Kept(there)
     with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda s: s.tensor if isinstance(s, _Slot) else s):
         work()
@@ -86,7 +85,7 @@ def bytes_kept(work: Callable[[], object], there: Sequence[Tensor]) -> int:
 
 
 def memory_by_gradients(numbers: Sequence[int] = (2, 4, 8, 16)) -> dict[str, list[int]]:
-    """Bytes kept for one user, by number of gradients: of MAML, one on the query and the others inner steps."""
+    """Count the bytes kept for one user, by number of gradients: of MAML, one on the query, the others inner steps."""
     torch.manual_seed(0)
     network = MAMLRecommender(16, HIDDEN)
     first, second = ((torch.randn(SHOTS, 16), torch.randn(SHOTS)) for _ in range(2))
@@ -119,7 +118,7 @@ class Times:
 def ways_of_the_package(
     hidden: Sequence[int] = HIDDEN, users: int = USERS, gradients: int = INNER_STEPS + 1
 ) -> dict[str, Callable[[], object]]:
-    """One update's work for some users, as the package does it, each of some gradients of ten ratings a user."""
+    """Return each way's work of one update for some users, with so many gradients of ten ratings per user."""
     torch.manual_seed(0)
     maml = MAMLRecommender(16, hidden, inner_steps=gradients - 1, inner_lr=RATE)
     reptile = ReptileRecommender(16, hidden, inner_steps=gradients, inner_batch_size=SHOTS, inner_lr=RATE)

@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.func import functional_call, grad
 from torch.nn import functional as F
 
+from recmtl_lessons.datasets.few_shot import SHOTS, ColdStart, Tasks
 from recmtl_lessons.lessons._seeds import SEEDS
-from recmtl_lessons.lessons.maml.experiments import HIDDEN
-from recmtl_lessons.lessons.maml.users import SHOTS, ColdStart, Tasks
-from recmtl_lessons.lessons.reptile.experiments import SHOP_ARMS, Arm, all_ratings
+from recmtl_lessons.lessons.reptile.experiments import SHOP_ARMS
 from recmtl_lessons.models import ReptileRecommender
 from recmtl_lessons.training import ManyModels
+from recmtl_lessons.training.few_shot import FIELDS, HIDDEN, ReptileLearner, all_ratings
 
 # One inner step.
 
@@ -35,7 +35,7 @@ class Together:
 def beside_joint_training(train: Tasks, seeds: Sequence[int] = SEEDS, updates: int = 12) -> Together:
     """Let the lesson's arms and plain joint training start alike and see the same ratings, in double precision.
 
-    The joint network takes one step of gradient descent an update, on all ratings of the update's users in one heap.
+    The joint network takes one step of gradient descent per update, on all ratings of the update's users in one heap.
     Its rate is epsilon times the inner rate times k: if gradients did not change along the inner steps, both would go
     to the same place.
     """
@@ -44,7 +44,7 @@ def beside_joint_training(train: Tasks, seeds: Sequence[int] = SEEDS, updates: i
     ))  # fmt: skip
 
 
-def _apart(arm: Arm, train: Tasks, s: int, seed: int, updates: int) -> list[float]:
+def _apart(arm: ReptileLearner, train: Tasks, s: int, seed: int, updates: int) -> list[float]:
     torch.manual_seed(seed)
     reptile = _network(
         train, meta_lr=arm.meta_lr, inner_lr=arm.inner_lr, inner_steps=arm.inner_steps, inner_batch_size=arm.rows
@@ -69,8 +69,7 @@ def _network(train: Tasks, **options) -> ReptileRecommender:
 
 def _batch(train: Tasks, s: int, users: Sequence[int]) -> tuple[Tensor, Tensor]:
     chosen = torch.tensor(users) % train.support_y.shape[1]
-    fields = {f: getattr(train, f)[s, chosen].double() for f in ("support_x", "support_y", "query_x", "query_y")}
-    return all_ratings(fields)
+    return all_ratings({f: getattr(train, f)[s, chosen].double() for f in FIELDS})
 
 
 def _row(model: ReptileRecommender) -> Tensor:
@@ -81,12 +80,12 @@ def _row(model: ReptileRecommender) -> Tensor:
 
 
 def loss(network, params, x, y):
-    """Mean squared error with these parameters."""
+    """Return the mean squared error with these parameters."""
     return F.mse_loss(functional_call(network, params, (x,)).squeeze(1), y)
 
 
 def two_steps(network, params, first, second, rate):
-    """Reptile's (phi - W) / rate after a step on each of two minibatches; and its parts, at phi."""
+    """Return Reptile's (phi - W) / rate after a step on each of two minibatches, and its parts at phi."""
     g1 = grad(lambda p: loss(network, p, *first))(params)
     moved = {name: value - rate * g1[name] for name, value in params.items()}
     g2_moved = grad(lambda p: loss(network, p, *second))(moved)
@@ -101,7 +100,7 @@ def two_steps(network, params, first, second, rate):
 
 @dataclass(frozen=True)
 class Parts:
-    """Reptile's update of two steps, (rates, S) each; means over users.
+    """What Reptile's update of two steps is made of, (rates, S) each; means over users.
 
     Attributes
     ----------
@@ -144,7 +143,7 @@ def take_apart(
 
 
 def gradients_agree(models: ManyModels, users: ColdStart) -> Tensor:
-    """Cosine between the gradients of two sets of ten ratings of one new user, at the networks' parameters.
+    """Return the cosine between the gradients of two sets of ten ratings of one new user, at the trained parameters.
 
     A user's first fifty ratings make five sets; their ten pairs, and the users of both parts that were not trained on,
     are averaged.

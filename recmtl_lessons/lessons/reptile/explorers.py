@@ -1,14 +1,14 @@
 """The lesson's explorers: three users in a plane, and a race."""
 
-from recmtl_lessons.lessons.reptile.activities import LESSON
 from recmtl_lessons.lessons.reptile.pictures import describe_plane, describe_race, draw_plane, draw_race
 from recmtl_lessons.lessons.reptile.plane import UPDATES, reptile_in_the_plane
+from recmtl_lessons.lessons.reptile.questions import LESSON
 from recmtl_lessons.lessons.reptile.race import BUDGETS, RIVALS, race
 from recmtl_lessons.teaching import Choice, Explorer, Slider
 
 
 def explore_plane() -> Explorer:
-    """The explorer of the outer step: where three users pull, and where the meta-parameters come to rest."""
+    """Return the explorer of the outer step: where three users pull, and where the meta-parameters come to rest."""
     return Explorer(
         lesson=LESSON,
         key="explorer-plane",
@@ -27,7 +27,7 @@ def explore_plane() -> Explorer:
 
 
 def explore_race() -> Explorer:
-    """The explorer of cost: both methods train live, on equal gradients or for equal seconds."""
+    """Return the explorer of cost: both methods train live, on equal gradients or for equal seconds."""
     return Explorer(
         lesson=LESSON,
         key="explorer-race",

@@ -9,11 +9,11 @@ from recmtl_lessons.lessons.reptile.breaking import MOMENTUM, NO_MOMENTUM, WithA
 from recmtl_lessons.lessons.reptile.expansion import Together
 from recmtl_lessons.lessons.reptile.experiments import SHOP_ARMS, Comparison, Shuffled
 from recmtl_lessons.lessons.reptile.films import FilmComparison
-from recmtl_lessons.lessons.reptile.plane import ACROSS, UP, USERS, Plane
+from recmtl_lessons.lessons.reptile.plane import ACROSS, UP, USERS, Bowls, Plane
 from recmtl_lessons.lessons.reptile.race import BUDGETS, Race
 from recmtl_lessons.teaching import style
+from recmtl_lessons.teaching.looks import GREY
 
-_GREY = "#555555"
 _HIGHEST = 4.5  # squared error that the plane's right panel shows
 _USERS = (("blue", "o"), ("green", "s"), ("purple", "^"))
 _LOOKS = {
@@ -45,7 +45,7 @@ def draw_idea(plane: Plane, figure) -> None:
     _name_the_axes(axis, "One update: each user's steps, then part of the way")
 
 
-def draw_plane(plane: Plane, figure) -> None:
+def draw_plane(plane: Plane, figure, controls: dict) -> None:
     """Left: the meta-parameters' way among the users' losses. Right: the users' losses before and after their steps."""
     left, right = style.panels(figure, 2, (1.25, 1.0))
     _draw_bowls(left, plane)
@@ -62,10 +62,10 @@ def draw_plane(plane: Plane, figure) -> None:
     left.legend(loc="lower right", fontsize=11, frameon=True, framealpha=0.9, edgecolor="none")
     if plane.diverges:
         _say(left, f"φ leaves: farther off after {len(plane.way) - 1} updates", 0.9)
-    elif plane.climbers:
-        _say(left, f"inner steps climb: {' and '.join(plane.climbers)}", 0.9)
-    _name_the_axes(left, f"{_steps(plane.inner_steps)}, paths of update {plane.shown}")
-    _draw_losses(right, plane)
+    elif climbers := plane.climbers(controls["inner_lr"]):
+        _say(left, f"inner steps climb: {' and '.join(climbers)}", 0.9)
+    _name_the_axes(left, f"{_steps(controls['inner_steps'])}, paths of update {plane.shown}")
+    _draw_losses(right, plane, controls["inner_steps"], controls["inner_lr"])
 
 
 def _draw_bowls(axis, plane: Plane) -> None:
@@ -91,25 +91,25 @@ def _name_the_axes(axis, title: str) -> None:
     axis.set(xlabel="weight of suspense", ylabel="weight of humour", title=title)
 
 
-def _draw_losses(axis, plane: Plane) -> None:
-    """The users' mean loss over the inner steps: from where phi comes to rest, and from the joint optimum."""
-    steps = range(plane.inner_steps + 1)
+def _draw_losses(axis, plane: Plane, inner_steps: int, inner_lr: float) -> None:
+    """Draw the users' mean loss over the inner steps: from where phi comes to rest, and from the joint optimum."""
+    steps = range(inner_steps + 1)
     tops = []
     for name, start, colour, marker, line, size in (
         ("from the joint optimum", plane.joint, "black", "s", "--", 9),
         (f"from where φ {_rests(plane)}", plane.rest, "vermillion", "o", "-", 6),
     ):
-        above = after_steps(plane, start).mean(1)  # (inner_steps + 1,)
+        above = after_steps(plane.users, start, inner_steps, inner_lr).mean(1)  # (inner_steps + 1,)
         axis.plot(steps, above, ls=line, marker=marker, color=style.PALETTE[colour], label=name, ms=size)
         tops.append(float(above.max()))
     if max(tops) > _HIGHEST:
-        _say(axis, "partly off the axis: inner steps climb" if plane.climbers else "partly off the axis")
+        _say(axis, "partly off the axis" + ": inner steps climb" * bool(plane.climbers(inner_lr)))
     axis.set(
         xlabel="inner step", ylabel="squared error above the least", title="Mean of the three users",
         ylim=(0, min(_HIGHEST, 1.2 * max(tops))),
-        xlim=(-0.3, plane.inner_steps + 0.3),
+        xlim=(-0.3, inner_steps + 0.3),
     )  # fmt: skip
-    axis.set_xticks(steps if plane.inner_steps <= 10 else range(0, plane.inner_steps + 1, 5))
+    axis.set_xticks(steps if inner_steps <= 10 else range(0, inner_steps + 1, 5))
     axis.legend(loc="upper right")
 
 
@@ -124,21 +124,22 @@ def _say(axis, text: str, height: float = 0.03) -> None:
     )  # fmt: skip
 
 
-def after_steps(plane: Plane, start: Tensor) -> Tensor:
-    """Each user's loss above their least after 0, 1, ... inner steps from a start, (inner_steps + 1, 3)."""
-    users = plane.users
-    shrink = torch.eye(2) - plane.inner_lr * users.hessian
+def after_steps(users: Bowls, start: Tensor, inner_steps: int, inner_lr: float) -> Tensor:
+    """Return each user's loss above their least after 0, 1, ... inner steps from a start, (inner_steps + 1, 3)."""
+    shrink = torch.eye(2) - inner_lr * users.hessian
     places = [start.expand(3, 2)]
-    for _ in range(plane.inner_steps):
+    for _ in range(inner_steps):
         away = places[-1] - users.optimum
         places.append(users.optimum + torch.einsum("tij,tj->ti", shrink, away))
     return torch.stack([users.loss(place).diagonal() - users.least for place in places])
 
 
-def describe_plane(plane: Plane) -> str:
-    """The picture in words."""
-    settings = f"{_steps(plane.inner_steps)} at {plane.inner_lr:g}, outer rate {plane.meta_lr:g}"
-    climb = f" The inner steps of {' and '.join(plane.climbers)} climb." if plane.climbers else ""
+def describe_plane(plane: Plane, controls: dict) -> str:
+    """Put the picture into words."""
+    loops = controls["inner_steps"], controls["inner_lr"]
+    settings = f"{_steps(loops[0])} at {loops[1]:g}, outer rate {controls['meta_lr']:g}"
+    climbers = plane.climbers(loops[1])
+    climb = f" The inner steps of {' and '.join(climbers)} climb." if climbers else ""
     end = plane.way[-1]
     to_joint, to_rest = float((end - plane.joint).norm()), float((end - plane.rest).norm())
     if plane.diverges:
@@ -147,7 +148,7 @@ def describe_plane(plane: Plane) -> str:
             f"would be at rest, farther than at the start.{climb}"
         )
     to_mean = float((plane.rest - plane.users.optimum.mean(0)).norm())
-    mine, joint = (float(after_steps(plane, start)[-1].mean()) for start in (plane.rest, plane.joint))
+    mine, joint = (float(after_steps(plane.users, start, *loops)[-1].mean()) for start in (plane.rest, plane.joint))
     return (
         f"{settings}: after {len(plane.way) - 1} updates φ is {to_joint:.2f} from the joint optimum and {to_rest:.2f} "
         f"from its point of rest, which is {to_mean:.2f} from the mean of the three optima. After their own steps the "
@@ -167,7 +168,7 @@ def draw_comparison(result: Comparison, figure) -> None:
     style.points_with_interval(axis, labels, torch.stack(columns, dim=1), colours)
     axis.set(ylabel="mean absolute error, stars", title="New users, ten ratings, three steps: lower is better")
     axis.text(1, -0.26, "Reptile", transform=axis.get_xaxis_transform(), ha="center", weight="bold", fontsize=13)
-    axis.axvline(2.5, color=_GREY, lw=1, ls=":")
+    axis.axvline(2.5, color=GREY, lw=1, ls=":")
 
 
 def draw_together(result: Together, figure) -> None:
@@ -223,7 +224,7 @@ def draw_adam(result: WithAdam, figure) -> None:
     style.points_with_interval(axis, labels, torch.stack(ways, dim=1), ("blue", "orange", "vermillion"))
     for place, text in ((1, "with momentum (β₁ = 0.9)"), (4, "without (β₁ = 0)")):
         axis.text(place, -0.27, text, transform=axis.get_xaxis_transform(), ha="center", weight="bold", fontsize=13)
-    axis.axvline(2.5, color=_GREY, lw=1, ls=":")
+    axis.axvline(2.5, color=GREY, lw=1, ls=":")
     axis.set(ylabel="mean absolute error, stars", title="A fresh Adam for each user, or one for all")
 
 
@@ -249,36 +250,36 @@ def draw_films(result: FilmComparison, figure) -> None:
 # The race.
 
 
-def draw_race(result: Race, figure) -> None:
+def draw_race(result: Race, figure, controls: dict) -> None:
     """Draw the errors of both over what they have used up."""
     (axis,) = style.panels(figure, 1)
-    in_seconds = result.budget == BUDGETS[1]
+    in_seconds = controls["budget"] == BUDGETS[1]
     used = result.seconds if in_seconds else tuple(g / 1000 for g in result.gradients)
-    for name, at, error in zip(result.names, used, result.error, strict=True):
-        label = f"Reptile, {_steps(result.inner_steps)}" if name == "Reptile" else name
+    for name, at, error in zip(("Reptile", controls["rival"]), used, result.error, strict=True):
+        label = f"Reptile, {_steps(controls['inner_steps'])}" if name == "Reptile" else name
         style.band(axis, at, error, label, *_LOOKS[name])
     axis.set(
         xlabel="seconds of training, this machine, eight seeds together" if in_seconds
-        else "thousand gradients of ten ratings, a seed",
+        else "thousand gradients of ten ratings, per seed",
         ylabel="mean absolute error, stars", ylim=(0.48, 0.95), xlim=(0, None),
         title="New users after three steps on ten ratings",
     )  # fmt: skip
     axis.legend(loc="upper right")
 
 
-def describe_race(result: Race) -> str:
-    """The picture in words."""
-    in_seconds = result.budget == BUDGETS[1]
+def describe_race(result: Race, controls: dict) -> str:
+    """Put the picture into words."""
+    in_seconds, inner_steps = controls["budget"] == BUDGETS[1], controls["inner_steps"]
     used = [
         (f"{float(seconds[-1]):.1f} s and " if in_seconds else "") + f"{int(gradients[-1]):,} gradients"
         for gradients, seconds in zip(result.gradients, result.seconds, strict=True)
     ]
     parts = [
         f"{name} errs by {float(error[:, -1].mean()):.3f} stars after {amount}"
-        for name, error, amount in zip(result.names, result.error, used, strict=True)
+        for name, error, amount in zip(("Reptile", controls["rival"]), result.error, used, strict=True)
     ]
-    borrowed = "" if result.inner_steps in SHOP_ARMS else ", with the inner rates that were chosen for 4"
-    settings = f"{_steps(result.inner_steps)} and outer rate {result.meta_lr:g} for Reptile{borrowed}"
+    borrowed = "" if inner_steps in SHOP_ARMS else ", with the inner rates that were chosen for 4"
+    settings = f"{_steps(inner_steps)} and outer rate {controls['meta_lr']:g} for Reptile{borrowed}"
     return f"{settings}. {'; '.join(parts)}."
 
 

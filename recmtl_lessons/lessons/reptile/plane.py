@@ -23,7 +23,7 @@ _FILMS = 40
 
 @dataclass(frozen=True)
 class Bowls:
-    """The users' losses, exactly: L(w) = (w - optimum)' H (w - optimum) / 2 + least, T users.
+    """The users' exact losses: L(w) = (w - optimum)' H (w - optimum) / 2 + least, T users.
 
     Attributes
     ----------
@@ -37,13 +37,13 @@ class Bowls:
     least: Tensor
 
     def loss(self, weights: Tensor) -> Tensor:
-        """Each user's mean squared error, (..., 2) -> (..., T)."""
+        """Return each user's mean squared error, (..., 2) -> (..., T)."""
         away = weights[..., None, :] - self.optimum  # (..., T, 2)
         return torch.einsum("...ti,tij,...tj->...t", away, self.hessian, away) / 2 + self.least
 
 
 def ratings(seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Films seen x (3, films, 2), and stars y (3, films), with some noise; both minus the user's own means.
+    """Draw films seen x (3, films, 2), and stars y (3, films), with some noise; both minus the user's own means.
 
     So there is nothing for a bias to learn: it stays at 0, and two weights are all that moves.
     """
@@ -55,7 +55,7 @@ def ratings(seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def bowls(x: Tensor, y: Tensor) -> Bowls:
-    """Least squares, user by user: x (T, films, 2), y (T, films)."""
+    """Solve least squares user by user: x (T, films, 2), y (T, films)."""
     films = x.shape[1]
     hessian = 2 * x.mT @ x / films  # (T, 2, 2)
     pull = 2 * torch.einsum("tfi,tf->ti", x, y) / films
@@ -65,12 +65,12 @@ def bowls(x: Tensor, y: Tensor) -> Bowls:
 
 
 def joint_optimum(of: Bowls) -> Tensor:
-    """Where the sum of the losses is least, (2,): every user pulls with the steepness of their bowl."""
+    """Return where the sum of the losses is least, (2,): every user pulls with the steepness of their bowl."""
     return torch.linalg.solve(of.hessian.sum(0), (of.hessian @ of.optimum[..., None]).sum(0)).squeeze(1)
 
 
 def rest_point(of: Bowls, inner_steps: int, inner_lr: float) -> Tensor:
-    r"""Where Reptile comes to rest, (2,): the sum of :math:`(I - (I - aH)^k)(w^* - \phi)` is 0."""
+    r"""Return where Reptile comes to rest, (2,): the sum of :math:`(I - (I - aH)^k)(w^* - \phi)` is 0."""
     shrink = torch.eye(2) - inner_lr * of.hessian
     reach = torch.eye(2) - torch.linalg.matrix_power(shrink, inner_steps)  # (T, 2, 2), what k steps leave behind
     return torch.linalg.solve(reach.sum(0), (reach @ of.optimum[..., None]).sum(0)).squeeze(1)
@@ -78,12 +78,10 @@ def rest_point(of: Bowls, inner_steps: int, inner_lr: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Plane:
-    """Reptile on three users, from the first update to the last.
+    """Reptile's way on three users, from the first update to the last.
 
     Attributes
     ----------
-    inner_steps : int
-    inner_lr, meta_lr : float
     users : Bowls
     surface : Tensor, (3, len(UP), len(ACROSS))
         Each user's loss over the picture; rows go up.
@@ -97,9 +95,6 @@ class Plane:
         The joint optimum, and where Reptile comes to rest.
     """
 
-    inner_steps: int
-    inner_lr: float
-    meta_lr: float
     users: Bowls
     surface: Tensor
     way: Tensor
@@ -114,11 +109,10 @@ class Plane:
         first, last = ((self.way[k] - self.rest).norm() for k in (0, -1))
         return float(self.way[-1].abs().max()) > _FAR or float(last) > float(first)
 
-    @property
-    def climbers(self) -> tuple[str, ...]:
-        """The users whose own inner steps lead away from their optimum: rate times steepest curvature above 2."""
+    def climbers(self, inner_lr: float) -> tuple[str, ...]:
+        """Name the users whose inner steps lead away from their optimum: rate times steepest curvature above 2."""
         steepest = torch.linalg.eigvalsh(self.users.hessian)[:, -1]  # (T,)
-        return tuple(name for name, h in zip(USERS, steepest.tolist(), strict=True) if self.inner_lr * h > 2)
+        return tuple(name for name, h in zip(USERS, steepest.tolist(), strict=True) if inner_lr * h > 2)
 
 
 START = (-2.9, -0.2)
@@ -133,10 +127,7 @@ def reptile_in_the_plane(inner_steps: int, inner_lr: float, meta_lr: float, upda
     joint, rest = joint_optimum(users), rest_point(users, inner_steps, inner_lr)
 
     def snapshot() -> Plane:
-        shown = len(paths)
-        return Plane(
-            inner_steps, inner_lr, meta_lr, users, surface, torch.stack(way), shown, paths[-1], joint, rest
-        )  # fmt: skip
+        return Plane(users, surface, torch.stack(way), len(paths), paths[-1], joint, rest)
 
     while len(way) <= UPDATES and float(way[-1].abs().max()) <= _FAR:
         if len(paths) < update:
@@ -148,7 +139,7 @@ def reptile_in_the_plane(inner_steps: int, inner_lr: float, meta_lr: float, upda
 
 
 def one_update(inner_steps: int = 5, inner_lr: float = 0.1, meta_lr: float = 0.5) -> Plane:
-    """The picture after the first update."""
+    """Return the plane after the first update."""
     return next(reptile_in_the_plane(inner_steps, inner_lr, meta_lr, 1)).snapshot()
 
 
@@ -161,7 +152,7 @@ def _linear(inner_steps: int, inner_lr: float, meta_lr: float) -> ReptileRecomme
 
 
 def _paths(model: ReptileRecommender, x: Tensor, y: Tensor) -> Tensor:
-    """Each user's inner loop from where the model stands, (3, inner_steps + 1, 2)."""
+    """Return each user's inner loop from where the model stands, (3, inner_steps + 1, 2)."""
     paths = []
     for t in range(len(x)):
         params, path = model.named_weights(), []

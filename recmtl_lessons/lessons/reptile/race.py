@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from recmtl_lessons.datasets.few_shot import SHOP, SHOTS, Tasks, shop_users
 from recmtl_lessons.lessons._seeds import SEEDS
-from recmtl_lessons.lessons.maml import experiments as maml
-from recmtl_lessons.lessons.maml.users import SHOP, SHOTS, Tasks, shop_users
-from recmtl_lessons.lessons.reptile.experiments import GRADIENTS, SHOP_ARMS, TEST_STEPS, errors, stack
+from recmtl_lessons.lessons.reptile.experiments import SHOP_ARMS
 from recmtl_lessons.teaching import Running
 from recmtl_lessons.training import ManyModels
+from recmtl_lessons.training.few_shot import GRADIENTS, HIDDEN, INNER_STEPS, SHOP_LEARNERS, FewShotLearner, errors
 
 RIVALS = ("MAML", "first-order MAML")
 BUDGETS = ("as many gradients", "as many seconds")
@@ -24,7 +24,7 @@ _MOST = 2_000  # updates, whatever the seconds allow
 
 @dataclass
 class Runner:
-    """One method on its way: a stack of networks, and what it has used up.
+    """One learner on its way: its stack of networks, and what it has used up.
 
     Attributes
     ----------
@@ -36,40 +36,28 @@ class Runner:
         Mean absolute error of new users after three steps.
     """
 
-    name: str
+    learner: FewShotLearner
     models: ManyModels
-    rate: float
     updates: list[int] = field(default_factory=lambda: [0])
     seconds: list[float] = field(default_factory=lambda: [0.0])
     error: list[Tensor] = field(default_factory=list)
 
     def measure(self, tasks: Tasks) -> None:
         """Let the networks adapt to the users who are not trained on."""
-        ask = errors if self.name == "Reptile" else maml.errors
-        self.error.append(ask(self.models, tasks, self.rate, (TEST_STEPS,))[0, 0])
+        self.error.append(errors(self.learner, self.models, tasks, self.learner.rate, (INNER_STEPS,))[0, 0])
 
 
 @dataclass(frozen=True)
 class Race:
-    """Where the two stand.
+    """Where the two stand, Reptile first.
 
     Attributes
     ----------
-    budget : str
-    inner_steps : int
-        Reptile's.
-    meta_lr : float
-        Reptile's.
-    names : tuple of str
     gradients, seconds : tuple of Tensor (moments,)
-        Used up by each: gradients of one user's ten ratings, a seed; and seconds of training, for all seeds.
+        Used up by each: gradients of one user's ten ratings, per seed; and seconds of training, for all seeds.
     error : tuple of Tensor (S, moments)
     """
 
-    budget: str
-    inner_steps: int
-    meta_lr: float
-    names: tuple[str, ...]
     gradients: tuple[Tensor, ...]
     seconds: tuple[Tensor, ...]
     error: tuple[Tensor, ...]
@@ -93,7 +81,6 @@ def race(inner_steps: int, meta_lr: float, rival: str, budget: str, seed: int) -
 
     def snapshot() -> Race:
         return Race(
-            budget, inner_steps, meta_lr, tuple(r.name for r in runners),
             tuple(torch.tensor(r.updates) * GRADIENTS for r in runners),
             tuple(torch.tensor(r.seconds) for r in runners), tuple(torch.stack(r.error, dim=1) for r in runners),
         )  # fmt: skip
@@ -111,11 +98,7 @@ def race(inner_steps: int, meta_lr: float, rival: str, budget: str, seed: int) -
 
 def _runners(train: Tasks, seeds: tuple[int, ...], inner_steps: int, meta_lr: float, rival: str) -> list[Runner]:
     arm = replace(SHOP_ARMS.get(inner_steps, SHOP_ARMS[4]), inner_steps=inner_steps, meta_lr=meta_lr)
-    other = maml.stack(maml.SHOP_ARMS[rival], train, seeds, maml.HIDDEN)
-    return [
-        Runner("Reptile", stack(arm, train, seeds, maml.HIDDEN), arm.rate),
-        Runner(rival, other, maml.IN_THREE_STEPS[rival][SHOTS]),
-    ]
+    return [Runner(learner, learner.stack(train, seeds, HIDDEN)) for learner in (arm, SHOP_LEARNERS[rival])]
 
 
 def _run_on(runner: Runner, march: Iterator) -> None:

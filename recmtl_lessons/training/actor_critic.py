@@ -1,4 +1,4 @@
-"""How policies are trained on sessions: a rollout, advantages, a few clipped steps, and again."""
+"""Actor-critic and PPO on the sessions of many models: a rollout, advantages, a few clipped steps, and again."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from recmtl_lessons.models.policy import gae, ppo_loss
-from recmtl_lessons.training import Moment, Stack
+from recmtl_lessons.training.progress import Moment
 from recmtl_lessons.training.rollouts import Acted, Chooser, Observations, Rollout, Sessions
+from recmtl_lessons.training.stacked import Stack
 
-DISCOUNT = 0.9
-VALUE_WEIGHT = 2.0
+DISCOUNT = 0.9  # of every training on sessions, and of what is measured in them
+VALUE_WEIGHT = 2.0  # of the values' part in the loss, at every level
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,9 @@ class Training:
     Attributes
     ----------
     updates : int
-        Rollouts, each followed by `epochs` steps of the optimizer on it.
+        Rollouts, each followed by `epochs` passes of the optimizer over it.
     sessions : int
-        That run side by side, a task and a model.
+        That run side by side, per task and model.
     steps : int
         Of a rollout.
     epochs : int
@@ -50,12 +51,12 @@ class Training:
 
     @property
     def environment_steps(self) -> int:
-        """Steps that a model takes on each task."""
+        """Return how many steps a model takes on each task."""
         return self.updates * self.sessions * self.steps
 
 
 def choose_with(stack: Stack, chances: Chooser, tasks: Sequence[str]) -> Callable[[Observations], dict[str, Acted]]:
-    """Let every model of a stack draw its actions; keeps their log-probabilities."""
+    """Let every model of a stack draw its actions, and keep their log-probabilities and the states' values."""
 
     def answer(model, observations):
         return {task: model(observations[task], task) for task in tasks}
@@ -73,7 +74,7 @@ def _drawn(chances: Chooser, logits: Tensor, value: Tensor) -> Acted:
 
 
 def log_prob_of(logits: Tensor, chosen: Tensor) -> Tensor:
-    """Log-probability of what was chosen: (..., A) and (...) -> (...)."""
+    """Return the log-probability of what was chosen: (..., A) and (...) -> (...)."""
     return logits.log_softmax(-1).gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
 
 
@@ -87,7 +88,7 @@ def train(
     """Train a stack of policies on running sessions.
 
     Every model's setting may hold a ``discount``, an ``entropy`` and a ``gae_lambda``; `DISCOUNT` and those of ``how``
-    otherwise. Rewards are multiplied by 1 - discount, so that a value is a mean reward a step, and the network's
+    otherwise. Rewards are multiplied by 1 - discount, so that a value is a mean reward per step, and the network's
     outputs stay near 1.
 
     Parameters
@@ -120,10 +121,15 @@ def train(
 
 
 def minibatches(how: Training, shuffle: torch.Generator) -> Iterator[Tensor]:
-    """Row numbers of the minibatches: each epoch deals the rollout's rows into parts anew."""
+    """Yield the row numbers of the minibatches: each epoch deals the rollout's rows into parts anew."""
     rows = how.sessions * how.steps
     for _ in range(how.epochs):
         yield from torch.randperm(rows, generator=shuffle).chunk(how.minibatches)
+
+
+def by_rows(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Put time and sessions into one dimension: {name: (T, M, B, ...)} -> {name: (M, T * B, ...)}."""
+    return {name: part.transpose(0, 1).flatten(1, 2) for name, part in parts.items()}
 
 
 def prepared(
@@ -133,7 +139,7 @@ def prepared(
     gae_lambda: float | Tensor,
     limit_is_end: Tensor | None = None,
 ) -> dict[str, dict[str, Tensor]]:
-    """What the objective needs of rollouts: of each task rows (M, T * B, ...), with time and sessions in one dimension.
+    """Return what the objective needs of rollouts: rows (M, T * B, ...) of each task.
 
     ``discount`` is (M,), and so may ``gae_lambda`` be. Advantages are brought to mean 0 and standard deviation 1, task
     by task and model by model.
@@ -152,7 +158,7 @@ def prepared(
 
 
 def _next_values(stack: Stack, rollouts: Mapping[str, Rollout]) -> dict[str, Tensor]:
-    """Values of what each step led to, (T, M, B) of each task.
+    """Return the values of what each step led to, (T, M, B) of each task.
 
     Within a session it is the value of the next row. The networks are asked only about the last row and about sessions
     that a time limit cut off; after an end nothing counts.
@@ -175,23 +181,22 @@ def _next_values(stack: Stack, rollouts: Mapping[str, Rollout]) -> dict[str, Ten
 
 
 def _values(model, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Values of states (n, D) of each task, (n,)."""
+    """Return the values of states (n, D) of each task, (n,)."""
     return {task: model(s, task)[1] for task, s in states.items()}
 
 
 def _rows(rollout: Rollout, advantages: Tensor, returns: Tensor) -> dict[str, Tensor]:
-    parts = {
+    flat = by_rows({
         "state": rollout.observations, "action": rollout.actions, "log_prob": rollout.kept["log_prob"],
         "advantage": advantages, "returns": returns,
-    }  # fmt: skip
-    flat = {name: part.transpose(0, 1).flatten(1, 2) for name, part in parts.items()}
+    })  # fmt: skip
     spread = flat["advantage"].std(1, keepdim=True) + 1e-6
     flat["advantage"] = (flat["advantage"] - flat["advantage"].mean(1, keepdim=True)) / spread
     return flat
 
 
 def objective_of(tasks: Sequence[str], clip: float) -> Callable:
-    """The clipped objective, summed over tasks, for one model: as `Stack.update` takes it."""
+    """Return the clipped objective, summed over tasks, for one model: as `Stack.update` takes it."""
 
     def objective(model, batch, _):
         total = 0.0

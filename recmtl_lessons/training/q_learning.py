@@ -1,4 +1,4 @@
-"""How Q-networks learn: from rewards, by double Q-learning with replay, and from teachers, by distillation."""
+"""How many Q-networks learn: from rewards, by double Q-learning with replay, and from teachers, by distillation."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recmtl_lessons.lessons.policy.learning import DISCOUNT
 from recmtl_lessons.models.distilled_q import distillation_loss, double_q_target, q_loss, q_value_scale
-from recmtl_lessons.training import Moment, Stack
+from recmtl_lessons.training.actor_critic import DISCOUNT
+from recmtl_lessons.training.progress import Moment
 from recmtl_lessons.training.replay import ReplayBuffer
 from recmtl_lessons.training.rollouts import Acted, Chooser, Rollout, Sessions
+from recmtl_lessons.training.stacked import Stack
 
 Memory = dict[str, ReplayBuffer]  # {task: steps of sessions}
 
@@ -24,7 +25,7 @@ class QLearning:
     updates : int
         Steps of the optimizer. Before each, every session takes a step.
     sessions : int
-        That run side by side, a task and a model.
+        That run side by side, per task and model.
     batch : int
         Steps drawn from a task's memory for an update.
     learning_rate : float
@@ -49,25 +50,25 @@ class QLearning:
 
     @property
     def environment_steps(self) -> int:
-        """Steps that a model takes on each task."""
+        """Return how many steps a model takes on each task."""
         return self.updates * self.sessions
 
     def epsilon_at(self, update: int) -> float:
-        """Share of actions drawn by chance in an update, the first being 0."""
+        """Return the share of actions that are drawn by chance in an update, the first being 0."""
         return max(self.epsilon, 1 - (1 - self.epsilon) * update / (self.exploration_fraction * self.updates))
 
 
 def memories(tasks: Sequence[str], how: QLearning, models: int) -> Memory:
-    """An empty memory for each task, large enough for all steps of a training."""
+    """Return an empty memory for each task, large enough for all steps of a training."""
     return {task: ReplayBuffer(how.environment_steps, models) for task in tasks}
 
 
 def learn_from_rewards(
     stack: Stack, target: Stack, sessions: Sessions, memory: Memory, how: QLearning, every: int = 10
 ) -> Iterator[Moment]:
-    """Double Q-learning of a stack of networks in running sessions.
+    """Train a stack of networks by double Q-learning in running sessions.
 
-    Rewards are multiplied by 1 - discount, so that a Q-value is a mean reward a step and lies between 0 and 1.
+    Rewards are multiplied by 1 - `DISCOUNT`, so that a Q-value is a mean reward per step and lies between 0 and 1.
 
     Parameters
     ----------
@@ -114,7 +115,7 @@ def _to_remember(step: Rollout) -> dict[str, Tensor]:
 
 
 def _with_targets(stack: Stack, target: Stack, drawn: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-    """States and actions of the steps drawn, {task: {field: (M, batch, ...)}}, and what their Q-values should be."""
+    """Return states and actions of the steps drawn, {task: {field: (M, batch, ...)}}, with their Q-values' targets."""
     led_to = {task: steps["next_state"] for task, steps in drawn.items()}
     online, rated = stack.each_own(_answers, led_to), target.each_own(_answers, led_to)
     targets = torch.vmap(lambda *step: double_q_target(*step, DISCOUNT))
@@ -128,7 +129,7 @@ def _with_targets(stack: Stack, target: Stack, drawn: dict[str, dict[str, Tensor
 
 
 def _td_loss(model, batch, _):
-    """The TD loss of one network, the sum of the tasks."""
+    """Return the TD loss of one network, the sum over its tasks."""
     answers = model.answer_own({task: steps["state"] for task, steps in batch.items()})
     losses = [q_loss(answers[task], steps["action"], steps["target"]) for task, steps in batch.items()]
     return sum(losses), {}
@@ -158,7 +159,7 @@ class TransferSet:
     scale: dict[str, Tensor]
 
     def of(self, count: int) -> "TransferSet":
-        """That of the first seeds alone."""
+        """Return the transfer set of the first ``count`` seeds."""
         return TransferSet(*({name: v[:count] for name, v in part.items()} for part in vars(self).values()))
 
 
@@ -217,11 +218,6 @@ def distil(
     Yields
     ------
     Moment
-
-    Raises
-    ------
-    ValueError
-        If a weight is below 1 and there is no target.
     """
     if target is None and bool((students.setting("weight") < 1).any()):
         raise ValueError("target: got None, expected target networks, as some students learn from rewards too")
@@ -240,7 +236,7 @@ def distil(
 
 
 def draw_batch(students: Stack, transfer_set: TransferSet, states: int, draws: torch.Generator) -> dict:
-    """Some steps of each task with all answers, for every model; models of one seed get the same."""
+    """Draw some steps of each task with all answers, for every model; models of one seed get the same."""
     seeds, tasks = students.n_seeds, len(transfer_set.answers)
     rows = next(iter(transfer_set.steps.values())).shape[1] // tasks
     drawn = torch.randint(rows, (seeds, tasks, states), generator=draws)
@@ -260,7 +256,7 @@ def draw_batch(students: Stack, transfer_set: TransferSet, states: int, draws: t
 
 
 def teach(student, batch, setting):
-    """The loss of one student: in every state, the answers of all tasks' teachers are asked for."""
+    """Return the loss of one student: in every state, the answers of all tasks' teachers are asked for."""
     answers = student(batch["steps"]["state"])  # {task: (K * states, n_actions)}
     distillation = sum(
         distillation_loss(q, batch["answers"][task], setting["temperature"], batch["scale"][task])
@@ -273,9 +269,9 @@ def teach(student, batch, setting):
 
 
 def _from_memory(answers: dict[str, Tensor], batch: dict) -> Tensor:
-    """The TD loss of steps that were taken on K tasks, K equal parts of the batch: a reward counts in its own task.
+    """Return the TD loss of steps taken on K tasks, K equal parts of the batch: a reward counts in its own task.
 
-    In the unit of the teacher's Q-values, as the distillation is: else one of the two would drown in the other.
+    It is in the unit of the teacher's Q-values, as the distillation is: else one of the two would drown in the other.
     """
     parts = [values.chunk(len(answers)) for values in (batch["steps"]["action"], batch["target"])]
     losses = []
@@ -286,7 +282,7 @@ def _from_memory(answers: dict[str, Tensor], batch: dict) -> Tensor:
 
 
 def _targets_of(students: Stack, target: Stack, steps: dict[str, Tensor], tasks: Sequence[str]) -> Tensor:
-    """Double Q-learning's targets of steps taken on K tasks, K equal parts of the batch: (M, K * states)."""
+    """Return double Q-learning's targets of steps taken on K tasks, K equal parts of the batch: (M, K * states)."""
     led_to = dict(zip(tasks, steps["next_state"].chunk(len(tasks), dim=1), strict=True))  # {task: (M, states, D)}
     online, rated = students.each_own(_answers, led_to), target.each_own(_answers, led_to)
     parts = [steps[name].unflatten(1, (len(tasks), -1)) for name in ("reward", "terminated")]

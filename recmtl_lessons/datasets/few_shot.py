@@ -1,4 +1,4 @@
-"""New users as few-shot tasks, in the shop and in MovieLens: what lessons 04, 05 and 06 share.
+"""New users as few-shot tasks, in a shop drawn from the synthetic world and in MovieLens.
 
 A task is a user: some ratings to learn from (support), others to be judged on (query). No user is in two of the three
 parts: train, valid and test.
@@ -11,24 +11,15 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from recmtl_lessons.datasets import (
-    Ratings,
-    TaskSplit,
-    World,
-    WorldSettings,
-    deal_users,
-    draw_tasks,
-    make_world,
-    place_within,
-)
-from recmtl_lessons.lessons._seeds import SEEDS
+from recmtl_lessons.datasets.ratings import Ratings, TaskSplit, deal_users, draw_tasks, place_within
+from recmtl_lessons.datasets.world import World, WorldSettings, make_world
 
 SHOTS = 10  # ratings of a new user, and as many to be judged on in training
 
 
 @dataclass(frozen=True)
 class Tasks:
-    """Users as tasks: S seeds, T users each, K support rows and Q query rows, F features an item.
+    """Users as tasks: S seeds with T users each, of whom each has K support rows and Q query rows of F features.
 
     Attributes
     ----------
@@ -50,13 +41,13 @@ class Tasks:
     known: Tensor
 
     def shots(self, count: int) -> "Tasks":
-        """The same users with their first ``count`` support rows alone."""
+        """Return the same users with their first ``count`` support rows alone."""
         if not 1 <= count <= self.support_y.shape[2]:
             raise ValueError(f"count: got {count!r}, expected 1 to {self.support_y.shape[2]}")
         return replace(self, support_x=self.support_x[:, :, :count], support_y=self.support_y[:, :, :count])
 
     def stream(self) -> dict[str, dict[str, Tensor]]:
-        """For `ManyModels`, whose batch is then a number of users."""
+        """Return the tasks as a stream to train on, whose batch is then a number of users."""
         if not self.known.all():
             raise ValueError("known: got users with fewer query rows than others, expected as many of each to train on")
         return {"users": {f: getattr(self, f) for f in ("support_x", "support_y", "query_x", "query_y")}}
@@ -64,7 +55,7 @@ class Tasks:
 
 @dataclass(frozen=True)
 class ColdStart:
-    """Tasks to train on, to choose settings on, and to be judged on; ``middle`` (S,) was taken off the ratings."""
+    """Tasks to train on, to choose settings on, and to judge by; ``middle`` (S,) was taken off the ratings."""
 
     train: Tasks
     valid: Tasks
@@ -72,26 +63,8 @@ class ColdStart:
     middle: Tensor
 
 
-def user_errors(answers: Tensor, tasks: Tasks) -> Tensor:
-    """Mean absolute error of each user's query rows: (..., S, T, Q) -> (..., S, T)."""
-    if answers.shape[-3:] != tasks.query_y.shape:
-        raise ValueError(f"answers: got {tuple(answers.shape)}, expected (..., *{tuple(tasks.query_y.shape)})")
-    known = tasks.known.to(answers.dtype)
-    return ((answers - tasks.query_y).abs() * known).sum(-1) / known.sum(-1)
-
-
-def mean_error(answers: Tensor, tasks: Tasks) -> Tensor:
-    """The same, averaged over users, so that each user counts the same: (..., S, T, Q) -> (..., S)."""
-    return user_errors(answers, tasks).mean(-1)
-
-
-def over_seeds(scores: Tensor) -> list[float]:
-    """Means over seeds, (..., S) -> (...); infinite where a training went to infinity, for NaN cannot be compared."""
-    return scores.mean(-1).nan_to_num(nan=float("inf"), posinf=float("inf")).tolist()
-
-
 def own_mean(tasks: Tasks) -> Tensor:
-    """The simplest answer: the mean of the user's support ratings for everything, (S, T, Q)."""
+    """Return the simplest answer: the mean of the user's support ratings for everything, (S, T, Q)."""
     return tasks.support_y.mean(2, keepdim=True).expand_as(tasks.query_y)
 
 
@@ -100,7 +73,7 @@ def own_mean(tasks: Tasks) -> Tensor:
 
 @dataclass(frozen=True)
 class Shop:
-    """The knobs of the lesson's shop.
+    """The knobs of a shop.
 
     Attributes
     ----------
@@ -136,8 +109,8 @@ _ITEMS = 400
 
 
 @lru_cache(maxsize=4)
-def shop_users(shop: Shop = SHOP, seeds: tuple[int, ...] = SEEDS) -> ColdStart:
-    """Draw one shop a seed, with users and an item description of its own."""
+def shop_users(shop: Shop, seeds: tuple[int, ...]) -> ColdStart:
+    """Draw one shop per seed, with users and a catalogue of its own."""
     return _side_by_side([_one_shop(shop, seed) for seed in seeds], 3.0)
 
 
@@ -157,7 +130,7 @@ def _one_shop(shop: Shop, seed: int) -> tuple[Tasks, Tasks, Tasks]:
         seed,
     )
     generator = torch.Generator().manual_seed(seed)
-    described = describe_items(world, shop.measurements, seed)
+    described = _catalogue(world, shop.measurements, seed)
     first = place_within(world.user * _ITEMS + world.item) == 0  # who rates an item twice counts once
     user, x, y = world.user[first], described[world.item[first]], world.rating[first] - 3.0
     enough = (torch.bincount(user, minlength=n_users) >= least).nonzero().squeeze(1)
@@ -173,8 +146,8 @@ def _one_shop(shop: Shop, seed: int) -> tuple[Tasks, Tasks, Tasks]:
     )
 
 
-def describe_items(world: World, measurements: int, seed: int) -> Tensor:
-    """What a catalogue says of each item, (n_items, measurements): bent mixtures of what people care about."""
+def _catalogue(world: World, measurements: int, seed: int) -> Tensor:
+    """Describe each item, (n_items, measurements), by bent mixtures of what people care about."""
     generator = torch.Generator().manual_seed(1_000 + seed)
     factors = world.item_factors[0]  # (n_items, tastes)
     mixing = torch.randn(factors.shape[1], measurements, generator=generator) / factors.shape[1] ** 0.5
@@ -190,8 +163,8 @@ _LONGEST = 50  # query ratings of a user to be judged, at most
 _SHARES = {"valid": 0.1, "test": 0.2, "catalogue": 0.35, "train": 0.35}
 
 
-def film_users(ratings: Ratings, seeds: Sequence[int] = SEEDS, episodes: int = 6) -> ColdStart:
-    """Users of MovieLens as tasks; each seed deals the users anew.
+def film_users(ratings: Ratings, seeds: Sequence[int], episodes: int = 6) -> ColdStart:
+    """Draw users of MovieLens as tasks; each seed deals the users anew.
 
     A film is described by its year, genres, number of ratings, mean rating and eight factors. The last three are
     computed from the ratings of a group of users of their own, the *catalogue*, who are in none of the three parts. If
@@ -217,12 +190,12 @@ def _one_split(ratings: Ratings, seed: int, episodes: int) -> tuple[tuple[Tasks,
 
 
 def deal_film_users(ratings: Ratings, seed: int) -> dict[str, Tensor]:
-    """Users with at least twenty ratings, dealt to "valid", "test", "catalogue" and "train"."""
+    """Deal the users with at least twenty ratings to "valid", "test", "catalogue" and "train"."""
     return deal_users(ratings, _SHARES, 2 * SHOTS, seed)
 
 
 def describe_films(ratings: Ratings, catalogue: Tensor) -> tuple[Tensor, float]:
-    """Features of every film by the ratings of the catalogue users, (n_items, F), and the mean of those ratings."""
+    """Describe every film by the ratings of the catalogue users, (n_items, F); return the mean of those ratings too."""
     mine = torch.isin(ratings.user, catalogue)
     user, item, rating = ratings.user[mine], ratings.item[mine], ratings.rating[mine]
     middle = rating.mean()
@@ -240,7 +213,7 @@ def describe_films(ratings: Ratings, catalogue: Tensor) -> tuple[Tensor, float]:
 
 
 def _factors(table: Tensor, count: Tensor) -> Tensor:
-    """Principal factors of the films in a table (users, films), those with few ratings shrunk: (films, _SVD)."""
+    """Return principal factors of the films in a table (users, films), those with few ratings shrunk: (films, _SVD)."""
     vectors = torch.linalg.eigh(table @ table.T).eigenvectors
     factors = table.T @ vectors[:, -_SVD:].flip(1)  # (films, _SVD)
     # An eigenvector's sign is arbitrary: the largest entry is made positive, on every machine.
@@ -250,7 +223,7 @@ def _factors(table: Tensor, count: Tensor) -> Tensor:
 
 
 def film_mean_and_offset(tasks: Tasks) -> Tensor:
-    """The film's mean, and how much more generous than it the user is in their support ratings: (S, T, Q)."""
+    """Answer with the film's mean, and how much more generous the user was in their support ratings: (S, T, Q)."""
     seen, asked = (_MEAN_SCALE * x[..., FILM_MEAN] for x in (tasks.support_x, tasks.query_x))
     shots = tasks.support_y.shape[2]
     offset = (tasks.support_y - seen).mean(2, keepdim=True) * (shots / (shots + 3))  # few ratings: near 0
@@ -261,7 +234,7 @@ def film_mean_and_offset(tasks: Tasks) -> Tensor:
 
 
 def _tasks(split: TaskSplit, x: Tensor, y: Tensor) -> Tasks:
-    """Tasks of one seed, from features x (N, F) and labels y (N,) of all ratings."""
+    """Return the tasks of one seed, from features x (N, F) and labels y (N,) of all ratings."""
     return Tasks(split.user, x[split.support], y[split.support], x[split.query], y[split.query], split.known)
 
 

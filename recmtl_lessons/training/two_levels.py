@@ -1,6 +1,6 @@
-"""How two levels are trained together: goals that last, and a loss for each level from its own reward."""
+"""How both levels of many models are trained together: goals that last, and a loss for each from its own reward."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -8,18 +8,18 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from recmtl_lessons.lessons.policy import learning as flat
-from recmtl_lessons.lessons.policy.learning import DISCOUNT, VALUE_WEIGHT
 from recmtl_lessons.models.hierarchical import semi_markov_target
 from recmtl_lessons.models.policy import gae, ppo_loss
-from recmtl_lessons.training import Chooser, Moment, Stack, with_bar
-
-TWO_LEVELS = "two levels"  # the name of the arm, on the chain and in sessions
+from recmtl_lessons.training import actor_critic
+from recmtl_lessons.training.actor_critic import DISCOUNT, VALUE_WEIGHT, by_rows, log_prob_of, minibatches
+from recmtl_lessons.training.progress import Moment
+from recmtl_lessons.training.rollouts import Chooser
+from recmtl_lessons.training.stacked import Stack
 
 
 @dataclass(frozen=True)
-class Training(flat.Training):
-    """The settings of a training: lesson 07's, the same at both levels, and how long a goal may last.
+class Training(actor_critic.Training):
+    """The settings of a training: those of one level, the same at both, and how long a goal may last.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class Place(Protocol):
 
     @property
     def seen(self) -> Tensor:
-        """What the models see now, (M, B, D)."""
+        """Return what the models see now, (M, B, D)."""
 
     def step(self, goal: Tensor, action: Tensor) -> Stepped:
         """Act, (M, B) each; the goals decide what is reached and what the controllers are paid."""
@@ -136,13 +136,13 @@ class Walker:
 
     @torch.no_grad()
     def step(self) -> Walked:
-        """One step: goals where one is needed, an action everywhere."""
+        """Take one step: draw goals where one is needed, and an action everywhere."""
         state, began = self.place.seen, self.needs
         goal_logits = self.stack.each_own(lambda model, s: model(s)[0], state)  # (M, B, G)
         drawn = self.chances.sample(goal_logits)  # (M, B)
         followed = torch.where(self.two_goals[:, None], self.chances.sample(goal_logits), drawn)
         self.goal, self.recorded = torch.where(began, followed, self.goal), torch.where(began, drawn, self.recorded)
-        self.log_prob = torch.where(began, flat.log_prob_of(goal_logits, drawn), self.log_prob)
+        self.log_prob = torch.where(began, log_prob_of(goal_logits, drawn), self.log_prob)
         self.chosen_in = torch.where(began[..., None], state, self.chosen_in)
         logits = self.stack.each_own(lambda model, s, g: model(s, "task", g)[0], state, self.goal)  # (M, B, A)
         action = self.chances.sample(logits)
@@ -152,11 +152,11 @@ class Walker:
         self.needs = stepped.reached | (self.age >= self.goal_steps) | stepped.terminated | stepped.truncated
         return Walked(
             state, self.recorded, action, self.age, self.chosen_in, self.paid, self.log_prob,
-            flat.log_prob_of(logits, action), goal_ended=self.needs, **stepped._asdict(),
+            log_prob_of(logits, action), goal_ended=self.needs, **stepped._asdict(),
         )  # fmt: skip
 
     def walk(self, steps: int) -> Walked:
-        """Several steps, with time first."""
+        """Take several steps, and return them with time first."""
         taken = [self.step() for _ in range(steps)]
         return Walked(**{name: torch.stack([getattr(s, name) for s in taken]) for name in vars(taken[0])})
 
@@ -169,9 +169,9 @@ def train(
     meta_untaught: Tensor | None = None,
     every: int = 5,
 ) -> Iterator[Moment]:
-    """Train both levels; the meta-controller on the environment's reward, the controllers on the intrinsic one.
+    """Train both levels: the meta-controller on the environment's reward, the controllers on the intrinsic one.
 
-    Rewards of both levels are multiplied by 1 - `DISCOUNT`, as in lesson 07.
+    Rewards of both levels are multiplied by 1 - `DISCOUNT`, as in `actor_critic.train`.
 
     Parameters
     ----------
@@ -185,6 +185,10 @@ def train(
         The control: models whose meta-controllers learn nothing, and go on drawing goals by chance.
     every : int
         Updates between two moments.
+
+    Yields
+    ------
+    Moment
     """
     none = torch.zeros(len(stack), dtype=torch.bool)
     taught, meta_taught = ((~(none if flags is None else flags)).float() for flags in (untaught, meta_untaught))
@@ -192,7 +196,7 @@ def train(
     loss_of_both = partial(objective, clip=how.clip, bonus=how.entropy)
     for update in range(1, how.updates + 1):
         rows = prepared(stack, walker.walk(how.steps), how.gae_lambda)
-        for part in flat.minibatches(how, shuffle):
+        for part in minibatches(how, shuffle):
             batch = {name: values[:, part] for name, values in rows.items()}
             stack.update(loss_of_both, {**batch, "taught": taught, "meta_taught": meta_taught})
         if update % every == 0 or update == how.updates:
@@ -200,7 +204,7 @@ def train(
 
 
 def prepared(stack: Stack, walked: Walked, gae_lambda: float) -> dict[str, Tensor]:
-    """What both losses need of a rollout, with time and episodes in one dimension: (M, T * B, ...).
+    """Return what both losses need of a rollout, with time and episodes in one dimension: (M, T * B, ...).
 
     A goal counts in the row in which it ends: there all that it was paid is known, in earlier rollouts too. The price:
     its log-probability may be some rollouts old, so that PPO's ratio is not 1 to begin with; the first rollouts hold
@@ -214,21 +218,20 @@ def prepared(stack: Stack, walked: Walked, gae_lambda: float) -> dict[str, Tenso
     advantage, returns = gae(
         walked.intrinsic * scale, own, own_after, done, walked.goal_ended & ~done, DISCOUNT, gae_lambda
     )
-    parts = {
+    rows = by_rows({
         "state": walked.state, "goal": walked.goal, "action": walked.action,
         "goal_ended": walked.goal_ended, "chosen_in": walked.chosen_in,
         "goal_log_prob": walked.goal_log_prob, "action_log_prob": walked.action_log_prob,
         "goal_returns": goal_returns, "goal_advantage": goal_returns - value,
         "returns": returns, "advantage": advantage,
-    }  # fmt: skip
-    rows = {name: part.transpose(0, 1).flatten(1, 2) for name, part in parts.items()}
+    })  # fmt: skip
     rows["goal_advantage"] = _standard(rows["goal_advantage"], rows["goal_ended"])
     rows["advantage"] = _standard(rows["advantage"], torch.ones_like(rows["goal_ended"]))
     return rows
 
 
 def _values(stack: Stack, states: Tensor, goals: Tensor | None = None) -> Tensor:
-    """The meta-controller's values, or those of the goals' controllers: (T, M, B, D) -> (T, M, B)."""
+    """Return the meta-controller's values, or those of the goals' controllers: (T, M, B, D) -> (T, M, B)."""
     by_model = states.transpose(0, 1)  # (M, T, B, D)
     if goals is None:
         found = stack.each_own(lambda model, s: model(s.flatten(0, 1))[1].view(s.shape[:2]), by_model)
@@ -241,7 +244,7 @@ def _values(stack: Stack, states: Tensor, goals: Tensor | None = None) -> Tensor
 
 
 def _standard(values: Tensor, counted: Tensor) -> Tensor:
-    """Mean 0 and standard deviation 1 over the rows that count, (M, N)."""
+    """Bring values (M, N) to mean 0 and standard deviation 1 over the rows that count."""
     counted = counted.to(values)
     number = counted.sum(1, keepdim=True).clamp(min=1)
     mean = (values * counted).sum(1, keepdim=True) / number
@@ -250,7 +253,7 @@ def _standard(values: Tensor, counted: Tensor) -> Tensor:
 
 
 def objective(model, batch: dict[str, Tensor], _, clip: float, bonus: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """Both losses of one model, lesson 07's. A goal counts once, where it has ended, an action everywhere."""
+    """Return the sum of one model's two losses. A goal counts once, where it has ended, an action everywhere."""
     b, weights = batch, {"clip": clip, "value_weight": VALUE_WEIGHT, "entropy_weight": bonus}
     log_prob, entropy, value = model.evaluate_goals(b["chosen_in"], b["goal"])
     meta, _ = ppo_loss(
@@ -260,21 +263,3 @@ def objective(model, batch: dict[str, Tensor], _, clip: float, bonus: float) -> 
     log_prob, entropy, value = model.evaluate_actions(b["state"], b["goal"], b["action"])
     task, _ = ppo_loss(log_prob, b["action_log_prob"], entropy, value, b["advantage"], b["returns"], **weights)
     return b["meta_taught"] * meta + b["taught"] * task, {}
-
-
-def judged_on_the_way(
-    training: Iterator[Moment],
-    updates: int,
-    label: str,
-    judge: Callable[[], Tensor],
-    judge_last: Callable[[], Tensor] | None = None,
-) -> tuple[tuple[int, ...], Tensor]:
-    """Train to the end under a progress bar: after how many updates it was judged, and what was said, moments last.
-
-    In the end it may be judged in another way, more thoroughly than on the way.
-    """
-    at, found = [], []
-    for moment in with_bar(training, label, updates, "updates"):
-        at.append(moment.step)
-        found.append(judge_last() if judge_last and moment.step == updates else judge())
-    return tuple(at), torch.stack(found, dim=-1)
