@@ -4,6 +4,7 @@ A learner is a method with its settings. The tables hold those that were chosen 
 those of the claims; the lessons' ``score_...`` functions choose again.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -106,6 +107,17 @@ def mean_error(answers: Tensor, tasks: Tasks) -> Tensor:
 def over_seeds(scores: Tensor) -> list[float]:
     """Return means over seeds, (..., S) -> (...); infinite where a training diverged, for NaN cannot be compared."""
     return scores.mean(-1).nan_to_num(nan=float("inf"), posinf=float("inf")).tolist()
+
+
+def milliseconds_by_turns(acts: Sequence[Callable[[], object]], repeats: int) -> Tensor:
+    """Return the times of each act, (repeats, acts), taken by turns: a busy moment of the machine meets all of them."""
+    times = torch.zeros(repeats + 3, len(acts))
+    for turn in times:
+        for k, act in enumerate(acts):
+            started = time.perf_counter()
+            act()
+            turn[k] = 1e3 * (time.perf_counter() - started)
+    return times[3:]  # the first ones warm up
 
 
 # MAML, and joint training with fine-tuning, which adapts in the same way.

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recmtl_lessons.models._checks import check_count
+from recmtl_lessons.training.stacked import listed
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -34,25 +37,35 @@ class Scores:
     steps: tuple[int, ...] = ()
 
     def __post_init__(self):
-        arms, values = tuple(self.arms), torch.as_tensor(self.values).detach().cpu()
-        if not arms or len(set(arms)) != len(arms):
+        if not isinstance(self.measure, str):
+            raise ValueError(f"measure: got {self.measure!r}, expected a str")
+        arms, steps = tuple(listed("arms", self.arms)), tuple(listed("steps", self.steps))
+        if not arms or not all(isinstance(arm, Hashable) for arm in arms) or len(set(arms)) != len(arms):
             raise ValueError(f"arms: got {arms!r}, expected at least one, and none twice")
-        moments = (len(self.steps),) if self.steps else ()
+        for step in steps:
+            check_count("steps", step, 0)
+        if not isinstance(self.values, Tensor) or self.values.is_complex() or self.values.layout != torch.strided:
+            raise ValueError(f"values: got {type(self.values).__name__}, expected a tensor of real numbers")
+        values, moments = self.values.detach().cpu(), (len(steps),) if steps else ()
         if values.ndim != 2 + len(moments) or len(values) != len(arms) or values.shape[2:] != moments:
             raise ValueError(f"values: got shape {tuple(values.shape)}, expected {(len(arms), 'seeds', *moments)}")
-        object.__setattr__(self, "arms", arms)
-        object.__setattr__(self, "values", values)
+        for name, value in (("arms", arms), ("steps", steps), ("values", values)):
+            object.__setattr__(self, name, value)
 
     @classmethod
     def of(cls, measure: str, by_arm: Mapping[Hashable, Tensor], steps: Sequence[int] = ()) -> "Scores":
         """Return scores from one row of seeds an arm."""
-        return cls(measure, tuple(by_arm), torch.stack(list(by_arm.values())), tuple(steps))
+        fits = isinstance(by_arm, Mapping) and all(isinstance(values, Tensor) for values in by_arm.values())
+        if not fits or not by_arm or len({values.shape for values in by_arm.values()}) > 1:
+            raise ValueError(f"by_arm: got {by_arm!r}, expected tensors of one shape, {{arm: (seeds, ...)}}")
+        return cls(measure, tuple(by_arm), torch.stack(list(by_arm.values())), steps)
 
     def __getitem__(self, arm: Hashable) -> Tensor:
         """Return one arm's values, (seeds,) or (seeds, moments)."""
-        if arm not in self.arms:
+        places = {known: place for place, known in enumerate(self.arms)}
+        if not isinstance(arm, Hashable) or arm not in places:
             raise ValueError(f"arm: got {arm!r}, expected one of {', '.join(map(repr, self.arms))}")
-        return self.values[self.arms.index(arm)]
+        return self.values[places[arm]]
 
     def __iter__(self):
         """Yield the arms, as a mapping does."""

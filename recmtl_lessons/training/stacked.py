@@ -272,6 +272,9 @@ class Stack:
 
     def number(self, seed: int, **setting: float) -> int:
         """Return the number of the model of a seed and a setting, all of whose names are given."""
+        check_count("seed", seed, 0)
+        for name, value in setting.items():
+            check_number(name, value)
         for number, (own, its_seed) in enumerate(zip(self.settings, self.seeds, strict=True)):
             if own == setting and its_seed == seed:
                 return number
@@ -643,7 +646,7 @@ def draw_batches(
     check_count("seed", seed, 0)
     check_count("steps", steps)
     check_count("batch_size", batch_size)
-    _check_data({s: {f: t[None] for f, t in fields.items()} for s, fields in data.items()}, 1)
+    _check_data(data, None)
     rows = {
         stream: _rows_of(seed, number, len(next(iter(fields.values()))), steps, batch_size)
         for number, (stream, fields) in enumerate(data.items())
@@ -764,7 +767,8 @@ def _check_betas(betas: object) -> None:
         check_number("betas", beta, 0, 1, below=True)
 
 
-def _check_data(data: object, n_seeds: int) -> None:
+def _check_data(data: object, n_seeds: int | None) -> None:
+    """Refuse anything but streams of tensors (n_seeds, n_rows, ...); (n_rows, ...) where there is no such dimension."""
     if not isinstance(data, Mapping) or not data:
         raise ValueError(f"data: got {data!r}, expected at least one stream, {{name: {{field: tensor}}}}")
     for stream, fields in data.items():
@@ -776,10 +780,12 @@ def _check_data(data: object, n_seeds: int) -> None:
                 raise ValueError(f"{named}[{name!r}]: got {type(values).__name__}, expected a tensor")
             check_dense(f"{named}[{name!r}]", values)
         shapes = {name: tuple(tensor.shape) for name, tensor in fields.items()}
-        fits = all(len(shape) >= 2 and shape[0] == n_seeds and 0 not in shape for shape in shapes.values())
-        if not fits or len({shape[1] for shape in shapes.values()}) > 1:
+        first = () if n_seeds is None else (n_seeds,)
+        fits = all(len(s) > len(first) and s[: len(first)] == first and 0 not in s for s in shapes.values())
+        if not fits or len({shape[len(first)] for shape in shapes.values()}) > 1:
+            seeds = "" if n_seeds is None else f"n_seeds={n_seeds}, "
             raise ValueError(
-                f"{named}: got shapes {shapes}, expected (n_seeds={n_seeds}, n_rows, ...), "
+                f"{named}: got shapes {shapes}, expected ({seeds}n_rows, ...), "
                 "with the same n_rows in all fields, and nothing empty"
             )
         for name, values in fields.items():

@@ -349,7 +349,7 @@ def missing(room: types.ModuleType, calls) -> set[str]:
         rows[call.name] |= set(call.kinds)
     found = set()
     for name, function in public_calls(room):
-        arguments = set(inspect.signature(function).parameters) - {"self"}
+        arguments = set(inspect.signature(function).parameters) - {"self", "cls"}
         if name not in rows and arguments:
             found.add(name)
         found |= {f"{name}({argument})" for argument in arguments - rows.get(name, arguments)}

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from torch import nn
 
 from recmtl_lessons import training
@@ -21,12 +22,14 @@ from recmtl_lessons.training import (
     Moment,
     ReplayBuffer,
     Rollout,
+    Scores,
     Sessions,
     Stack,
     accuracy,
     auc,
     concurrently,
     concurrently_for,
+    draw_batches,
     mae,
     proxy_a_distance,
     returns_of,
@@ -175,6 +178,7 @@ def rows_of(kind):
         row("each_own", asked, asks, *inside_each, infinite=True, written=positional),
         row("by_setting", lambda: {"values": normal(3, 2)}, {"values": values}, infinite=True),
         row("model", lambda: {"index": 1}, {"index": Count(0, 2)}),
+        row("number", lambda: {"seed": 1, "slope": 1.0}, {"seed": Count(0), "setting": Free("by names")}, "setting"),
         row("setting", lambda: {"name": "slope"}, {"name": OneOf("slope"), "default": Number(optional=True)}),
         row("copy_from", lambda: {"other": stack()}, {"other": OTHER, "tau": Number(0, 1)}),
         row("load", lambda: {"other": stack()}, {"other": OTHER, "prefix": Given(5, "policy.")}, "other"),
@@ -410,7 +414,67 @@ OTHERS = [
         {"keys": Given(5, [[1], [2]]), "job": Free("what it does with a key is its own")},
     ),
 ]
-CALLS = [*STACKS, *REPLAY, *METRICS, *CHOOSING, *SESSIONS, *OTHERS]
+
+
+# Scores.
+
+
+def scores():
+    return Scores.of("AUC", {"alone": normal(3), "together": normal(3)})
+
+
+def of_scores(method, right, kinds, written=lambda method: method):
+    return Call(f"Scores.{method}", lambda: (written(getattr(scores(), method)), right), kinds, ("arm",))
+
+
+def spread(method):
+    """With what ``*arms`` takes as one argument."""
+    return MethodType(lambda _, arms: method(*(arms if isinstance(arms, (list, tuple)) else [arms])), method.__self__)
+
+
+ARM, ARMS = OneOf("alone", "together"), Given(5, [5], ["alone", "other"], [[1]])
+SCORES = [
+    Call(
+        "Scores",
+        lambda: (Scores, {"measure": "AUC", "arms": ("a", "b"), "values": normal(2, 3), "steps": ()}),
+        {
+            "measure": Given(5),
+            "arms": Given(5, (), ("a", "a"), ("a",), "ab", ([1], [2])),
+            "values": Given(5, normal(3, 3), normal(2), normal(2, 3, 1), torch.zeros(2, 3, dtype=torch.complex64)),
+            "steps": Given(5, (1,), (-1,), ("a",), "ab"),
+        },
+        ("values",),
+    ),
+    Call(
+        "Scores.of",
+        lambda: (Scores.of, {"measure": "AUC", "by_arm": {"a": normal(3), "b": normal(3)}}),
+        {
+            "measure": Given(5),
+            "by_arm": Given(5, {}, {"a": 5}, {"a": normal(3), "b": normal(2)}),
+            "steps": Given(5, (1,), (-1,)),
+        },
+        ("values",),
+    ),
+    of_scores("lead", {"arm": "alone", "over": "together"}, {"arm": ARM, "over": ARM}),
+    of_scores("mean", {"arms": ["alone"]}, {"arms": ARMS}, spread),
+    of_scores("only", {"arms": ["alone"]}, {"arms": ARMS}, spread),
+    of_scores(
+        "draw",
+        {"axis": Figure().subplots()},
+        {name: Free("handed on to matplotlib and the kit's drawing") for name in ("axis", "looks", "options")},
+    ),
+    Call(
+        "draw_batches",
+        lambda: (draw_batches, {"data": {"shop": {"x": normal(5, 2)}}, "seed": 1, "steps": 2}),
+        {
+            "data": Given(5, {}, {"shop": {}}, {"shop": {"x": 5}}, {"shop": {"x": normal(5, 2), "y": normal(4)}}),
+            "seed": Count(0),
+            "steps": Count(),
+            "batch_size": Count(),
+        },
+    ),
+]
+CALLS = [*STACKS, *REPLAY, *METRICS, *CHOOSING, *SESSIONS, *OTHERS, *SCORES]
 
 
 @pytest.mark.parametrize(("call", "argument"), refusals(CALLS))

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,20 +14,16 @@ from recmtl_lessons.datasets import World, WorldSettings, make_world, place_with
 from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
 from recmtl_lessons.models import MultiDomainAttentionNetwork
 from recmtl_lessons.teaching import Running
-from recmtl_lessons.training import ManyModels, auc, concurrently
+from recmtl_lessons.teaching.texts import read_yaml
+from recmtl_lessons.training import ManyModels, Scores, auc, concurrently
 
-DOMAINS = ("books", "films", "games", "music", "news")
+SETTINGS = read_yaml(Path(__file__).with_name("settings.yaml"))
+DOMAINS, STEPS, SHORT, RATES, LEVELS = (SETTINGS[name] for name in ("domains", "steps", "short", "rates", "levels"))
 ODD = "games"  # the shop whose relatedness is turned
-STEPS = 250
-SHORT = 150  # steps of the experiments that are compared with one another only, and show enough sooner
 TASTES = 8  # what is known of an item, and the width of a taste
 WIDTH = TASTES + 1  # of a profile
 _VALID_ROWS = 1_000
 _USERS = {"train": 0.6, "valid": 0.1, "test": 0.3}  # shares
-
-# Adam's rate for each arm: the best of 0.003, 0.006, 0.01 and 0.02 on validation users of the design seeds
-# (`best_rates` of `score_rates` does it again).
-RATES = {"attention": 0.006, "uniform": 0.006, "closest": 0.006, "fixed": 0.01, "concatenation": 0.006}
 
 
 # The data: for each seed five shops of their own.
@@ -135,10 +132,20 @@ def open_shops(town: Town = TOWN, seeds: tuple[int, ...] = SEEDS) -> Shops:
     """Draw one world per seed, and cut its users into those to train, to validate and to test on."""
     worlds = [_world(town, seed) for seed in seeds]
     parts = [_parts(town, world) for world in worlds]
-    train, valid, test = (
-        {f: torch.stack([part[name][f] for part in parts]) for f in parts[0][name]} for name in _USERS
-    )
-    return Shops(train, valid, test, torch.stack([world.relatedness for world in worlds]), tuple(worlds))
+    stacked = (over_seeds([part[name] for part in parts]) for name in _USERS)
+    return Shops(*stacked, torch.stack([world.relatedness for world in worlds]), tuple(worlds))
+
+
+def over_seeds(tables: Sequence[dict[str, Tensor]], put: Callable = torch.stack) -> dict[str, Tensor]:
+    """Return tables with the same fields as one: one a seed, to be stacked, or already (S, ...), to be put in a row."""
+    return {f: put([table[f] for table in tables]) for f in tables[0]}
+
+
+def side_by_side(many: Sequence[Shops]) -> Shops:
+    """Return several towns as one, their seeds one after another, so that all train as one stack."""
+    parts = (over_seeds([getattr(shops, name) for shops in many], torch.cat) for name in _USERS)
+    relatedness = torch.cat([shops.relatedness for shops in many])
+    return Shops(*parts, relatedness, tuple(world for shops in many for world in shops.worlds))
 
 
 def _world(town: Town, seed: int) -> World:
@@ -213,11 +220,15 @@ def profiles(world: World, known: Tensor) -> tuple[Tensor, Tensor]:
     """
     n_domains = len(world.settings.domains)
     cell = (world.user * n_domains + world.domain)[known]
-    turned = (world.click - 0.5)[known, None] * world.item_factors[world.domain, world.item][known]  # (N, TASTES)
     cells = world.settings.n_users * n_domains
-    total = torch.zeros(cells, TASTES).index_add_(0, cell, turned)
+    total = torch.zeros(cells, TASTES).index_add_(0, cell, turned_items(world)[known])
     n = torch.bincount(cell, minlength=cells)
     return profile(total, n).view(-1, n_domains, WIDTH), n.view(-1, n_domains)
+
+
+def turned_items(world: World) -> Tensor:
+    """Return each row's item, turned around if it was not clicked, at half its length: (N, TASTES)."""
+    return (world.click - 0.5)[:, None] * world.item_factors[world.domain, world.item]
 
 
 def profile(total: Tensor, n: Tensor) -> Tensor:
@@ -237,11 +248,7 @@ class FixedWeights(MultiDomainAttentionNetwork):
         return token, query, self.to_key(self.tokens).expand_as(keys), values, mask
 
 
-def network(
-    attention_dim: int = 8,
-    shared_encoder: bool = True,
-    kind: type[MultiDomainAttentionNetwork] = MultiDomainAttentionNetwork,
-) -> MultiDomainAttentionNetwork:
+def network(attention_dim: int = 8, shared_encoder: bool = True, kind: type = MultiDomainAttentionNetwork):
     """Return the lesson's network: several shops, profiles of one kind, items with known features."""
     widths = dict.fromkeys(DOMAINS, WIDTH)
     return kind(widths, 16, attention_dim, (16,), item_dim=TASTES, shared_encoder=shared_encoder)
@@ -257,7 +264,8 @@ def objective(model, batch, setting, progress):
     rows = batch["rows"]
     mask = torch.where(setting["alone"] > 0, rows["closest"], rows["mask"])
     temperature = 1 / setting["focus"]  # focus 0: an infinite temperature, which is uniform averaging
-    answer = model(rows["query"], by_domain(rows["features"]), mask, rows["item"], temperature)
+    features = by_domain(rows["features"] * (1 - setting["blind"]), model.domains)
+    answer = model(rows["query"], features, mask, rows["item"], temperature)
     return F.binary_cross_entropy_with_logits(answer["predictions"], rows["click"]), {}
 
 
@@ -301,9 +309,9 @@ def objective_of_concatenation(model, batch, setting, progress):
     return F.binary_cross_entropy_with_logits(logits, rows["click"]), {}
 
 
-ATTENTION = {"focus": 1.0, "alone": 0.0}
-UNIFORM = {"focus": 0.0, "alone": 0.0}
-CLOSEST = {"focus": 1.0, "alone": 1.0}  # sees the most related shop alone
+ATTENTION = {"focus": 1.0, "alone": 0.0, "blind": 0.0}
+UNIFORM = {**ATTENTION, "focus": 0.0}
+CLOSEST = {**ATTENTION, "alone": 1.0}  # sees the most related shop alone
 
 
 def many_networks(
@@ -322,18 +330,36 @@ def many_networks(
 
 
 @torch.no_grad()
-def answers(models: ManyModels, rows: Mapping[str, Tensor], mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return logits (arms, S, n) and weights (arms, S, n, D) for rows, with a mask of their own or another one."""
-    logits, weights = [], []
-    for index, setting in enumerate(models.settings):
-        s = index % models.n_seeds
-        seen = (rows["closest"] if setting["alone"] else rows["mask"]) if mask is None else mask
-        temperature = 1 / setting["focus"] if setting["focus"] else math.inf
-        features = by_domain(rows["features"][s])
-        answer = models.model(index)(rows["query"][s], features, seen[s], rows["item"][s], temperature)
-        logits.append(answer["predictions"])
-        weights.append(answer["attention_weights"])
-    return models.by_setting(torch.stack(logits)), models.by_setting(torch.stack(weights))
+def ask(
+    networks: Sequence[MultiDomainAttentionNetwork],
+    rows: Mapping[str, Tensor],
+    mask: Tensor,
+    setting: Mapping[str, float] = ATTENTION,
+) -> tuple[Tensor, Tensor]:
+    """Return logits (S, n) and weights (S, n, D) of one network a seed, where they see what a mask (S, n, D) leaves."""
+    temperature = 1 / setting["focus"] if setting["focus"] else math.inf
+    found = []
+    for s, one in enumerate(networks):
+        features = by_domain(rows["features"][s] * (1 - setting["blind"]), one.domains)
+        answer = one(rows["query"][s], features, mask[s], rows["item"][s], temperature)
+        found.append((answer["predictions"], answer["attention_weights"]))
+    logits, weights = (torch.stack(part) for part in zip(*found, strict=True))
+    return logits, weights
+
+
+def networks_of(models: ManyModels, arm: int = 0) -> list[nn.Module]:
+    """Return one arm's networks, one a seed."""
+    return [models.model(arm * models.n_seeds + s) for s in range(models.n_seeds)]
+
+
+def answers(models: ManyModels, rows: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return logits (arms, S, n) and weights (arms, S, n, D) for rows, each arm under its own mask."""
+    found = []
+    for arm, setting in enumerate(models.settings[:: models.n_seeds]):
+        mask = rows["closest"] if setting["alone"] else rows["mask"]
+        found.append(ask(networks_of(models, arm), rows, mask, setting))
+    logits, weights = (torch.stack(part) for part in zip(*found, strict=True))
+    return logits, weights
 
 
 def mean_weights(weights: Tensor, query: Tensor) -> Tensor:
@@ -356,31 +382,34 @@ def _ranks(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ways to use the other shops, on users that nothing was trained on; S seeds, D domains.
+    """Ways to use the other shops, on users that nothing was trained on; S seeds, n rows, D domains.
 
     Attributes
     ----------
     shops : Shops
-    auc : dict {arm: Tensor (S,)}
+    auc : Scores
         "attention"; "uniform", the same network with all weights equal; "closest", the same network given the most
         related shop alone, which the truth chooses for it; "fixed", the same network with one weight for each pair of
         shops; "concatenation". Two more are not trained: "truth" weighs the profiles by the true relatedness, and
         "exact" by the weights that attention has learned, and both know that taste meets item in a dot product.
-    logits : dict {arm: Tensor (S, n)}
-        The logits of "attention" and "uniform".
-    weights : Tensor, (S, D, D)
-        Mean weight that attention gives each shop (last dimension) for each shop asked about.
+    live_auc : Scores
+        "attention" and "uniform" on the first rows, by which networks are scored live.
     networks : list of MultiDomainAttentionNetwork
         Those that attend, one per seed.
     row_weights : Tensor, (S, n, D)
+        Theirs.
     """
 
     shops: Shops
-    auc: dict[str, Tensor]
-    logits: dict[str, Tensor]
-    weights: Tensor
+    auc: Scores
+    live_auc: Scores
     networks: list[MultiDomainAttentionNetwork]
     row_weights: Tensor
+
+    @property
+    def weights(self) -> Tensor:
+        """Mean weight that attention gives each shop (last dimension) for each shop asked about, (S, D, D)."""
+        return mean_weights(self.row_weights, self.shops.test["query"])
 
 
 @lru_cache(maxsize=2)
@@ -394,18 +423,21 @@ def compare(town: Town = TOWN, seeds: tuple[int, ...] = SEEDS) -> Comparison:
         lambda: fixed_weights(town, seeds),
     )
     (attention, uniform, closest), (weights, *_) = answers(models, test)
-    scores = {
-        "attention": auc(attention, test["click"]),
-        "uniform": auc(uniform, test["click"]),
-        "closest": auc(closest, test["click"]),
-        "fixed": fixed,
-        "concatenation": auc(_answers_of_concatenation(rival, test), test["click"]),
-        "truth": auc(_exactly(best_weights(shops), test), test["click"]),
-        "exact": auc(_exactly(weights, test), test["click"]),
+    logits = {
+        "attention": attention,
+        "uniform": uniform,
+        "closest": closest,
+        "concatenation": _answers_of_concatenation(rival, test),
+        "truth": _exactly(best_weights(shops), test),
+        "exact": _exactly(weights, test),
     }
-    networks = [models.model(index) for index in range(len(seeds))]
-    logits = {"attention": attention, "uniform": uniform}
-    return Comparison(shops, scores, logits, mean_weights(weights, test["query"]), networks, weights)
+    score = {"fixed": fixed, **{arm: auc(each, test["click"]) for arm, each in logits.items()}}
+    some = slice(LIVE_ROWS)
+    live = {arm: auc(logits[arm][:, some], test["click"][:, some]) for arm in ("attention", "uniform")}
+    return Comparison(
+        shops, Scores.of("AUC of clicks, users new to the shop", score), Scores.of("AUC of clicks", live),
+        networks_of(models), weights,
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=2)
@@ -437,13 +469,11 @@ def _answers_of_concatenation(models: ManyModels, rows: Mapping[str, Tensor]) ->
     return models.each(lambda model, *row: model(*row), *fields).cpu()
 
 
-def score_rates(
-    rates: Sequence[float] = (0.003, 0.006, 0.01, 0.02), town: Town = TOWN, seeds: tuple[int, ...] = DESIGN_SEEDS
-) -> dict[str, dict[float, float]]:
+def score_rates(town: Town = TOWN, seeds: tuple[int, ...] = DESIGN_SEEDS) -> dict[str, dict[float, float]]:
     """Return the mean AUC on validation users, for each arm and rate; it is how `RATES` was chosen."""
     shops = open_shops(town, seeds)
     rows, found = shops.valid, {arm: {} for arm in RATES}
-    for rate in rates:
+    for rate in SETTINGS["rate_grid"]:
         models = many_networks(shops, seeds, (ATTENTION, UNIFORM, CLOSEST), rate).fit(STEPS, label=f"rate {rate:g}")
         fixed = _many_fixed(shops, seeds, rate).fit(STEPS, label="one weight a pair")
         rival = concatenations(shops, seeds, rate).fit(STEPS, label="all in one row")
@@ -485,8 +515,7 @@ def best_weights(shops: Shops) -> Tensor:
 
 def _profile_noise(world: World) -> float:
     """Return the variance of what one interaction adds to a profile beside the taste, in units of the taste."""
-    turned = (world.click - 0.5)[:, None] * world.item_factors[world.domain, world.item]  # (N, TASTES)
-    taste = world.tastes[world.user, world.domain]
+    turned, taste = turned_items(world), world.tastes[world.user, world.domain]
     slope = (turned * taste).sum() / taste.square().sum()
     return float((turned - slope * taste).square().mean() / slope**2)
 
@@ -505,31 +534,30 @@ def _nonnegative(among: Tensor, towards: Tensor, sweeps: int = 40) -> Tensor:
 # The negative control, the attention by content, and the shop that turns around.
 
 
-@dataclass(frozen=True)
-class Gains:
-    """Attention beside uniform averaging: AUC (S,) each, and the attention's weights and histories by row."""
+def gains(towns: Sequence[Town], seeds: tuple[int, ...] = SEEDS) -> list[dict[str, Scores]]:
+    """Train attention and uniform averaging in several towns, all as one stack.
 
-    attention: Tensor
-    uniform: Tensor
-    row_weights: Tensor
-    history: Tensor
-    mask: Tensor
-
-    def weight_at(self, length: int) -> Tensor:
-        """Return the mean weight of shops in which the user has a history of this length, (S,)."""
-        chosen = self.mask & (self.history == length)
-        return (self.row_weights * chosen).sum((1, 2)) / chosen.sum((1, 2))
-
-
-def gains(towns: Sequence[Town], seeds: tuple[int, ...] = SEEDS, label: str = "controls") -> list[Gains]:
-    """Train attention and uniform averaging in several towns, all as one stack."""
+    Returns
+    -------
+    list of dict {measure: Scores}, one a town
+        ``auc`` of "attention" and "uniform"; ``weight`` that attention gives shops by the length of the user's history
+        in them.
+    """
     shops = side_by_side([open_shops(town, seeds) for town in towns])
     test = shops.test
-    models = many_networks(shops, _names(len(towns), seeds), (ATTENTION, UNIFORM)).fit(STEPS, label=label)
+    models = many_networks(shops, _names(len(towns), seeds), (ATTENTION, UNIFORM)).fit(STEPS, label="controls")
     logits, (weights, _) = answers(models, test)
-    attention, uniform = auc(logits[0], test["click"]), auc(logits[1], test["click"])
-    parts = [slice(k * len(seeds), (k + 1) * len(seeds)) for k in range(len(towns))]
-    return [Gains(attention[p], uniform[p], weights[p], test["history"][p], test["mask"][p]) for p in parts]
+    scores = Scores(
+        "AUC of clicks", ("attention", "uniform"), torch.stack([auc(each, test["click"]) for each in logits])
+    )
+    found = []
+    for k, town in enumerate(towns):
+        part = slice(k * len(seeds), (k + 1) * len(seeds))
+        chosen = {n: (test["mask"] & (test["history"] == n))[part] for n in town.histories}  # (S, n, D)
+        by_length = {n: (weights[part] * here).sum((1, 2)) / here.sum((1, 2)) for n, here in chosen.items()}
+        mine = replace(scores, values=scores.values[:, part])
+        found.append({"auc": mine, "weight": Scores.of("mean weight", by_length)})
+    return found
 
 
 def _names(n_towns: int, seeds: Sequence[int]) -> list[int]:
@@ -537,27 +565,22 @@ def _names(n_towns: int, seeds: Sequence[int]) -> list[int]:
     return [1000 * k + seed for k in range(n_towns) for seed in seeds]
 
 
-LEVELS = (0.8, 0.0, -0.8)
-
-
 @dataclass(frozen=True)
 class Turning:
-    """Weight and score of a shop while it turns around: L levels of relatedness, S seeds.
+    """A shop while it turns around: how much it weighs when another is asked about, and how well users are served.
 
-    ``weight`` (L, S) is the mean weight of the turned shop when another is asked about, ``auc`` (L, S) the score.
-    ``row_weights`` (n, D) and ``values`` (n, D, V) are those of one network, the first of the last level, for the
-    first test rows.
+    Attributes
+    ----------
+    weight, auc : Scores
+        Of the levels of relatedness.
+    row_weights, values : Tensor, (n, D) and (n, D, V)
+        Those of one network, the first of the last level, for the first test rows.
     """
 
-    levels: tuple[float, ...]
-    weight: Tensor
-    auc: Tensor
+    weight: Scores
+    auc: Scores
     row_weights: Tensor
     values: Tensor
-
-    def at(self, level: float) -> int:
-        """Return the number of a level."""
-        return self.levels.index(level)
 
 
 def turn_a_shop(
@@ -570,33 +593,16 @@ def turn_a_shop(
     shops = side_by_side([open_shops(odd_town(level), seeds) for level in levels])
     models = many_networks(shops, _names(len(levels), seeds), build=lambda: network(shared_encoder=shared_encoder))
     (logits,), (weights,) = answers(models.fit(SHORT, label=label), shops.test)
-    shape = (len(levels), len(seeds))
-    on_odd = weights[..., DOMAINS.index(ODD)].mean(1)  # (L * S,)
     index = len(models) - len(seeds)
-    values = _values(models.model(index), {f: rows[index, :1000] for f, rows in shops.test.items()})
-    score = auc(logits, shops.test["click"])
-    return Turning(tuple(levels), on_odd.view(shape), score.view(shape), weights[index, :1000], values)
+    rows = {f: field[index, :1000] for f, field in shops.test.items()}
+    with torch.no_grad():
+        values = models.model(index).project(rows["query"], by_domain(rows["features"]), rows["mask"])[2]
 
+    def by_level(measure: str, found: Tensor) -> Scores:
+        return Scores(measure, tuple(levels), found.view(len(levels), len(seeds)))
 
-@torch.no_grad()
-def _values(model: MultiDomainAttentionNetwork, rows: Mapping[str, Tensor]) -> Tensor:
-    """Return what a network makes of each history, (n, D, V)."""
-    return model.project(rows["query"], by_domain(rows["features"]), rows["mask"])[2]
-
-
-def side_by_side(many: Sequence[Shops]) -> Shops:
-    """Return several towns as one, their seeds one after another, so that all train as one stack."""
-
-    def joined(parts: list[dict]) -> dict:
-        return {f: torch.cat([part[f] for part in parts]) for f in parts[0]}
-
-    return Shops(
-        joined([s.train for s in many]),
-        joined([s.valid for s in many]),
-        joined([s.test for s in many]),
-        torch.cat([s.relatedness for s in many]),
-        tuple(world for s in many for world in s.worlds),
-    )
+    weight = by_level("mean weight", weights[..., DOMAINS.index(ODD)].mean(1))
+    return Turning(weight, by_level("AUC", auc(logits, shops.test["click"])), weights[index, :1000], values)
 
 
 def trained_on_mixed_rows(seeds: tuple[int, ...] = SEEDS) -> Tensor:
@@ -610,91 +616,65 @@ def trained_on_mixed_rows(seeds: tuple[int, ...] = SEEDS) -> Tensor:
 # Is attention an explanation?
 
 
-@dataclass(frozen=True)
-class Removal:
-    """Loss of AUC when one shop of each row is taken out: S seeds.
+def remove_shops(result: Comparison) -> tuple[Scores, Tensor]:
+    """Take shops out of the mask of the trained attention networks, and measure what is lost.
 
-    Attributes
-    ----------
-    by_rank : Tensor, (D - 1, S)
-        Losses without the most attended shop of each row, the second, and so on to the least.
-    at_random : Tensor, (S,)
-        Loss without any one of them.
+    Returns
+    -------
+    lost : Scores
+        AUC lost without the most attended shop of each row, 1, the second, 2, and so on to the least; and without
+        "any" one of them, at random.
     by_pair : Tensor, (S, D, D)
         For each shop asked about, the loss without each of the others, from all rows that ask about it.
     """
-
-    by_rank: Tensor
-    at_random: Tensor
-    by_pair: Tensor
-
-
-def remove_shops(result: Comparison) -> Removal:
-    """Take shops out of the mask of the trained attention networks, and measure what is lost."""
     rows, weights = result.shops.test, result.row_weights
-    full = result.logits["attention"]
-    whole = auc(full, rows["click"])
     order = weights.masked_fill(~rows["mask"], -1.0).argsort(-1, descending=True)  # (S, n, D)
-
-    def damage(which: Tensor) -> Tensor:
-        mask = rows["mask"].scatter(2, which.unsqueeze(-1), False)
-        return whole - auc(_attending(result, mask), rows["click"])
-
     dice = torch.rand(weights.shape, generator=torch.Generator().manual_seed(0))
-    at_random = damage(dice.masked_fill(~rows["mask"], -1.0).argmax(-1))
-    by_rank = torch.stack([damage(order[..., rank]) for rank in range(len(DOMAINS) - 1)])
-    return Removal(by_rank, at_random, _damage_of_pairs(result, full))
+
+    def lost(which: Tensor) -> Tensor:
+        mask = rows["mask"].scatter(2, which.unsqueeze(-1), False)
+        return result.auc["attention"] - auc(ask(result.networks, rows, mask)[0], rows["click"])
+
+    by_arm = {rank + 1: lost(order[..., rank]) for rank in range(len(DOMAINS) - 1)}
+    by_arm["any"] = lost(dice.masked_fill(~rows["mask"], -1.0).argmax(-1))
+    return Scores.of("AUC lost", by_arm), lost_by_pair(result.networks, rows, rows["mask"])
 
 
-@torch.no_grad()
-def _attending(result: Comparison, mask: Tensor) -> Tensor:
-    """Return the logits of the attention networks with another mask, (S, n)."""
-    rows = result.shops.test
-    return torch.stack(
-        [
-            network(rows["query"][s], by_domain(rows["features"][s]), mask[s], rows["item"][s])["predictions"]
-            for s, network in enumerate(result.networks)
-        ]
-    )
-
-
-def _damage_of_pairs(result: Comparison, full: Tensor) -> Tensor:
-    rows, n = result.shops.test, len(DOMAINS)
-    damage = torch.zeros(len(full), n, n)
+def lost_by_pair(networks: Sequence[MultiDomainAttentionNetwork], rows: Mapping[str, Tensor], mask: Tensor) -> Tensor:
+    """Return the AUC lost without each domain, among the rows that ask about each other one: (S, D asked, D out)."""
+    n = mask.shape[-1]
+    full, _ = ask(networks, rows, mask)
+    lost = torch.zeros(len(full), n, n)
     for out in range(n):
-        mask = rows["mask"].clone()
-        mask[..., out] = False
-        without = _attending(result, mask)
+        without, _ = ask(networks, rows, mask & (torch.arange(n) != out))
         for s, query in enumerate(rows["query"]):
             for asked in range(n):
                 here = query == asked
                 if asked != out:
                     click = rows["click"][s, here]
-                    damage[s, asked, out] = auc(full[s, here], click) - auc(without[s, here], click)
-    return damage
+                    lost[s, asked, out] = auc(full[s, here], click) - auc(without[s, here], click)
+    return lost
 
 
-@dataclass(frozen=True)
-class TwinTown:
-    """Weights, and losses of AUC, in a town with twins: S seeds. Keys are the shops taken out, " + " between two."""
+def remove_twins(seeds: tuple[int, ...] = SEEDS) -> dict[str, Scores]:
+    """Train in the town with twins, and take out each shop, and both twins.
 
-    weight: dict[str, Tensor]
-    damage: dict[str, Tensor]
-
-
-def remove_twins(seeds: tuple[int, ...] = SEEDS) -> TwinTown:
-    """Train in the town with twins, and take out each shop, and both twins."""
+    Returns
+    -------
+    dict {measure: Scores}
+        ``weight`` of each shop but books, and ``lost``, the AUC lost, by the shops taken out, " + " between two.
+    """
     shops = open_shops(TWINS, seeds)
-    rows = shops.test
-    models = many_networks(shops, seeds).fit(SHORT, label="twins")
-    (logits,), (weights,) = answers(models, rows)
+    rows, networks = shops.test, networks_of(many_networks(shops, seeds).fit(SHORT, label="twins"))
+    logits, weights = ask(networks, rows, rows["mask"])
     whole = auc(logits, rows["click"])
-    damage = {}
+    lost = {}
     for out in (("films",), ("games",), ("music",), ("news",), ("films", "games"), ("games", "music")):
         mask = rows["mask"].clone()
         mask[..., [DOMAINS.index(name) for name in out]] = False
-        damage[" + ".join(out)] = whole - auc(answers(models, rows, mask)[0][0], rows["click"])
-    return TwinTown({name: weights[..., d].mean(1) for d, name in enumerate(DOMAINS) if d}, damage)
+        lost[" + ".join(out)] = whole - auc(ask(networks, rows, mask)[0], rows["click"])
+    weight = {name: weights[..., d].mean(1) for d, name in enumerate(DOMAINS) if d}
+    return {"weight": Scores.of("weight", weight), "lost": Scores.of("AUC lost", lost)}
 
 
 # One setting, live.
@@ -704,14 +684,12 @@ LIVE_ROWS = 1200  # of the test rows, so that scores come fast
 
 @dataclass(frozen=True)
 class LiveTraining:
-    """Eight networks of one setting while they train: S seeds, T moments so far, D domains.
+    """Eight networks of one setting while they train: S seeds, D domains.
 
-    ``auc`` is (S, T); ``agreement``, (S,), is Spearman's, now; ``weights`` and ``relatedness`` are (S, D, D).
+    ``curve`` is their AUC so far, that of "yours"; ``weights``, now, and ``relatedness`` are (S, D, D).
     """
 
-    steps: tuple[int, ...]
-    auc: Tensor
-    agreement: Tensor
+    curve: Scores
     weights: Tensor
     relatedness: Tensor
 
@@ -721,7 +699,7 @@ def train_live(temperature: float, attention_dim: int, seed: int) -> Iterator[Ru
     seeds = tuple(SEEDS[0] + 8 * seed + k for k in range(8))
     shops = open_shops(TOWN, seeds)
     rows = {name: field[:, :LIVE_ROWS] for name, field in shops.test.items()}
-    arm = {"focus": 1 / temperature, "alone": 0.0}
+    arm = {**ATTENTION, "focus": 1 / temperature}
     models = many_networks(shops, seeds, (arm,), build=lambda: network(attention_dim))
     latest: dict[str, Tensor] = {}
 
@@ -731,10 +709,8 @@ def train_live(temperature: float, attention_dim: int, seed: int) -> Iterator[Ru
         return {"auc": auc(logits, rows["click"])}
 
     def snapshot() -> LiveTraining:
-        weights, steps = latest["weights"], tuple(models.history_steps)
-        match = agreement(weights, shops.relatedness)
-        scores = models.history["auc"]
-        return LiveTraining(steps, scores, match, weights, shops.relatedness)
+        curve = Scores.of("AUC of clicks", {"yours": models.history["auc"]}, models.history_steps)
+        return LiveTraining(curve, latest["weights"], shops.relatedness)
 
     for moment in models.train(STEPS, every=50, measure=measure):
         yield Running(moment.step, moment.steps, snapshot)

@@ -1,6 +1,5 @@
 """Real ratings: genres as domains, and who is new to one of them."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,16 +10,23 @@ from torch.nn import functional as F
 from recmtl_lessons.datasets import Ratings, describe_items, describe_raters, genre_domains
 from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
 from recmtl_lessons.lessons.domain_attention.experiments import (
-    by_domain,
+    ATTENTION,
+    CLOSEST,
+    SETTINGS,
+    UNIFORM,
+    ask,
     draw_rows,
+    lost_by_pair,
     mean_weights,
+    networks_of,
+    objective,
+    over_seeds,
 )
 from recmtl_lessons.models import MultiDomainAttentionNetwork
-from recmtl_lessons.training import ManyModels, auc
+from recmtl_lessons.training import ManyModels, Scores, auc
 
-GENRES = ("Action", "Children", "Comedy", "Horror", "Romance")  # fixed before the first run
-GENRE_STEPS = 150
-GENRE_RATE = 0.003  # for all arms; `score_genre_rates` compares it with another on other splits of the same people
+GENRES = SETTINGS["genres"]
+_ARMS = {"attention": ATTENTION, "uniform": UNIFORM, "own genre only": CLOSEST, "blind": {**UNIFORM, "blind": 1.0}}
 _GENRE_ROWS = 500  # of each genre, in each half of the users
 
 
@@ -31,117 +37,78 @@ class GenreAttention:
     Attributes
     ----------
     genres : tuple of str
-    known : dict {arm: Tensor (S, G)}
-        The AUC in each genre where the user's own history in it is seen: "attention", "uniform", "own genre only", and
-        "blind", which sees nothing of the user.
-    new : dict {arm: Tensor (S, G)}
+    known : Scores
+        The AUC, a mean over the genres, where the user's own history in a genre is seen: "attention", "uniform", "own
+        genre only", and "blind", which sees nothing of the user.
+    new : Scores
         The AUC where it is hidden, as for a user who is new to the genre: "attention", "uniform", "blind".
     weights : Tensor, (S, G, G)
         Mean weights of attention (last dimension) for users new to a genre.
-    damage : Tensor, (S, G, G)
+    lost : Tensor, (S, G, G)
         AUC lost, for users new to a genre, when one more genre is taken out.
     unknown : Tensor, (G,)
         Share of the rows about other genres whose user has no history in this one.
     """
 
     genres: tuple[str, ...]
-    known: dict[str, Tensor]
-    new: dict[str, Tensor]
+    known: Scores
+    new: Scores
     weights: Tensor
-    damage: Tensor
+    lost: Tensor
     unknown: Tensor
 
 
 def attend_to_genres(
     ratings: Ratings,
     genres: Sequence[str] = GENRES,
-    steps: int = GENRE_STEPS,
+    steps: int = SETTINGS["genre_steps"],
     seeds: tuple[int, ...] = SEEDS,
-    rate: float = GENRE_RATE,
+    rate: float = SETTINGS["genre_rate"],
 ) -> GenreAttention:
     """Train on half of the users, and score on the others: attention, equal weights, the own genre alone, nothing."""
     films = film_rows(ratings, genres, seeds)
-    width, item_dim = films["train"]["features"].shape[-1], films["train"]["item"].shape[-1]
+    train, test = films["train"], films["test"]
+    widths, item_dim = dict.fromkeys(genres, train["features"].shape[-1]), train["item"].shape[-1]
 
     def build() -> MultiDomainAttentionNetwork:
-        widths = dict.fromkeys(genres, width)
         return MultiDomainAttentionNetwork(widths, 16, 8, (16,), item_dim=item_dim, shared_encoder=True)
 
-    def of_genres(model, batch, setting, progress):
-        rows = batch["rows"]
-        mask = torch.where(setting["alone"] > 0, rows["own"], rows["mask"])
-        temperature = 1 / setting["focus"]
-        features = rows["features"] * (1 - setting["blind"])
-        answer = model(rows["query"], by_domain(features, genres), mask, rows["item"], temperature)
-        return F.binary_cross_entropy_with_logits(answer["predictions"], rows["click"]), {}
-
-    models = ManyModels(build, of_genres, {"rows": films["train"]}, _ARMS, seeds, learning_rate=rate)
+    models = ManyModels(build, objective, {"rows": train}, list(_ARMS.values()), seeds, learning_rate=rate)
     models.fit(steps, label="genres")
-    return _measured_on_films(models, films["test"], tuple(genres))
+    networks = {arm: networks_of(models, k) for k, arm in enumerate(_ARMS)}
+
+    def scores(masks: dict[str, Tensor]) -> Scores:
+        shape = (len(genres), -1)  # the rows stand genre after genre
+        click = test["click"].unflatten(1, shape)
+        logits = {arm: ask(networks[arm], test, mask, _ARMS[arm])[0].unflatten(1, shape) for arm, mask in masks.items()}
+        return Scores.of("AUC of likes", {arm: auc(each, click).mean(1) for arm, each in logits.items()})
+
+    seen, new = test["seen"], test["new"]
+    known = scores({"attention": seen, "uniform": seen, "own genre only": test["closest"], "blind": seen})
+    hidden = scores({"attention": new, "uniform": new, "blind": new})  # no mask matters to the last
+    weights = mean_weights(ask(networks["attention"], test, new)[1], test["query"])
+    lost = lost_by_pair(networks["attention"], test, new)
+    elsewhere = ~test["closest"].flatten(0, 1)  # (S * rows, G): who is asked about another genre
+    unknown = 1 - new.flatten(0, 1).sum(0) / elsewhere.sum(0)
+    return GenreAttention(tuple(genres), known, hidden, weights, lost, unknown)
 
 
-_ATTENTION, _UNIFORM, _ALONE, _BLIND = range(4)
-_ARMS = (
-    {"focus": 1.0, "alone": 0.0, "blind": 0.0},
-    {"focus": 0.0, "alone": 0.0, "blind": 0.0},
-    {"focus": 1.0, "alone": 1.0, "blind": 0.0},
-    {"focus": 0.0, "alone": 0.0, "blind": 1.0},  # all profiles are zeros
-)
-
-
-def score_genre_rates(ratings: Ratings, rates: Sequence[float] = (0.003, 0.01)) -> dict[float, dict[str, float]]:
-    """Return the mean AUC of every arm on the design seeds' splits, for each rate: how `GENRE_RATE` was chosen."""
+def score_genre_rates(ratings: Ratings) -> dict[float, dict[str, float]]:
+    """Return the mean AUC of every arm on the design seeds' splits, for each rate: how the rate was chosen."""
     found = {}
-    for rate in rates:
+    for rate in SETTINGS["genre_rate_grid"]:
         result = attend_to_genres(ratings, seeds=DESIGN_SEEDS, rate=rate)
-        known = {f"{arm}, known": float(score.mean()) for arm, score in result.known.items()}
-        found[rate] = known | {f"{arm}, new": float(score.mean()) for arm, score in result.new.items()}
+        groups = {"known": result.known, "new": result.new}
+        found[rate] = {f"{arm}, {name}": float(s[arm].mean()) for name, s in groups.items() for arm in s}
     return found
-
-
-def _measured_on_films(models: ManyModels, test: dict[str, Tensor], genres: tuple[str, ...]) -> GenreAttention:
-    @torch.no_grad()
-    def scored(arm: int, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the AUC in each genre, (S, G), and weights, (S, G * n, G); the rows stand genre after genre."""
-        logits, weights = [], []
-        for s in range(models.n_seeds):
-            network, setting = models.model(arm * models.n_seeds + s), models.settings[arm * models.n_seeds]
-            features = by_domain(test["features"][s] * (1 - setting["blind"]), genres)
-            temperature = 1.0 if setting["focus"] else math.inf
-            answer = network(test["query"][s], features, mask[s], test["item"][s], temperature)
-            logits.append(answer["predictions"])
-            weights.append(answer["attention_weights"])
-        shape = (len(genres), -1)
-        return auc(torch.stack(logits).unflatten(1, shape), test["click"].unflatten(1, shape)), torch.stack(weights)
-
-    seen, hidden = test["seen"], test["new"]
-    known = {
-        "attention": scored(_ATTENTION, seen)[0],
-        "uniform": scored(_UNIFORM, seen)[0],
-        "own genre only": scored(_ALONE, test["own"])[0],
-        "blind": scored(_BLIND, seen)[0],  # the mask does not matter to it
-    }
-    attended, weights = scored(_ATTENTION, hidden)
-    damage = torch.zeros(models.n_seeds, len(genres), len(genres))
-    for out in range(len(genres)):
-        mask = hidden.clone()
-        mask[..., out] = False
-        damage[..., out] = attended - scored(_ATTENTION, mask)[0]
-    new = {"attention": attended, "uniform": scored(_UNIFORM, hidden)[0], "blind": known["blind"]}
-    return GenreAttention(genres, known, new, mean_weights(weights, test["query"]), damage, _unknown(test))
-
-
-def _unknown(rows: dict[str, Tensor]) -> Tensor:
-    """Return the share of rows that ask about another genre and whose user has no history in this one, (G,)."""
-    elsewhere = ~rows["own"].flatten(0, 1)  # (S * rows, G)
-    return 1 - rows["new"].flatten(0, 1).sum(0) / elsewhere.sum(0)
 
 
 def film_rows(ratings: Ratings, genres: Sequence[str], seeds: Sequence[int] = SEEDS) -> dict[str, dict[str, Tensor]]:
     """Return rows of two halves of the users for each seed, {"train" or "test": {field: Tensor (S, G * n, ...)}}.
 
     A user is known in a genre by one half of their ratings of it, drawn once; the rows are drawn from the other half. A
-    row's user has a history in its genre and in at least two others. A film is known by its year, its number of ratings
+    row's user has a history in its genre and in at least two others: ``seen`` says in which, ``new`` leaves out the row's
+    genre, ``closest`` all others. A film is known by its year, its number of ratings
     and its other genres; films of two of the named genres are left out.
     """
     films = genre_domains(ratings, genres, min_user_ratings=0)
@@ -161,7 +128,7 @@ def film_rows(ratings: Ratings, genres: Sequence[str], seeds: Sequence[int] = SE
             rows = [(fit & mine & (films.domain == g)).nonzero().squeeze(1) for g in range(len(genres))]
             rows = torch.cat([draw_rows(r, _GENRE_ROWS, generator) for r in rows])
             parts[name].append(_film_fields(films, rows, features, has, items, liked, generator))
-    return {name: {f: torch.stack([p[f] for p in many]) for f in many[0]} for name, many in parts.items()}
+    return {name: over_seeds(many) for name, many in parts.items()}
 
 
 def _film_fields(films, rows, features, has, items, liked, generator) -> dict[str, Tensor]:
@@ -173,7 +140,7 @@ def _film_fields(films, rows, features, has, items, liked, generator) -> dict[st
         "features": features[user],
         "seen": seen,
         "new": new,
-        "own": own,
+        "closest": own,
         "mask": torch.where(hide[:, None], new, seen),
         "query": query,
         "item": items[films.item[rows]],

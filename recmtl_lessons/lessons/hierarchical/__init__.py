@@ -1,7 +1,6 @@
 """Lesson 09: deciding at two levels. Its experiments, its pictures, its explorers and its questions."""
 
 from recmtl_lessons.lessons._seeds import MORE_SEEDS
-from recmtl_lessons.lessons.hierarchical.arms import TWO_LEVELS
 from recmtl_lessons.lessons.hierarchical.chain import (
     BOOTSTRAPS,
     FLAT_Q,
@@ -10,20 +9,16 @@ from recmtl_lessons.lessons.hierarchical.chain import (
     NO_GRADIENT,
     SEES_HISTORY,
     TWO_GOALS,
+    TWO_LEVELS,
     WAITS,
     compare_on_chain,
-    two_levels_on_chain,
-)
-from recmtl_lessons.lessons.hierarchical.choosing import (
-    ON_FRESH_SEEDS,
     score_flat_policies,
-    score_rates,
     score_tables,
-    score_two_levels,
+    second_half,
+    two_levels_on_chain,
 )
 from recmtl_lessons.lessons.hierarchical.exercises import exercise_progress, exercise_rows, exercise_target
 from recmtl_lessons.lessons.hierarchical.explorers import explore_goals, explore_training
-from recmtl_lessons.lessons.hierarchical.films import compare_on_films
 from recmtl_lessons.lessons.hierarchical.pictures import (
     draw_chain,
     draw_chain_itself,
@@ -37,9 +32,12 @@ from recmtl_lessons.lessons.hierarchical.sessions import (
     FLAT,
     FOR_PROGRESS,
     LATE,
+    ON_FRESH_SEEDS,
     RANDOM_GOALS,
     TRAINING,
     compare,
+    compare_on_films,
     flat_network,
+    score_rates,
     two_level_network,
 )

@@ -1,47 +1,63 @@
 """The six-state chain: two levels, a flat policy, and flat Q-learning, with the history and without."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import product
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from recmtl_lessons.envs import Chains, chain_matrices, chain_value
 from recmtl_lessons.envs.chain import LENGTH, START
-from recmtl_lessons.lessons._seeds import MORE_SEEDS
-from recmtl_lessons.lessons.hierarchical.arms import TWO_LEVELS, judged_on_the_way
+from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, MORE_SEEDS
 from recmtl_lessons.models import HierarchicalMultiTaskRL, MultiTaskPolicyNetwork
+from recmtl_lessons.teaching.texts import read_yaml
 from recmtl_lessons.training import (
     Actors,
     Chooser,
+    Moment,
     Rollout,
+    Scores,
     Stack,
     actor_critic,
     concurrently,
     concurrently_for,
     stack_steps,
+    with_bar,
 )
 from recmtl_lessons.training.two_levels import Stepped, Training, Walker, train
 
+SETTINGS = read_yaml(Path(__file__).with_name("settings.yaml"))
+CHAIN = SETTINGS["chain"]
+TRAINING, FLAT_TRAINING = Training(**CHAIN["two_levels"]), Training(**CHAIN["flat"])
 EVERY = 5  # updates between two points of a curve
-TRAINING = Training(
-    goal_steps=30, updates=50, sessions=64, steps=8, epochs=2, minibatches=2, learning_rate=1e-2, entropy=0.05,
-    gae_lambda=0.5,
-)  # fmt: skip
-
-FLAT_TRAINING = replace(TRAINING, sessions=32, steps=16)
+TWO_LEVELS = "two levels"
 BOOTSTRAPS, WAITS, SEES_HISTORY = "flat policy, λ = 0.5", "flat policy, λ = 1", "flat policy that sees the history"
-# Each with what suits it about best of all that `score_flat_policies` tries.
-FLAT_ARMS = {
-    BOOTSTRAPS: {"history": 0.0, "discount": 0.99, "gae_lambda": 0.5, "entropy": 0.05, "learning_rate": 1e-2},
-    WAITS: {"history": 0.0, "discount": 0.99, "gae_lambda": 1.0, "entropy": 0.0, "learning_rate": 5e-3},
-    SEES_HISTORY: {"history": 1.0, "discount": 0.9, "gae_lambda": 0.5, "entropy": 0.0, "learning_rate": 5e-3},
-}
+FLAT_ARMS = {BOOTSTRAPS: CHAIN["bootstraps"], WAITS: CHAIN["waits"], SEES_HISTORY: CHAIN["sees_history"]}
 FLAT_Q, FLAT_Q_HISTORY = "flat Q-learning", "flat Q-learning that sees the history"
 FLAT_Q_STOPS = "flat Q-learning that stops exploring half way"
 TWO_GOALS, NO_GRADIENT = "one goal followed, another recorded", "controllers without gradient"
+
+
+def judged_on_the_way(
+    training: Iterator[Moment],
+    updates: int,
+    label: str,
+    judge: Callable[[], Tensor],
+    judge_last: Callable[[], Tensor] | None = None,
+) -> tuple[tuple[int, ...], Tensor]:
+    """Train to the end under a progress bar; return the updates after which it was judged, and the judgements.
+
+    Moments are their last dimension. In the end it may be judged in another way, more thoroughly than on the way.
+    """
+    at, found = [], []
+    for moment in with_bar(training, label, updates, "updates"):
+        at.append(moment.step)
+        found.append(judge_last() if judge_last and moment.step == updates else judge())
+    return tuple(at), torch.stack(found, dim=-1)
 
 
 # Two levels.
@@ -257,39 +273,26 @@ def _greedy_return(table: Tensor, history: Tensor) -> Tensor:
 # What the lesson compares.
 
 
-@dataclass(frozen=True)
-class ChainComparison:
-    """Learners on the chain, judged exactly; S seeds, P points on the way.
-
-    Attributes
-    ----------
-    steps : Tensor, (P,)
-        Steps that each learner has taken.
-    returns : dict {learner: Tensor (S, P)}
-        Undiscounted; of the mistakes on some of the seeds, see `compare_on_chain`. Tables act greedily when judged,
-        networks as they do while they learn.
-    """
-
-    steps: Tensor
-    returns: dict[str, Tensor]
-
-    def late(self, learner: str) -> Tensor:
-        """Return the mean over the second half of the points, (S,): some learners never settle."""
-        return second_half(self.returns[learner])
+def second_half(scores: Scores) -> Scores:
+    """Return the mean over the second half of the moments: some learners never settle."""
+    return Scores(scores.measure, scores.arms, _second_half(scores.values))
 
 
-def second_half(returns: Tensor) -> Tensor:
-    """Return the mean over the second half of the points: (..., P) -> (...)."""
+def _second_half(returns: Tensor) -> Tensor:
     return returns[..., returns.shape[-1] // 2 :].mean(-1)
 
 
 @lru_cache(maxsize=2)
 def compare_on_chain(
     seeds: tuple[int, ...] = MORE_SEEDS, how: Training = TRAINING, flat_how: Training = FLAT_TRAINING
-) -> ChainComparison:
+) -> dict[str, Scores]:
     """Train two levels, flat policies and tables on as many steps, flat ones with and without the history.
 
-    And two levels with two mistakes, the first on three quarters of the seeds, the second on the last quarter.
+    Returns
+    -------
+    dict {"learners", `TWO_GOALS` or `NO_GRADIENT`: Scores of learners over training}
+        Undiscounted returns, exact: tables act greedily when judged, networks as they do while they learn. The two
+        mistakes stand beside the right two levels, the first on three quarters of the seeds, the second on the others.
     """
     if len(seeds) < 4:
         raise ValueError(f"seeds: got {len(seeds)}, expected at least 4")
@@ -300,11 +303,16 @@ def compare_on_chain(
         lambda: train_flat_arms(seeds, flat_how),
         lambda: q_learning(list(TABLES.values()), seeds, how.environment_steps, math.ceil(how.updates / EVERY)),
     )
-    quarter = len(seeds) // 4
-    returns = {TWO_LEVELS: right, TWO_GOALS: wrong[:-quarter], NO_GRADIENT: wrong[-quarter:]}
-    returns |= policies | dict(zip(TABLES, tables, strict=True))
-    steps = torch.tensor(updates) * how.sessions * how.steps
-    return ChainComparison(steps, {name: values.float() for name, values in returns.items()})
+    steps = tuple(update * how.sessions * how.steps for update in updates)
+    learners = {TWO_LEVELS: right, **policies, **dict(zip(TABLES, tables, strict=True))}
+
+    def scores(by_arm: dict[str, Tensor], part: slice = slice(None)) -> Scores:
+        return Scores.of("exact return", {arm: values[part].float() for arm, values in by_arm.items()}, steps)
+
+    most = slice(len(seeds) - len(seeds) // 4)
+    parts = {TWO_GOALS: most, NO_GRADIENT: slice(most.stop, None)}
+    mistakes = {mistake: scores({TWO_LEVELS: right, mistake: wrong}, part) for mistake, part in parts.items()}
+    return {"learners": scores(learners), **mistakes}
 
 
 def train_two_levels(seeds: tuple[int, ...], how: Training, mistakes: bool = False) -> tuple[tuple[int, ...], Tensor]:
@@ -347,3 +355,32 @@ def train_flat_policies(arms: Sequence[dict], seeds: Sequence[int], how: Trainin
         partial(flat_policy_value, stack),
     )  # fmt: skip
     return stack.by_setting(found)
+
+
+# How settings were chosen: on the seeds on which the lesson was made.
+
+
+def score_flat_policies(
+    grid: Mapping[str, Sequence[float]] = CHAIN["grid_of_policies"], seeds: Sequence[int] = DESIGN_SEEDS
+) -> dict[tuple[float, ...], Tensor]:
+    """Return what flat policies earn, {(history, discount, lambda, entropy, rate), in the grid's order: Tensor (S,)}."""
+    *names, rate_name = grid
+    arms, found = [dict(zip(names, arm, strict=True)) for arm in product(*(grid[name] for name in names))], {}
+    for rate in grid[rate_name]:
+        returns = _second_half(train_flat_policies(arms, seeds, replace(FLAT_TRAINING, learning_rate=rate)))
+        found |= {(*arm.values(), rate): late for arm, late in zip(arms, returns, strict=True)}
+    return found
+
+
+def score_tables(
+    grid: Mapping[str, Sequence[float]] = CHAIN["grid_of_tables"], seeds: Sequence[int] = DESIGN_SEEDS
+) -> dict[QLearning, Tensor]:
+    """Return what tables earn, {settings: Tensor (S,)}."""
+    arms = [QLearning(**dict(zip(grid, arm, strict=True))) for arm in product(*grid.values())]
+    found = q_learning(arms, seeds, FLAT_TRAINING.environment_steps, FLAT_TRAINING.updates // EVERY)
+    return dict(zip(arms, _second_half(found), strict=True))
+
+
+def score_two_levels(seeds: Sequence[int] = range(200, 248)) -> Tensor:
+    """Return what two levels earn, on seeds enough to see how often they fail, (S,)."""
+    return _second_half(train_two_levels(tuple(seeds), TRAINING)[1][:1])[0]

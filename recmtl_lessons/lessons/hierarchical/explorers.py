@@ -4,10 +4,9 @@ from functools import partial
 
 from recmtl_lessons.envs.surfaces import CATEGORIES
 from recmtl_lessons.envs.users import N_CATEGORIES
-from recmtl_lessons.lessons.hierarchical.live import train_live
 from recmtl_lessons.lessons.hierarchical.pictures import describe_live, describe_timeline, draw_live, draw_timeline
 from recmtl_lessons.lessons.hierarchical.questions import LESSON
-from recmtl_lessons.lessons.hierarchical.sessions import LATE, TRAINING, Comparison
+from recmtl_lessons.lessons.hierarchical.sessions import LATE, TRAINING, Comparison, train_live
 from recmtl_lessons.lessons.hierarchical.watching import LEFT_TO_IT, SHOWN_USERS, follow
 from recmtl_lessons.teaching import Choice, Explorer, Slider
 

@@ -1,12 +1,13 @@
-"""Sessions whose reward comes late: two levels beside a flat policy."""
+"""Sessions whose reward comes late, with invented users and with those of MovieLens: two levels beside a flat policy."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 
 import torch
 from torch import Tensor, nn
 
+from recmtl_lessons.datasets import Ratings
 from recmtl_lessons.envs import (
     ACTIONS,
     STATE_DIM,
@@ -15,16 +16,19 @@ from recmtl_lessons.envs import (
     SessionUsers,
     join_users,
     make_users,
+    users_from_ratings,
 )
 from recmtl_lessons.envs.users import N_CATEGORIES, mean_by_group
-from recmtl_lessons.lessons._seeds import MORE_SEEDS, MOST_SEEDS
-from recmtl_lessons.lessons.hierarchical.arms import TWO_LEVELS, judged_on_the_way
+from recmtl_lessons.lessons._seeds import MORE_SEEDS, MOST_SEEDS, SEEDS
+from recmtl_lessons.lessons.hierarchical.chain import SETTINGS, TWO_LEVELS, judged_on_the_way
 from recmtl_lessons.models import HierarchicalMultiTaskRL, MultiTaskPolicyNetwork
+from recmtl_lessons.teaching import Running
 from recmtl_lessons.training import (
     Acted,
     Actors,
     Chooser,
     Rollout,
+    Scores,
     Sessions,
     Stack,
     actor_critic,
@@ -40,19 +44,19 @@ USERS, TEST_USERS = 200, 200  # a seed
 TIME_LIMIT = 60  # steps of a session that is learned from
 HORIZON = 40  # steps of a session that judges: a reward after them would count less than 1.5 per cent
 GLANCE, LOOK = 32, 512  # sessions that a model is judged on: on the way, and in the end
-TRAINING = Training(
-    goal_steps=20, updates=20, sessions=64, steps=5, epochs=1, minibatches=6, learning_rate=1.6e-2, entropy=0.01,
-    gae_lambda=0.6,
-)  # fmt: skip
-FLAT_TRAINING = replace(
-    TRAINING, epochs=3, minibatches=2
-)  # as many steps of the optimizer, on more rows: suits it better
+TRAINING, FLAT_TRAINING = (Training(**SETTINGS["sessions"][name]) for name in ("two_levels", "flat"))
+ON_FRESH_SEEDS = SETTINGS["on_fresh_seeds"]
 EVERY = 7  # updates between two glances
 
 FLAT, RANDOM_GOALS, FOR_PROGRESS = "flat", "two levels, goals by chance", "flat, paid for progress"
 ARMS = (TWO_LEVELS, FLAT, RANDOM_GOALS, FOR_PROGRESS)
 CONTROLS = (RANDOM_GOALS, FOR_PROGRESS)
 CONTROL_SEEDS = len(MORE_SEEDS)  # what the controls show is large, and seen on fewer seeds
+
+BEST = "best, tastes known"
+LIVE, FLAT_LIVE = (replace(how, updates=12) for how in (TRAINING, FLAT_TRAINING))
+LIVE_SEEDS = 4
+LIVE_EVERY, LIVE_SESSIONS = 3, 64  # updates between two points, and sessions that a model is judged on there
 
 
 def settings_of(clicks_needed: int) -> SessionSettings:
@@ -264,8 +268,8 @@ def compare_users(
             stack, sessions = flat_policies(learned[few], seeds[few], settings, flat_how, kind)
             training = actor_critic.train(stack, sessions, flat_how, every=every)
             judge = partial(judge_flat, stack, judged[few], settings)
-        label = f"{arm}, {_clicks(clicks_needed)}"
-        return stack, *judged_on_the_way(training, how.updates, label, judge, partial(judge, played=LOOK))
+        clicks = f"{clicks_needed} clicks" if clicks_needed > 1 else "each click"
+        return stack, *judged_on_the_way(training, how.updates, f"{arm}, {clicks} a reward", judge, partial(judge, played=LOOK))
 
     learned_by = concurrently_for(arms, learn)
     updates = learned_by[arms[0]][1]
@@ -278,11 +282,67 @@ def compare_users(
     )
 
 
-def _clicks(clicks_needed: int) -> str:
-    return f"{clicks_needed} clicks a reward" if clicks_needed > 1 else "each click a reward"
-
-
 def best_returns(worlds: Sequence[SessionUsers], settings: SessionSettings) -> Tensor:
     """Return what is possible with each seed's users, by dynamic programming, (S,)."""
     plan = SessionPlanner(join_users(list(worlds)), TASK, settings, DISCOUNT).best()
     return mean_by_group(plan.returns, len(worlds))
+
+
+# Real tastes.
+
+
+def compare_on_films(
+    ratings: Ratings, seeds: tuple[int, ...] = SEEDS, how: Training = TRAINING, flat_how: Training = FLAT_TRAINING
+) -> Comparison:
+    """Train two levels and the flat policy with six tenths of the raters, where the reward is late.
+
+    They are judged with some of those whom nobody learned from; S splits of the raters.
+    """
+    learned = [users_from_ratings(ratings, seed, 0) for seed in seeds]
+    judged = [users_from_ratings(ratings, seed, 2)[:TEST_USERS] for seed in seeds]
+    return compare_users(learned, judged, LATE, (TWO_LEVELS, FLAT), seeds, how, flat_how, every=how.updates)
+
+
+# One setting, live.
+
+
+def train_live(
+    goal_steps: int, clicks_needed: int, seed: int, how: Training = LIVE, flat_how: Training = FLAT_LIVE
+) -> Iterator[Running]:
+    """Train both on four seeds; ``seed`` k takes the k-th four. Judged on validation users."""
+    seeds = tuple(SEEDS[0] + LIVE_SEEDS * seed + k for k in range(LIVE_SEEDS))
+    settings, how = settings_of(clicks_needed), replace(how, goal_steps=goal_steps)
+    learned, judged = ([users_of(s, group) for s in seeds] for group in (0, 1))
+    best = best_returns([users[:20] for users in judged], settings)
+    stack, walker = two_levels(learned, seeds, settings, how)
+    policies, sessions = flat_policies(learned, seeds, settings, flat_how)
+    steps, found = [], {TWO_LEVELS: [], FLAT: [], BEST: []}
+
+    def snapshot() -> Scores:
+        curves = {arm: torch.stack(values, dim=1) for arm, values in found.items()}
+        return Scores.of("discounted reward", curves, steps)
+
+    above = train(stack, walker, how, every=LIVE_EVERY)
+    beside = actor_critic.train(policies, sessions, flat_how, every=LIVE_EVERY)
+    for moment, _ in zip(above, beside, strict=True):
+        steps.append(moment.step * how.sessions * how.steps)
+        found[TWO_LEVELS].append(judge_two_levels(stack, judged, settings, goal_steps, LIVE_SESSIONS))
+        found[FLAT].append(judge_flat(policies, judged, settings, LIVE_SESSIONS))
+        found[BEST].append(best)
+        yield Running(moment.step, moment.steps, snapshot, "update")
+    return snapshot()
+
+
+def score_rates(
+    clicks_needed: int,
+    rates: Sequence[float] = SETTINGS["sessions"]["rates"],
+    arms: Sequence[str] = (TWO_LEVELS, FLAT, FOR_PROGRESS),
+    seeds: Sequence[int] = range(24),
+) -> dict[tuple[str, float], Tensor]:
+    """Return what arms earn by learning rate, with users of group 1, {(arm, rate): Tensor (S,)}."""
+    found = {}
+    for rate in rates:
+        hows = (replace(how, learning_rate=rate) for how in (TRAINING, FLAT_TRAINING))
+        result = compare(clicks_needed, tuple(arms), tuple(seeds), *hows, group=1, every=TRAINING.updates)
+        found |= {(arm, rate): returns for arm, returns in result.returns.items()}
+    return found

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from recmtl_lessons.envs import SessionRules
-from recmtl_lessons.lessons.hierarchical.arms import TWO_LEVELS
-from recmtl_lessons.lessons.hierarchical.sessions import LATE, TASK, TRAINING, Comparison, settings_of
-from recmtl_lessons.models import HierarchicalMultiTaskRL
+from recmtl_lessons.lessons.hierarchical.sessions import LATE, TASK, TRAINING, TWO_LEVELS, Comparison, settings_of
 
 STEPS = 45
 SHOWN_USERS = 20  # that can be picked
@@ -94,8 +92,9 @@ def follow(
         states.append(state)
         began = age == 0
         if began:
-            goal, mine = _next_goal(network, rules.observe(state), hands, count, luck[step, 0])
-            count += 1
+            mine = count < len(hands) and hands[count] is not None
+            wish = network.goal_probabilities(rules.observe(state))[0]
+            goal, count = hands[count] if mine else _drawn(wish, luck[step, 0]), count + 1
         action = _drawn(network.action_probabilities(rules.observe(state), torch.tensor([goal]))[0], luck[step, 1])
         outcome = rules.step(state, torch.tensor([action]), luck[step, 2:3])
         reached = bool(outcome.reward > 0) and int(rules.surface.lead[action]) == goal
@@ -116,15 +115,6 @@ def _chosen(name: str, goal: str, categories: tuple[str, ...]) -> int | None:
     if goal not in (LEFT_TO_IT, *categories):
         raise ValueError(f"{name}: got {goal!r}, expected {LEFT_TO_IT!r} or one of {', '.join(map(repr, categories))}")
     return None if goal == LEFT_TO_IT else categories.index(goal)
-
-
-def _next_goal(
-    network: HierarchicalMultiTaskRL, seen: Tensor, hands: list, count: int, luck: Tensor
-) -> tuple[int, bool]:
-    """Return the goal, and whether it was chosen by hand."""
-    if count < len(hands) and hands[count] is not None:
-        return hands[count], True
-    return _drawn(network.goal_probabilities(seen)[0], luck), False
 
 
 def _drawn(probability: Tensor, luck: Tensor) -> int:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,11 @@ from recmtl_lessons.lessons.prototypical.shelves import (
 )
 from recmtl_lessons.models import PrototypicalNetworkRecommender
 from recmtl_lessons.models.prototypical import squared_distances
-from recmtl_lessons.training import ManyModels, concurrently, concurrently_for
+from recmtl_lessons.teaching.texts import read_yaml
+from recmtl_lessons.training import ManyModels, Scores, concurrently, concurrently_for
 
+SETTINGS = read_yaml(Path(__file__).with_name("settings.yaml"))
+RATE_OF_WAYS = SETTINGS["rate_of_ways"]
 STEPS = 200
 WAYS, SHOTS, QUERIES = 20, 5, 5  # of training episodes, unless said otherwise
 SHELVES_AN_UPDATE = 20  # one episode of 20 ways, or four of 5
@@ -32,14 +36,8 @@ TO_TRY = (1, 2, 5, 10, 20)  # shots of a new shelf
 HIDDEN, EMBEDDING = (32, 32), 16
 _POOL = 400  # training episodes a shop, from which each update draws
 _JUDGED, _MANY, _JUDGED_QUERIES = 50, 200, 10  # episodes a shop, and rows of each shelf to sort
-
-# Each arm at its own best, on validation shelves of the design seeds: see `score_rates` and `score_rivals`.
-RATES = (0.001, 0.002, 0.003, 0.006, 0.01, 0.02)  # what was tried
-RATE_OF_WAYS = {2: 0.006, 5: 0.006, 10: 0.006, 20: 0.003}
-CLASSIFIER_RATE = 0.01
-BROKEN_RATE = 0.006
-NEIGHBOURS = dict(zip(TO_TRY, (1, 9, 5, 9, 15), strict=True))
-PENALTIES = dict(zip(TO_TRY, (0.1, 1.0, 1.0, 3.0, 1.0), strict=True))
+RIVALS = ("nearest mean", "nearest neighbours", "logistic regression")  # which see the support rows alone
+MEASURE = "share sorted right"
 
 
 # Training.
@@ -101,7 +99,7 @@ def train_on_shelves(
 
 
 def train_classifier(
-    episodes: Episodes, seeds: Sequence[int], rate: float = CLASSIFIER_RATE, steps: int = STEPS, label: str = ""
+    episodes: Episodes, seeds: Sequence[int], rate: float = SETTINGS["classifier_rate"], steps: int = STEPS, label: str = ""
 ) -> ManyModels:
     """Train one classifier of all training shelves per seed, on the same rows in the same order."""
     build = partial(ClassifierOfOldShelves, episodes.support_x.shape[-1], int(episodes.support_shelf.max()) + 1)
@@ -146,14 +144,10 @@ def old_shelves(shop: Shop, seeds: Sequence[int], ways: int = WAYS, shuffled: bo
 
 
 def by_rivals(episodes: Episodes, shots: int) -> dict[str, Tensor]:
-    """Return the accuracy of the three rivals that see the support alone, at their own best settings, (S,) each."""
-    few = episodes.shots(shots)
-    scores = {
-        "nearest mean": rival_scores(nearest_mean, few),
-        "nearest neighbours": rival_scores(nearest_neighbours, few, k=NEIGHBOURS[shots]),
-        "logistic regression": rival_scores(logistic_regression, few, c=PENALTIES[shots]),
-    }
-    return {name: accuracy(found, few) for name, found in scores.items()}
+    """Return the accuracy of the three `RIVALS` at their own best settings, (S,) each."""
+    few, k, c = episodes.shots(shots), *(SETTINGS[name]["chosen"][shots] for name in ("neighbours", "penalties"))
+    rules = (nearest_mean, partial(nearest_neighbours, k=k), partial(logistic_regression, c=c))
+    return {name: accuracy(rival_scores(rule, few), few) for name, rule in zip(RIVALS, rules, strict=True)}
 
 
 def score_rates(shop: Shop = SHOP, shots: int = SHOTS) -> dict[tuple[str, float], float]:
@@ -161,7 +155,7 @@ def score_rates(shop: Shop = SHOP, shots: int = SHOTS) -> dict[tuple[str, float]
     valid = judged(open_shops(shop, DESIGN_SEEDS).valid, DESIGN_SEEDS).shots(shots)
     pools = {ways: old_shelves(shop, DESIGN_SEEDS, ways) for ways in RATE_OF_WAYS}
     found = {}
-    for rate in RATES:
+    for rate in SETTINGS["rates"]:
         arms = {f"{ways} ways": train_on_shelves(pool, DESIGN_SEEDS, rate) for ways, pool in pools.items()}
         arms["classifier"] = train_classifier(pools[WAYS], DESIGN_SEEDS, rate)
         arms["broken"] = train_on_shelves(pools[WAYS], DESIGN_SEEDS, rate, broken_objective)
@@ -174,9 +168,9 @@ def score_rivals(shop: Shop = SHOP) -> dict[tuple[str, int, float], float]:
     valid, found = judged(open_shops(shop, DESIGN_SEEDS).valid, DESIGN_SEEDS), {}
     for shots in TO_TRY:
         few = valid.shots(shots)
-        for k in (k for k in (1, 3, 5, 9, 15, 21) if k <= TEST_WAYS * shots):
+        for k in (k for k in SETTINGS["neighbours"]["tried"] if k <= TEST_WAYS * shots):
             found["neighbours", shots, k] = float(accuracy(rival_scores(nearest_neighbours, few, k=k), few).mean())
-        for c in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0):
+        for c in SETTINGS["penalties"]["tried"]:
             found["regression", shots, c] = float(accuracy(rival_scores(logistic_regression, few, c=c), few).mean())
     return found
 
@@ -186,19 +180,17 @@ def score_rivals(shop: Shop = SHOP) -> dict[tuple[str, int, float], float]:
 
 @dataclass(frozen=True)
 class NewShelves:
-    """How well new shelves are sorted, five at a time; S seeds.
+    """How well new shelves are sorted, five at a time.
 
     Attributes
     ----------
-    shots : tuple of int
-    accuracy : dict {arm: Tensor (len(shots), S)}
-        "prototypes" and "classifier, head cut", which learned from old shelves; "nearest mean", "nearest neighbours"
-        and "logistic regression", which did not; and "signal itself", the nearest mean where nothing is hidden.
+    accuracy : dict {labelled items of each shelf: Scores}
+        "prototypes" and "classifier, head cut", which learned from old shelves; the `RIVALS`, which did not; and
+        "signal itself", the nearest mean where nothing is hidden.
     models : dict {arm: ManyModels}
     """
 
-    shots: tuple[int, ...]
-    accuracy: dict[str, Tensor]
+    accuracy: dict[int, Scores]
     models: dict[str, ManyModels]
 
 
@@ -212,30 +204,14 @@ def compare(shop: Shop = SHOP, seeds: tuple[int, ...] = SEEDS, steps: int = STEP
     )
     models = {"prototypes": ours, "classifier, head cut": classifier}
     test, signal = judged(shops.test, seeds), judged(shops.test_signal, seeds)
-    rows: dict[str, list[Tensor]] = {}
-    for shots in TO_TRY:
+
+    def sorted_from(shots: int) -> Scores:
         few, plain = test.shots(shots), signal.shots(shots)
         found = {name: accuracy(scores_of(m, few), few) for name, m in models.items()}
-        found |= by_rivals(test, shots) | {"signal itself": accuracy(rival_scores(nearest_mean, plain), plain)}
-        for name, values in found.items():
-            rows.setdefault(name, []).append(values)
-    return NewShelves(TO_TRY, {name: torch.stack(values) for name, values in rows.items()}, models)
+        truth = accuracy(rival_scores(nearest_mean, plain), plain)
+        return Scores.of(MEASURE, {**found, **by_rivals(test, shots), "signal itself": truth})
 
-
-@dataclass(frozen=True)
-class ByWays:
-    """How well five new shelves are sorted, five labelled items each, by how the training rows were dealt.
-
-    Attributes
-    ----------
-    episodes : dict {ways: Tensor (S,)}
-        Trained on episodes of so many shelves, with as many rows an update.
-    classifier : Tensor, (S,)
-        Trained to name all old shelves, and cut.
-    """
-
-    episodes: dict[int, Tensor]
-    classifier: Tensor
+    return NewShelves({shots: sorted_from(shots) for shots in TO_TRY}, models)
 
 
 def by_ways(
@@ -244,8 +220,15 @@ def by_ways(
     steps: int = STEPS,
     ways: tuple[int, ...] = (2, 5),
     shop: Shop = SHOP,
-) -> ByWays:
-    """Train on episodes of fewer shelves, beside the two networks of a comparison, and judge all on many episodes."""
+) -> Scores:
+    """Train on episodes of fewer shelves, beside the two networks of a comparison, and judge all on many episodes.
+
+    Returns
+    -------
+    Scores
+        Of five new shelves with five labelled items each, by the number of shelves in a training episode, as many rows
+        an update; and of the "classifier" of all old shelves, cut.
+    """
     test = draw_episodes(open_shops(shop, seeds).test, _MANY, TEST_WAYS, SHOTS, _JUDGED_QUERIES, seeds)
 
     def learn(n: int) -> ManyModels:
@@ -253,49 +236,30 @@ def by_ways(
         return train_on_shelves(pool, seeds, RATE_OF_WAYS[n], steps=steps, label=f"episodes, {n} ways")
 
     trained = concurrently_for(ways, learn) | {WAYS: result.models["prototypes"]}
-    found = {n: accuracy(scores_of(models, test), test) for n, models in trained.items()}
-    return ByWays(found, accuracy(scores_of(result.models["classifier, head cut"], test), test))
+    trained["classifier"] = result.models["classifier, head cut"]
+    return Scores.of(MEASURE, {name: accuracy(scores_of(models, test), test) for name, models in trained.items()})
 
 
-@dataclass(frozen=True)
-class Control:
-    """How well five new shelves are sorted, five labelled items each, where there is nothing to bring along, (S,) each.
+def with_best_rival(prototypes: Tensor, rivals: dict[str, Tensor], **others: Tensor) -> Scores:
+    """Return how well five new shelves are sorted, five labelled items each, where there may be nothing to bring along.
 
-    Attributes
-    ----------
-    prototypes : Tensor
-    rivals : dict {name: Tensor}
-    untrained : Tensor
-        Prototypes of the network before its first update.
-    with_twenty : Tensor
-        Prototypes of the trained network, with twenty labelled items each.
+    "best rival" is the one that is best on average. ``others`` are "untrained", prototypes of the network before its
+    first update, and "with twenty", those of the trained network from twenty labelled items each.
     """
-
-    prototypes: Tensor
-    rivals: dict[str, Tensor]
-    untrained: Tensor
-    with_twenty: Tensor
-
-    @property
-    def advantage(self) -> Tensor:
-        """How far prototypes are ahead of the best rival."""
-        return self.prototypes - self.best_rival
-
-    @property
-    def best_rival(self) -> Tensor:
-        """The accuracy of the rival that is best on average."""
-        return max(self.rivals.values(), key=lambda values: float(values.mean()))
+    best = max(rivals.values(), key=lambda values: float(values.mean()))
+    return Scores.of(MEASURE, {"best rival": best, "prototypes": prototypes, **others})
 
 
 def control(
     shop: Shop, label: str, seeds: tuple[int, ...] = SEEDS, steps: int = STEPS, shuffled: bool = False
-) -> Control:
-    """Train in the same way where old shelves say nothing about new ones."""
+) -> Scores:
+    """Train in the same way where old shelves say nothing about new ones; scores as `with_best_rival` has them."""
     pool = old_shelves(shop, seeds, shuffled=shuffled)
     models = train_on_shelves(pool, seeds, RATE_OF_WAYS[WAYS], steps=steps, label=label)
     test = judged(open_shops(shop, seeds).test, seeds)
     five, twenty = (accuracy(scores_of(models, test.shots(shots)), test) for shots in (SHOTS, max(TO_TRY)))
-    return Control(five, by_rivals(test, SHOTS), _untrained(pool, test, seeds), twenty)
+    others = {"untrained": _untrained(pool, test, seeds), "with twenty": twenty}
+    return with_best_rival(five, by_rivals(test, SHOTS), **others)
 
 
 def _untrained(pool: Episodes, test: Episodes, seeds: Sequence[int]) -> Tensor:
@@ -303,54 +267,40 @@ def _untrained(pool: Episodes, test: Episodes, seeds: Sequence[int]) -> Tensor:
     return accuracy(scores_of(models, test.shots(SHOTS)), test)
 
 
-def in_the_shop(result: NewShelves, seeds: tuple[int, ...] = SEEDS, shop: Shop = SHOP) -> Control:
+def in_the_shop(result: NewShelves, seeds: tuple[int, ...] = SEEDS, shop: Shop = SHOP) -> Scores:
     """Return what came out in the shop itself, in the form of a control."""
-    five, twenty = (result.shots.index(shots) for shots in (SHOTS, max(TO_TRY)))
-    rivals = ("nearest mean", "nearest neighbours", "logistic regression")
-    mine, test = result.accuracy["prototypes"], judged(open_shops(shop, seeds).test, seeds)
-    untrained = _untrained(old_shelves(shop, seeds), test, seeds)
-    return Control(mine[five], {name: result.accuracy[name][five] for name in rivals}, untrained, mine[twenty])
+    five, twenty = (result.accuracy[shots] for shots in (SHOTS, max(TO_TRY)))
+    untrained = _untrained(old_shelves(shop, seeds), judged(open_shops(shop, seeds).test, seeds), seeds)
+    others = {"untrained": untrained, "with twenty": twenty["prototypes"]}
+    return with_best_rival(five["prototypes"], {name: five[name] for name in RIVALS}, **others)
 
 
-def three_controls(seeds: tuple[int, ...] = SEEDS, steps: int = STEPS) -> dict[str, Control]:
+def three_controls(seeds: tuple[int, ...] = SEEDS, steps: int = STEPS) -> dict[str, Scores]:
     """Train with nothing hidden, with shuffled labels, and on shelves told apart by what differs within new ones."""
     shops = {"nothing hidden": NOTHING_HIDDEN, "shuffled": SHOP, "swapped": SWAPPED}
     return concurrently_for(shops, lambda name: control(shops[name], name, seeds, steps, shuffled=name == "shuffled"))
 
 
-@dataclass(frozen=True)
-class Broken:
-    """What ``-log_softmax(distance)`` does, S seeds.
-
-    Attributes
-    ----------
-    updates : list of int
-    loss, right_loss : Tensor, (S, moments)
-    row_sum : Tensor, (S, moments)
-        What the exponentials of a row sum to, as a power of ten.
-    size : Tensor, (S, moments)
-        Root mean square of the embeddings.
-    accuracy : Tensor, (S,)
-    """
-
-    updates: list[int]
-    loss: Tensor
-    right_loss: Tensor
-    row_sum: Tensor
-    size: Tensor
-    accuracy: Tensor
-
-
 def train_broken(
     result: NewShelves, seeds: tuple[int, ...] = SEEDS, steps: int = STEPS // 2, shop: Shop = SHOP
-) -> Broken:
-    """Train with the sign in the wrong place, at the rate that is best for it."""
+) -> dict[str, Scores]:
+    """Train with the sign in the wrong place, ``-log_softmax(distance)``, at the rate that is best for it.
+
+    Returns
+    -------
+    dict {measure: Scores of "wrong"}
+        ``loss``, also of "right"; ``row sum``, what the exponentials of a row sum to, as a power of ten; ``size``, the
+        root mean square of the embeddings; all three update by update. ``accuracy`` at the end, also of "nearest mean".
+    """
     pool = old_shelves(shop, seeds)
-    models = train_on_shelves(pool, seeds, BROKEN_RATE, broken_objective, steps=steps, label="wrong sign")
+    models = train_on_shelves(pool, seeds, SETTINGS["broken_rate"], broken_objective, steps=steps, label="wrong sign")
     test = judged(open_shops(shop, seeds).test, seeds).shots(SHOTS)
-    h, right = models.history, result.models["prototypes"]
-    at = [right.history_steps.index(step) for step in models.history_steps]
-    return Broken(
-        models.history_steps, h["loss"], right.history["loss"][:, at], h["row_sum"], h["size"],
-        accuracy(scores_of(models, test), test),
-    )  # fmt: skip
+    wrong, right, steps = models.history, result.models["prototypes"], models.history_steps
+    at = [right.history_steps.index(step) for step in steps]
+    ends = {"wrong": accuracy(scores_of(models, test), test), "nearest mean": result.accuracy[SHOTS]["nearest mean"]}
+    return {
+        "loss": Scores.of("training loss", {"right": right.history["loss"][:, at], "wrong": wrong["loss"]}, steps),
+        "row sum": Scores.of("power of ten", {"wrong": wrong["row_sum"]}, steps),
+        "size": Scores.of("root mean square", {"wrong": wrong["size"]}, steps),
+        "accuracy": Scores.of(MEASURE, ends),
+    }

@@ -1,8 +1,9 @@
 """Users as episodes of two classes, liked and disliked: on MovieLens, and wherever users are tasks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -10,17 +11,16 @@ from torch import Tensor
 from recmtl_lessons.datasets import Ratings
 from recmtl_lessons.datasets.few_shot import FILM_MEAN, SHOTS, ColdStart, Tasks, film_users, own_mean
 from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
-from recmtl_lessons.lessons.prototypical.experiments import EMBEDDING, fit
+from recmtl_lessons.lessons.prototypical.experiments import EMBEDDING, SETTINGS, fit
 from recmtl_lessons.lessons.prototypical.rivals import nearest_mean
 from recmtl_lessons.models import PrototypicalNetworkRecommender
-from recmtl_lessons.training import ManyModels, concurrently
+from recmtl_lessons.training import ManyModels, Scores, concurrently_for
 from recmtl_lessons.training.few_shot import FILM_HIDDEN, STEPS, USERS, mean_error
 
 FILM_COUNT = 1  # the feature that holds the logarithm of the film's number of ratings
 _ROUNDING = 1e-4  # a rating that is the mean does not lie above it
-
-# Chosen on validation users of the design seeds, by `score_tastes`: the rate of training, and the pull.
-FILM_RATE, FILM_PULLED = 0.003, (0.003, 10.0)
+EVERYBODY = 1e6  # a weight at which no user's own ratings count
+PLAIN, PULLED = "prototypes", "prototypes, pulled"
 
 
 # Liked and disliked.
@@ -109,6 +109,19 @@ def train_tastes(
     return Tastes(fit(models, steps, label), weight, tasks)
 
 
+def train_both(
+    users: ColdStart, chosen: Mapping[str, Mapping], hidden: Sequence[int], seeds: Sequence[int], steps: int = STEPS,
+    label: str = "",
+) -> dict[str, Tastes]:  # fmt: skip
+    """Train networks for prototypes that are a user's own, and for pulled ones, each with its rate and weight."""
+
+    def learn(name: str) -> Tastes:
+        rate, weight = chosen[name]["rate"], chosen[name]["weight"]
+        return train_tastes(users.train, seeds, rate, hidden, weight, steps, label and f"{label}, {name}")
+
+    return concurrently_for((PLAIN, PULLED), learn)
+
+
 def log_odds(tastes: Tastes, tasks: Tasks, weight: float | None = None) -> Tensor:
     """Return how much likelier liked than disliked each query item is, (S, T, Q); ``weight`` overrides training's.
 
@@ -156,33 +169,22 @@ def within_user_auc(scores: Tensor, tasks: Tasks) -> Tensor:
     return share.sum(1) / (count > 0).sum(1)
 
 
-def score_stars(
-    tastes: Tastes, tasks: Tasks, scales: Sequence[float] = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5),
-    limits: Sequence[float] = (0.5, 1.0, 2.0, 4.0, 8.0),
-) -> dict[tuple[float, float], float]:  # fmt: skip
+def score_stars(tastes: Tastes, tasks: Tasks) -> dict[tuple[float, float], float]:
     """Score each scale and limit of `as_ratings` by the error: so both were chosen, on validation users."""
-    odds = log_odds(tastes, tasks)
-    return {
-        (scale, most): float(mean_error(as_ratings(odds, tasks, scale, most), tasks).mean())
-        for scale in scales
-        for most in limits
-    }
+    odds, pairs = log_odds(tastes, tasks), product(SETTINGS["scales"], SETTINGS["limits"])
+    return {pair: float(mean_error(as_ratings(odds, tasks, *pair), tasks).mean()) for pair in pairs}
 
 
 def score_tastes(
-    users: ColdStart, hidden: Sequence[int] = FILM_HIDDEN, rates: Sequence[float] = (0.001, 0.003, 0.01),
-    weights: Sequence[float] = (0.0, 1.0, 3.0, 10.0, 30.0),
+    users: ColdStart, hidden: Sequence[int] = FILM_HIDDEN, rates: Sequence[float] = SETTINGS["taste_rates"],
+    weights: Sequence[float] = SETTINGS["taste_weights"],
 ) -> dict[tuple[float, float], float]:  # fmt: skip
     """Score each rate and pull by the AUC on validation users of `DESIGN_SEEDS`: so both were chosen."""
     valid, found = users.valid.shots(SHOTS), {}
-    for rate in rates:
-        for weight in weights:
-            tastes = train_tastes(users.train, DESIGN_SEEDS, rate, hidden, weight)
-            found[rate, weight] = float(within_user_auc(log_odds(tastes, valid), valid).mean())
+    for rate, weight in product(rates, weights):
+        tastes = train_tastes(users.train, DESIGN_SEEDS, rate, hidden, weight)
+        found[rate, weight] = float(within_user_auc(log_odds(tastes, valid), valid).mean())
     return found
-
-
-EVERYBODY = 1e6  # a weight at which no user's own ratings count
 
 
 # What the lesson compares on MovieLens.
@@ -195,15 +197,15 @@ class FilmRanking:
     Attributes
     ----------
     users : ColdStart
-    auc : dict {way: Tensor (S,)}
-        Within users.
+    auc : Scores
+        Within users, of six ways to rank.
     tastes : dict {"prototypes", "prototypes, pulled"}
     one_sided, left_out : Tensor, (S,)
         Share of the users whose ten ratings are all the same; share without a liked or a disliked film to be judged on.
     """
 
     users: ColdStart
-    auc: dict[str, Tensor]
+    auc: Scores
     tastes: dict[str, Tastes]
     one_sided: Tensor
     left_out: Tensor
@@ -212,28 +214,18 @@ class FilmRanking:
 def rank_films(ratings: Ratings, seeds: tuple[int, ...] = SEEDS, steps: int = STEPS) -> FilmRanking:
     """Train on users as episodes, and rank the films of others."""
     users = film_users(ratings, seeds)
-    test, (rate, weight) = users.test, FILM_PULLED
-    plain, pulled = concurrently(
-        lambda: train_tastes(users.train, seeds, FILM_RATE, FILM_HIDDEN, 0.0, steps, "films, prototypes"),
-        lambda: train_tastes(users.train, seeds, rate, FILM_HIDDEN, weight, steps, "films, pulled"),
-    )
-    tastes = {"prototypes": plain, "prototypes, pulled": pulled}
-    scores = {
+    test = users.test
+    tastes = train_both(users, SETTINGS["films"]["tastes"], FILM_HIDDEN, seeds, steps, "films")
+    features = nearest_mean(test.support_x, liked(test)[0], test.query_x, 2)  # as they are
+    ways = {
+        "nearest mean of features": torch.where(two_sided(test)[..., None], features[..., 1] - features[..., 0], 0.0),
         "number of ratings": test.query_x[..., FILM_COUNT],
+        PLAIN: log_odds(tastes[PLAIN], test),
         "mean rating": test.query_x[..., FILM_MEAN],
-        "nearest mean of features": _by_features(test),
-        **{name: log_odds(trained, test) for name, trained in tastes.items()},
-        "everybody's": log_odds(tastes["prototypes, pulled"], test, EVERYBODY),
+        "everybody's": log_odds(tastes[PULLED], test, EVERYBODY),
+        PULLED: log_odds(tastes[PULLED], test),
     }
+    auc = Scores.of("AUC within users", {name: within_user_auc(scores, test) for name, scores in ways.items()})
     query = liked(test)[1].bool()
     no_pair = ~(query & test.known).any(2) | ~(~query & test.known).any(2)
-    return FilmRanking(
-        users, {name: within_user_auc(s, test) for name, s in scores.items()}, tastes,
-        (~two_sided(test)).float().mean(1), no_pair.float().mean(1),
-    )  # fmt: skip
-
-
-def _by_features(tasks: Tasks) -> Tensor:
-    """Rank by prototypes of the features as they are, (S, T, Q)."""
-    found = nearest_mean(tasks.support_x, liked(tasks)[0], tasks.query_x, 2)
-    return torch.where(two_sided(tasks)[..., None], found[..., 1] - found[..., 0], 0.0)
+    return FilmRanking(users, auc, tastes, (~two_sided(test)).float().mean(1), no_pair.float().mean(1))

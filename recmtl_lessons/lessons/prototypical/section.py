@@ -1,9 +1,9 @@
 """The section's ways to serve a new user, side by side: the same users, ratings and numbers of updates."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -20,11 +20,11 @@ from recmtl_lessons.datasets.few_shot import (
     shop_users,
 )
 from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
-from recmtl_lessons.lessons.prototypical.experiments import EMBEDDING
+from recmtl_lessons.lessons.prototypical.experiments import EMBEDDING, SETTINGS
 from recmtl_lessons.lessons.prototypical.films import (
     EVERYBODY,
-    FILM_PULLED,
-    FILM_RATE,
+    PLAIN,
+    PULLED,
     FilmRanking,
     Tastes,
     as_ratings,
@@ -32,11 +32,11 @@ from recmtl_lessons.lessons.prototypical.films import (
     pulled_prototypes,
     score_stars,
     taste_objective,
-    train_tastes,
+    train_both,
     within_user_auc,
 )
 from recmtl_lessons.models import MAMLRecommender, PrototypicalNetworkRecommender, ReptileRecommender
-from recmtl_lessons.training import concurrently_for
+from recmtl_lessons.training import Scores, concurrently_for
 from recmtl_lessons.training.few_shot import (
     FILM_HIDDEN,
     FILM_LEARNERS,
@@ -45,96 +45,39 @@ from recmtl_lessons.training.few_shot import (
     SHOP_LEARNERS,
     STEPS,
     USERS,
-    FewShotLearner,
     adapt_and_answer,
     mean_error,
+    milliseconds_by_turns,
     train,
 )
 
-ARMS = ("own mean", "fine-tuning", "MAML", "Reptile", "prototypes", "prototypes, pulled")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is best for every arm on validation users of the design seeds: see `score_serving` and `score_tastes`.
-
-    Attributes
-    ----------
-    hidden : tuple of int
-        Of every network.
-    stepping : mapping {arm: (FewShotLearner, float)}
-        The arms that take gradient steps on a new user's ratings, with the rate that is best for the AUC; the
-        learner's own is best for the error.
-    rate : float
-        Of training for prototypes.
-    pulled : (float, float)
-        The same for pulled prototypes, and how many ratings everybody's count for.
-    stars : mapping {arm: (float, float)}
-        How log-odds become ratings, for `as_ratings`.
-    """
-
-    hidden: tuple[int, ...]
-    stepping: Mapping[str, tuple[FewShotLearner, float]]
-    rate: float
-    pulled: tuple[float, float]
-    stars: Mapping[str, tuple[float, float]]
-
-
-SHOP_SETTINGS = Settings(
-    HIDDEN,
-    {
-        "fine-tuning": (SHOP_LEARNERS["joint"], 0.15),
-        "MAML": (SHOP_LEARNERS["MAML"], 0.1),
-        "Reptile": (SHOP_LEARNERS["Reptile"], 0.07),
-    },
-    0.003,
-    (0.003, 3.0),
-    {"prototypes": (0.5, 4.0), "prototypes, pulled": (0.5, 4.0)},
-)
-FILM_SETTINGS = Settings(
-    FILM_HIDDEN,
-    {
-        "fine-tuning": (FILM_LEARNERS["joint"], 0.1),
-        "MAML": (FILM_LEARNERS["MAML"], 0.05),
-        "Reptile": (FILM_LEARNERS["Reptile"], 0.07),
-    },
-    FILM_RATE,
-    FILM_PULLED,
-    {"prototypes": (0.3, 2.0), "prototypes, pulled": (0.5, 1.0)},
-)
-_RATES = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2)
+STEPPING = {"fine-tuning": "joint", "MAML": "MAML", "Reptile": "Reptile"}  # they take gradient steps on a user's ratings
+ARMS = ("own mean", *STEPPING, PLAIN, PULLED)
+LEARNERS = {
+    place: {arm: learners[name] for arm, name in STEPPING.items()}
+    for place, learners in (("shop", SHOP_LEARNERS), ("films", FILM_LEARNERS))
+}
+WIDTHS = {"shop": HIDDEN, "films": FILM_HIDDEN}  # of every network
 
 
 def score_serving(
-    users: ColdStart, settings: Settings, steps: int = STEPS, seeds: Sequence[int] = DESIGN_SEEDS
+    users: ColdStart, where: str, steps: int = STEPS, seeds: Sequence[int] = DESIGN_SEEDS
 ) -> dict[str, dict]:
     """Score the settings of serving on validation users of the design seeds: so they were chosen.
 
-    An arm that takes steps has error and AUC at each rate, prototypes have the error at each scale and limit.
+    An arm that takes steps has error and AUC at each rate, prototypes have the error at each scale and limit. ``where``
+    is "shop" or "films".
     """
     valid, found = users.valid.shots(SHOTS), {}
-    for name, (learner, _) in settings.stepping.items():
-        models, found[name] = train(learner, users.train, seeds, settings.hidden, steps), {}
-        for rate in _RATES:
+    for name, learner in LEARNERS[where].items():
+        models, found[name] = train(learner, users.train, seeds, WIDTHS[where], steps), {}
+        for rate in SETTINGS["steps_rates"]:
             answers = adapt_and_answer(learner, models, valid, rate, (INNER_STEPS,))[0]
             scores = _measures(answers, answers, valid)
             found[name][rate] = tuple(float(s.nan_to_num(torch.inf).mean()) for s in scores)
-    for name, tastes in _train_tastes(users, settings, seeds, steps).items():
+    for name, tastes in train_both(users, SETTINGS[where]["tastes"], WIDTHS[where], seeds, steps).items():
         found[name] = score_stars(tastes, valid)
     return found
-
-
-def _train_tastes(
-    users: ColdStart, settings: Settings, seeds: Sequence[int], steps: int, label: str = ""
-) -> dict[str, Tastes]:
-    ways = {"prototypes": (settings.rate, 0.0), "prototypes, pulled": settings.pulled}
-
-    def learn(name: str) -> Tastes:
-        rate, weight = ways[name]
-        title = f"{label}, {name}" if label else ""
-        return train_tastes(users.train, seeds, rate, settings.hidden, weight, steps, title)
-
-    return concurrently_for(ways, learn)
 
 
 def _measures(for_error: Tensor, for_auc: Tensor, tasks: Tasks) -> tuple[Tensor, Tensor]:
@@ -150,7 +93,7 @@ class Served:
 
     Attributes
     ----------
-    error, auc : dict {arm: Tensor (S,)}
+    error, auc : Scores
         Mean absolute error in stars, and AUC within users.
     everybody : Tensor, (S,)
         AUC of everybody's prototypes, without the user's own ratings.
@@ -159,45 +102,48 @@ class Served:
     users : ColdStart
     """
 
-    error: dict[str, Tensor]
-    auc: dict[str, Tensor]
+    error: Scores
+    auc: Scores
     everybody: Tensor
     tastes: dict[str, Tastes]
     users: ColdStart
 
 
 def serve(
-    users: ColdStart, settings: Settings, seeds: Sequence[int], steps: int = STEPS, label: str = "",
-    tastes: Mapping[str, Tastes] | None = None,
+    users: ColdStart, where: str, seeds: Sequence[int], steps: int = STEPS, tastes: Mapping[str, Tastes] | None = None,
+    answers: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Served:  # fmt: skip
     """Train every arm on the same users for as many updates, and let each serve the users to be judged.
 
-    ``tastes`` are networks for the arms with prototypes, if there are some already.
+    ``tastes`` are networks for the arms with prototypes, if there are some already; ``answers`` are those of ways that
+    need no network, (S, T, Q).
     """
-    test, error, auc = users.test.shots(SHOTS), {}, {}
-    error["own mean"], auc["own mean"] = _measures(own_mean(test), own_mean(test), test)
+    test = users.test.shots(SHOTS)
 
     def learn(name: str) -> tuple[Tensor, Tensor]:
-        learner, for_auc = settings.stepping[name]
-        models = train(learner, users.train, seeds, settings.hidden, steps, f"{label}, {name}")
-        rates = (learner.rate, for_auc)
-        answers = [adapt_and_answer(learner, models, test, rate, (INNER_STEPS,))[0] for rate in rates]
-        return _measures(*answers, test)
+        learner = LEARNERS[where][name]
+        models = train(learner, users.train, seeds, WIDTHS[where], steps, f"{where}, {name}")
+        rates = (learner.rate, SETTINGS[where]["rate_for_auc"][name])
+        return _measures(*(adapt_and_answer(learner, models, test, rate, (INNER_STEPS,))[0] for rate in rates), test)
 
-    for name, measures in concurrently_for(settings.stepping, learn).items():
-        error[name], auc[name] = measures
-    tastes = tastes or _train_tastes(users, settings, seeds, steps, label)
+    found = {"own mean": _measures(own_mean(test), own_mean(test), test), **concurrently_for(STEPPING, learn)}
+    chosen = SETTINGS[where]["tastes"]
+    tastes = tastes or train_both(users, chosen, WIDTHS[where], seeds, steps, where)
     for name, trained in tastes.items():
         odds = log_odds(trained, test)
-        error[name], auc[name] = _measures(as_ratings(odds, test, *settings.stars[name]), odds, test)
-    everybody = within_user_auc(log_odds(tastes["prototypes, pulled"], test, EVERYBODY), test)
-    return Served(error, auc, everybody, dict(tastes), users)
+        found[name] = _measures(as_ratings(odds, test, *chosen[name]["stars"]), odds, test)
+    found |= {name: _measures(known, known, test) for name, known in answers.items()}
+    error, auc = ({name: both[k] for name, both in found.items()} for k in (0, 1))
+    everybody = within_user_auc(log_odds(tastes[PULLED], test, EVERYBODY), test)
+    return Served(
+        Scores.of("mean absolute error, stars", error), Scores.of("AUC within users", auc), everybody, dict(tastes), users
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=2)
 def serve_in_shop(seeds: tuple[int, ...] = SEEDS, steps: int = STEPS, shop: Shop = SHOP) -> Served:
     """Compare the arms in lesson 04's shop."""
-    return serve(shop_users(shop, seeds), SHOP_SETTINGS, seeds, steps, "shop")
+    return serve(shop_users(shop, seeds), "shop", seeds, steps)
 
 
 def serve_films(ranked: FilmRanking, seeds: tuple[int, ...] = SEEDS, steps: int = STEPS) -> Served:
@@ -205,10 +151,8 @@ def serve_films(ranked: FilmRanking, seeds: tuple[int, ...] = SEEDS, steps: int 
 
     One more way needs no network: the film's mean rating plus how generous the user has been.
     """
-    served, test = serve(ranked.users, FILM_SETTINGS, seeds, steps, "films", ranked.tastes), ranked.users.test
-    known = film_mean_and_offset(test)
-    served.error["film mean + offset"], served.auc["film mean + offset"] = _measures(known, known, test)
-    return served
+    known = {"film mean + offset": film_mean_and_offset(ranked.users.test)}
+    return serve(ranked.users, "films", seeds, steps, ranked.tastes, known)
 
 
 # What it costs.
@@ -236,25 +180,23 @@ def measure_costs(width: int = 16, queries: int = 20, repeats: int = 20) -> dict
         "fine-tuning": MAMLRecommender(width, HIDDEN, inner_steps=INNER_STEPS),
         "MAML": MAMLRecommender(width, HIDDEN, inner_steps=INNER_STEPS),
         "Reptile": ReptileRecommender(width, HIDDEN, inner_steps=INNER_STEPS + 1, inner_batch_size=SHOTS),
-        "prototypes": PrototypicalNetworkRecommender(width, EMBEDDING, HIDDEN),
-        "prototypes, pulled": PrototypicalNetworkRecommender(width, EMBEDDING, HIDDEN),
+        PLAIN: PrototypicalNetworkRecommender(width, EMBEDDING, HIDDEN),
+        PULLED: PrototypicalNetworkRecommender(width, EMBEDDING, HIDDEN),
     }
     work = {name: _work(name, network, tasks, mine) for name, network in networks.items()}
     work["own mean"] = (lambda: None, lambda: mine[1].mean().expand(queries))
-    times = _median_ms([act for acts in work.values() for act in acts], repeats)
+    times = milliseconds_by_turns([act for acts in work.values() for act in acts], repeats).median(0).values
     parameters = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
-    return {
-        name: Cost(parameters.get(name, 0), *pair)
-        for name, pair in zip(work, zip(times[::2], times[1::2], strict=True), strict=True)
-    }
+    pairs = zip(work, times.view(-1, 2).tolist(), strict=True)
+    return {name: Cost(parameters.get(name, 0), *pair) for name, pair in pairs}
 
 
 def _work(name: str, network, tasks: tuple[Tensor, ...], mine: tuple[Tensor, ...]) -> tuple[Callable, Callable]:
     """Return the work of an update, and that of serving one new user."""
     support_x, support_y, query_x, query_y = tasks
     everything = torch.cat([support_x, query_x], dim=1), torch.cat([support_y, query_y], dim=1)
-    if name.startswith("prototypes"):
-        weight = 0.0 if name == "prototypes" else SHOP_SETTINGS.pulled[1]
+    if name in (PLAIN, PULLED):
+        weight = SETTINGS["shop"]["tastes"][name]["weight"]
         return _taste_update(network, tasks, weight), _taste_answer(network, *mine, weight)
     x, y = everything[0].flatten(0, 1), everything[1].flatten()
     steps = {
@@ -303,33 +245,15 @@ def _taste_answer(network, own_x: Tensor, own_y: Tensor, query_x: Tensor, weight
     return answer
 
 
-def _median_ms(acts: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Return the median time of each, taken by turns, so that a busy moment of the machine meets all of them."""
-    times = torch.zeros(repeats + 3, len(acts))
-    for turn in times:
-        for k, act in enumerate(acts):
-            started = time.perf_counter()
-            act()
-            turn[k] = 1e3 * (time.perf_counter() - started)
-    return times[3:].median(0).values.tolist()
-
-
 def table(shop: Served, films: Served | None, costs: Mapping[str, Cost]) -> str:
     """Return quality beside cost as text, one line per arm."""
     heads = ("shop error", "AUC", "films error", "AUC", "an update", "a new user", "parameters")
-    widths = (12, 7, 13, 7, 11, 12, 12)
-    lines = [f"{'':<19}" + "".join(f"{head:>{width}}" for head, width in zip(heads, widths, strict=True))]
-    for name in (*ARMS, *(name for name in (films.error if films else ()) if name not in ARMS)):
-        cells = [_mean(scores, name) for served in (shop, films) for scores in _both(served)]
+    measured = [scores for served in (shop, films) for scores in ((served.error, served.auc) if served else ({}, {}))]
+    rows = [("", heads)]
+    for name in dict.fromkeys((*ARMS, *measured[2])):
+        cells = [f"{float(scores[name].mean()):.3f}" if name in scores else "" for scores in measured]
         cost = costs.get(name)
-        cells += [f"{cost.update:.1f} ms", f"{cost.serve:.2f} ms", f"{cost.parameters:,}"] if cost else [""] * 3
-        lines.append(f"{name:<19}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)))
+        rows.append((name, cells + ([f"{cost.update:.1f} ms", f"{cost.serve:.2f} ms", f"{cost.parameters:,}"] if cost else [""] * 3)))
+    widths = (12, 7, 13, 7, 11, 12, 12)
+    lines = (f"{name:<19}" + "".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True)) for name, cells in rows)
     return "\n".join(line.rstrip() for line in lines)
-
-
-def _both(served: Served | None) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-    return (served.error, served.auc) if served else ({}, {})
-
-
-def _mean(scores: Mapping[str, Tensor], name: str) -> str:
-    return f"{float(scores[name].mean()):.3f}" if name in scores else ""
