@@ -90,7 +90,7 @@ class Claim:
             "above": f"above {first:g}",
             "below": f"below {first:g}",
             "inside": f"between {first:g} and {last:g}",
-            "contains": f"around {first:g}, and reach at most {last:g} to each side",
+            "contains": f"around {first:.4g}, and reach at most {last:g} to each side",
         }[self.kind]
 
     @property

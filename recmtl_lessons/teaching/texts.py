@@ -71,13 +71,13 @@ def read_yaml(path: Path) -> Table:
         return f"{path.name}, line {node.start_mark.line + 1}"
 
     def table(loader: Loader, node: yaml.MappingNode) -> Table:
-        pairs = [(loader.construct_object(k, True), loader.construct_object(v, True)) for k, v in node.value]
-        made = Table(pairs)
+        names = [name.value for name, _ in node.value]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{place_of(node)}: got {twice!r} twice, expected each name once")
+        loader.flatten_mapping(node)  # what "<<" merges
+        made = Table((loader.construct_object(k, True), loader.construct_object(v, True)) for k, v in node.value)
         made.place = place_of(node)
-        if len(made) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"{made.place}: got {twice!r} twice, expected each name once")
         return made
 
     Loader.add_constructor("tag:yaml.org,2002:map", table)

@@ -11,6 +11,17 @@ import time
 import nbformat
 import pytest
 
+from recmtl_lessons.lessons import (
+    cross_domain_transfer,
+    distilled_q,
+    domain_adversarial,
+    domain_attention,
+    hierarchical,
+    maml,
+    policy,
+    prototypical,
+    reptile,
+)
 from tests.support.cells import cells_for
 
 WIDGETS = ".recmtl-explorer, .recmtl-ask"
@@ -76,12 +87,22 @@ def move_all(explorers, take_picture, lesson):
         speak_of(explorer)
 
 
-def predict(page, expecting, choice):
-    """Commit to a prediction that begins with these words."""
-    first = page.locator(".recmtl-ask").first
-    first.get_by_role("radio", name=choice).check()
+def predict(page, expecting, lesson, choice):
+    """Commit to the prediction of this key."""
+    first, text = page.locator(".recmtl-ask").first, lesson.prediction.choices[choice].text
+    first.get_by_role("radio", name=text, exact=True).check()
     first.get_by_role("button", name="Commit").click()
-    expecting(first).to_contain_text(f"Your prediction: {choice}")
+    expecting(first).to_contain_text(f"Your prediction: {text}")
+
+
+def outermost(page):
+    """Questions that are no part of another."""
+    return page.locator(".recmtl-ask:not(.recmtl-ask .recmtl-ask)")
+
+
+def reveal(notebook, more):
+    """Run the cell that lays the prediction beside what came out, and those it needs; return what it shows."""
+    return str(notebook.run_cell(more(notebook, OUTCOME)[-1]))
 
 
 def speak_of(explorer):
@@ -143,7 +164,8 @@ def ran(lab, open_notebook, measured, pytestconfig):
 
     def run(name, *texts):
         notebook = open_notebook(lab, name)
-        cells = cells_for(nbformat.read(pytestconfig.rootpath / "notebooks" / name, 4), *texts)
+        notebook.committed = nbformat.read(pytestconfig.rootpath / "notebooks" / name, 4)
+        notebook.ran = cells = cells_for(notebook.committed, *texts)
         started = time.monotonic()
         if os.environ.get("RECMTL_SCREENSHOTS"):
             notebook.run_all()
@@ -159,14 +181,29 @@ def ran(lab, open_notebook, measured, pytestconfig):
     return run
 
 
+@pytest.fixture
+def more():
+    """Run what showed a text when the notebook was committed, and of what it needs those cells that have not run."""
+
+    def run(notebook, text):
+        needed = cells_for(notebook.committed, text, widgets=False)
+        for cell in needed[:-1]:
+            if cell not in notebook.ran:
+                notebook.run_cell(cell)
+        notebook.ran = sorted({*notebook.ran, *needed})
+        return needed
+
+    return run
+
+
 def test_the_shipped_setting_is_in_force(lab):
     served = lab.get("lab/api/settings/@jupyterlab/apputils-extension:kernels-settings")
     assert served["settings"] == {}  # nobody set it here
     assert served["schema"]["properties"]["commsOverSubshells"]["default"] == "disabled"
 
 
-def test_start_here(ran, expecting, take_picture):
-    notebook = ran("00_start_here.ipynb", OUTCOME, "0 of 4 done")
+def test_start_here(ran, more, expecting, take_picture):
+    notebook = ran("00_start_here.ipynb", "0 of 4 done")
     page = notebook.page
     (explorer,) = notebook.explorers
     assert every_control_has_a_name(notebook) == {"slider", "spinbutton", "button", "radio"}
@@ -200,10 +237,8 @@ def test_start_here(ran, expecting, take_picture):
     quiz.get_by_role("button", name="Check").press("Enter")
     expecting(quiz).to_contain_text("Zero lies inside the interval")
 
-    cells = notebook.outputs()
-    revealed = next(k for k, outputs in enumerate(cells) if OUTCOME in str(outputs))
-    assert "Not as you predicted" in str(notebook.run_cell(revealed))
-    show_map = next(k for k, outputs in enumerate(cells) if "0 of 4 done" in str(outputs))
+    assert "Not as you predicted" in reveal(notebook, more)
+    show_map = next(k for k, outputs in enumerate(notebook.outputs()) if "0 of 4 done" in str(outputs))
     assert "3 of 4 done" in str(notebook.run_cell(show_map))
 
     fits(notebook)
@@ -222,15 +257,9 @@ def test_domain_adversarial(ran, lab, open_notebook, expecting, take_picture):
             take_picture(explorer.root, f"01_explorer{n}_after_slider{k}")
         speak_of(explorer)
 
-    predict(page, expecting, "Below 0.50")
+    predict(page, expecting, domain_adversarial, "backwards")
 
-    answer_the_study_question(
-        page.locator(".recmtl-ask").nth(1), expecting, "lam",
-        ("Those of the encoder, and of no other", "This one classifier cannot", "It stays"),
-        "this lesson's negative control",
-        "One encoder is shared. A domain classifier tries to tell the domains apart; its gradient is reversed on the "
-        "way back, times lambda. Labels come from the source only. It fails where nothing common remains.",
-    )  # fmt: skip
+    answer_the_study_question(outermost(page).nth(1), expecting, "lam", domain_adversarial.study_question())
     assert every_control_has_a_name(notebook) >= {"radio", "textbox"}  # those that opened on the way
     fits(notebook)
     whole_page(notebook, take_picture, "01")
@@ -242,8 +271,48 @@ def test_domain_adversarial(ran, lab, open_notebook, expecting, take_picture):
     assert "4 of 7 done" in str(start_page.outputs()[1])  # all but the exercises
 
 
-def test_cross_domain_transfer(ran, expecting, take_picture):
-    notebook = ran("02_cross_domain_transfer.ipynb", OUTCOME)
+RIGHT = """
+    shared = Reversal.apply(encoder(torch.cat([home, abroad])), lam)
+    domains = torch.tensor([0] * len(home) + [1] * len(abroad))
+    task = F.binary_cross_entropy_with_logits(task_head(encoder(home)), clicks)
+    return task + F.cross_entropy(domain_classifier(shared), domains)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "low", "high", "verdict"),
+    [
+        (RIGHT, 0.8, 1.0, "Right."),
+        (RIGHT.replace("Reversal.apply(encoder(torch.cat([home, abroad])), lam)", "encoder(torch.cat([home, abroad]))"),
+         0.2, 0.6, "There is no reversal"),
+        (RIGHT.replace("clicks)", "clicks[:3])"), None, None, "Your code raised"),
+    ],
+    ids=["right", "no reversal", "wrong shape"],
+)  # fmt: skip
+def test_an_objective_of_ones_own_trains(lab, open_notebook, pytestconfig, take_picture, body, low, high, verdict):
+    """Right or wrong it trains, and the picture shows where it lands; an error is one line."""
+    cells = nbformat.read(pytestconfig.rootpath / "notebooks" / "01_domain_adversarial.ipynb", 4).cells
+    imports, reversal, written, trained = (
+        next(c.source for c in cells if c.cell_type == "code" and text in c.source)
+        for text in ("import torch", "class Reversal", "def my_objective", "exercise_objective.train")
+    )
+    written = written.replace("    return NotImplemented  # your lines\n", body.lstrip("\n"))
+    notebook = open_notebook(lab, lab.write("yours.ipynb", imports, reversal, written, trained))
+    notebook.run_all()
+    assert notebook.errors() == []
+    *_, checked, drawn = notebook.outputs()
+    assert verdict in str(checked)
+    take_picture(notebook.page, f"01_yours_{verdict.split()[0]}")
+    came = re.search(r"Yours, 8 networks: AUC abroad ([\d.]+)", str(drawn))
+    if low is None:
+        assert came is None
+        assert "Your code raised" in str(drawn)
+    else:
+        assert low < float(came[1]) < high
+
+
+def test_cross_domain_transfer(ran, more, expecting, take_picture):
+    notebook = ran("02_cross_domain_transfer.ipynb")
     page = notebook.page
     assert every_control_has_a_name(notebook) >= {"slider", "spinbutton", "button", "radio"}
     for n, explorer in enumerate(notebook.explorers):
@@ -256,10 +325,8 @@ def test_cross_domain_transfer(ran, expecting, take_picture):
         explorer.settle(seed=1)
     assert n == 1
 
-    predict(page, expecting, "It rises: the films")
-    cells = notebook.outputs()
-    revealed = next(k for k, outputs in enumerate(cells) if OUTCOME in str(outputs))
-    assert "As you predicted" in str(notebook.run_cell(revealed))
+    predict(page, expecting, cross_domain_transfer, "rises")
+    assert "As you predicted" in reveal(notebook, more)
     fits(notebook)
     whole_page(notebook, take_picture, "02")
     assert notebook.errors() == []
@@ -283,25 +350,10 @@ def test_domain_attention(ran, expecting, take_picture):
         look.settle(out=shop)
         take_picture(look.root, f"03_without_{shop}")
 
-    predict = page.locator(".recmtl-ask").first
-    predict.get_by_role("radio").nth(1).check()
-    predict.get_by_role("button", name="Commit").click()
-    expecting(predict).to_contain_text("Your prediction:")
-    asked = page.locator(".recmtl-ask:not(.recmtl-ask .recmtl-ask)")
-    answer_the_study_question(
-        asked.nth(1), expecting, "asked",
-        ("The other shops share it", "Yes, by weighing long histories", "The score can do without it"),
-        "Yes, and no more than that",
-        "The shop asked about makes a query, each history a key and a value. The weights sum to 1. They are learned "
-        "from the clicks and follow how related the shops are. A long history gets more. Missing ones are masked.",
-    )  # fmt: skip
-    answer_the_study_question(
-        asked.nth(2), expecting, "temperature",
-        ("Features that are made to hide the shop", "Aligning features, by an opponent", "It weighs the sources"),
-        "copes with those that are missing",
-        "Adversarial training hides the domain in the features. MMD is a distance between distributions. Shared users "
-        "need overlap. Attention weighs several sources for each user. It fails where alike means something else.",
-    )  # fmt: skip
+    predict(page, expecting, domain_attention, "less")
+    asked = outermost(page)
+    answer_the_study_question(asked.nth(1), expecting, "asked", domain_attention.study_attention())
+    answer_the_study_question(asked.nth(2), expecting, "temperature", domain_attention.study_mechanisms())
     fits(notebook)
     whole_page(notebook, take_picture, "03")
     assert notebook.errors() == []
@@ -337,7 +389,7 @@ def test_maml(ran, expecting, take_picture):
     take_picture(desk.root, "04_explorer2_nothing_rated")
     speak_of(desk)
 
-    predict(page, expecting, "smaller")
+    predict(page, expecting, maml, "larger")
     fits(notebook)
     whole_page(notebook, take_picture, "04")
     assert notebook.errors() == []
@@ -358,14 +410,8 @@ def test_reptile(ran, expecting, take_picture):
     race.button("New seed").click()
     race.settle(seed=1)
 
-    predict(page, expecting, "Joint training")
-    answer_the_study_question(
-        page.locator(".recmtl-ask:not(.recmtl-ask .recmtl-ask)").nth(1), expecting, "meta_lr",
-        ("MAML: the gradient", "It about doubles for MAML", "How each gradient changes"),
-        "No second derivative is ever computed for it",
-        "Both learn a starting point. MAML follows the gradient of the query loss back through the steps, with second "
-        "derivatives and more memory. Reptile moves towards where the steps end. With one step it is joint training.",
-    )  # fmt: skip
+    predict(page, expecting, reptile, "joint")
+    answer_the_study_question(outermost(page).nth(1), expecting, "meta_lr", reptile.study_question())
     fits(notebook)
     whole_page(notebook, take_picture, "05")
     assert notebook.errors() == []
@@ -386,22 +432,15 @@ def test_prototypical(ran, expecting, take_picture):
     pull.root.get_by_label("Users of").select_option("shop")
     pull.settle(where="shop")
 
-    predict(page, expecting, "One episode of 20")
-    answer_the_study_question(
-        page.locator(".recmtl-ask:not(.recmtl-ask .recmtl-ask)").nth(1), expecting, "weight",
-        ("What holds for everybody", "On validation users", "They may be worth nothing"),
-        "sorted hardly better than guessing",
-        "Users are tasks with support and query. The encoder is shared by all. Before the first rating everybody's "
-        "answer is served. Few ratings are pulled towards everybody's prototypes, many are believed. Settings are "
-        "chosen on validation users, and it is judged on test users, against the mean.",
-    )  # fmt: skip
+    predict(page, expecting, prototypical, "twenty")
+    answer_the_study_question(outermost(page).nth(1), expecting, "weight", prototypical.study_cold_start())
     fits(notebook)
     whole_page(notebook, take_picture, "06")
     assert notebook.errors() == []
 
 
-def test_policy(ran, expecting, take_picture):
-    notebook = ran("07_policy.ipynb", OUTCOME)
+def test_policy(ran, more, expecting, take_picture):
+    notebook = ran("07_policy.ipynb")
     page = notebook.page
     session, training = notebook.explorers
     assert every_control_has_a_name(notebook) >= {"slider", "spinbutton", "combobox", "button", "radio", "textbox"}
@@ -430,18 +469,9 @@ def test_policy(ran, expecting, take_picture):
     speak_of(training)
     take_picture(training.root, "07_explorer1_nothing_left")
 
-    predict(page, expecting, "About six tenths")
-    cells = notebook.outputs()
-    revealed = next(k for k, outputs in enumerate(cells) if OUTCOME in str(outputs))
-    assert "As you predicted" in str(notebook.run_cell(revealed))
-    answer_the_study_question(
-        page.locator(".recmtl-ask:not(.recmtl-ask .recmtl-ask)").nth(1), expecting, "discount",
-        ("It goes: what is shown", "The reward plus the discounted value", "About as much as one network"),
-        "On 48 others it cost a little",
-        "What is shown satiates the user, so the harm comes later and a myopic bandit does not see it. Tastes are "
-        "hidden. There are few sessions, and exploring costs. Tasks may help or interfere, each with its own actions. "
-        "At a time limit one must bootstrap. Compare with a bandit and with the optimum.",
-    )  # fmt: skip
+    predict(page, expecting, policy, "six-tenths")
+    assert "As you predicted" in reveal(notebook, more)
+    answer_the_study_question(outermost(page).nth(1), expecting, "discount", policy.study_question())
     fits(notebook)
     whole_page(notebook, take_picture, "07")
     assert notebook.errors() == []
@@ -470,22 +500,15 @@ def test_distilled_q(ran, expecting, take_picture):
     take_picture(school.root, "08_explorer0_rewards_alone")
     speak_of(school)
 
-    predict(page, expecting, "T = 1")
-    answer_the_study_question(
-        page.locator(".recmtl-ask:not(.recmtl-ask .recmtl-ask)").nth(1), expecting, "temperature",
-        ("How good every other action is", "The distillation's gradient falls", "It does as its teacher does"),
-        "It falls as 1/T²",
-        "A teacher for each task, and one student for all of them. It learns the probabilities of all actions from its "
-        "teachers. A low temperature leaves the best action alone. It needs fewer parameters, and it learns its "
-        "teachers' mistakes too.",
-    )  # fmt: skip
+    predict(page, expecting, distilled_q, "one")
+    answer_the_study_question(outermost(page).nth(1), expecting, "temperature", distilled_q.study_question())
     fits(notebook)
     whole_page(notebook, take_picture, "08")
     assert notebook.errors() == []
 
 
-def test_hierarchical(ran, expecting, take_picture):
-    notebook = ran("09_hierarchical.ipynb", OUTCOME)
+def test_hierarchical(ran, more, expecting, take_picture):
+    notebook = ran("09_hierarchical.ipynb")
     page = notebook.page
     by_hand, training = notebook.explorers
     assert every_control_has_a_name(notebook) >= {"slider", "spinbutton", "combobox", "button", "radio", "textbox"}
@@ -505,43 +528,45 @@ def test_hierarchical(ran, expecting, take_picture):
     training.button("Reset").click()
     training.settle(goal_steps=20, clicks_needed=8)
 
-    predict(page, expecting, "About 0.1")
-    cells = notebook.outputs()
-    revealed = next(k for k, outputs in enumerate(cells) if OUTCOME in str(outputs))
-    assert "As you predicted" in str(notebook.run_cell(revealed))
-    answer_the_study_question(
-        page.locator(".recmtl-ask:not(.recmtl-ask .recmtl-ask)").nth(1), expecting, "goal_steps",
-        ("From the first: there it chose", "It prefers goals that are easily reached", "γ to the power of k times V"),
-        "The same discount a step as in a flat policy",
-        "A meta-controller chooses a goal, which is kept for several steps. The goal's controller chooses actions and "
-        "is paid intrinsic reward. The meta-controller gets the environment's rewards, with a semi-Markov target. It "
-        "helps when rewards are late, and it rests on well designed goals.",
-    )  # fmt: skip
+    predict(page, expecting, hierarchical, "half")
+    assert "As you predicted" in reveal(notebook, more)
+    answer_the_study_question(outermost(page).nth(1), expecting, "goal_steps", hierarchical.study_question())
     fits(notebook)
     whole_page(notebook, take_picture, "09")
     assert notebook.errors() == []
 
 
-def answer_the_study_question(study, expecting, control, choices, explanation, answer):
+def answer_the_study_question(study, expecting, control, question):
     """All five steps, with the evidence that the explorer above kept, in which ``control`` occurs."""
-    press = lambda name: study.get_by_role("button", name=name, exact=True).click()  # noqa: E731
+    press = lambda name: study.get_by_role("button", name=name, exact=True).first.click()  # noqa: E731
     study.get_by_label("Your answer").first.fill("It learns what both shops have in common.")
     press("Commit")
     expecting(study).to_contain_text("Your first answer is kept")
-    press("Record what I tried in the explorer")
+    press("Record what I tried")
     expecting(study).to_contain_text("Recorded so far")
     expecting(study).to_contain_text(control)
-    study.get_by_label("What I tried").fill("0.3 by hand")
-    study.get_by_label("What came out").fill("the AUC rose")
-    press("Record")
-    expecting(study).to_contain_text("the AUC rose")
-    for k, choice in enumerate(choices):
-        check = study.locator(".recmtl-ask").nth(k)
-        check.get_by_role("radio", name=choice).check()
-        check.get_by_role("button", name="Check", exact=True).click()
-    expecting(study).to_contain_text(explanation)
-    study.get_by_label("Your answer").nth(1).fill(answer)
-    press("Commit and weigh")
-    expecting(study).to_contain_text("Your answer touches")
+    study.get_by_label("My notes").fill("the AUC rose")
+    press("Keep my note")
+    expecting(study).to_contain_text("Your notes")
+    for k, check in enumerate(question.checks):
+        option = check.choices[check.correct]
+        asked = study.locator(".recmtl-ask").nth(k)
+        asked.get_by_role("radio", name=option.text, exact=True).check()
+        asked.get_by_role("button", name="Check", exact=True).click()
+        expecting(asked).to_contain_text(plain(option.why)[:60])
+    study.get_by_label("Your answer").nth(1).fill("In the end it is what both have in common.")
+    study.get_by_role("button", name="Commit", exact=True).nth(1).click()
+    expecting(study).to_contain_text("Your final answer is kept")
     press("Show the worked answer")
+    expecting(study).to_contain_text("Which of them had your answer?")
     expecting(study).to_contain_text("What you tried")
+    study.get_by_role("button", name="I had this", exact=True).first.click()
+    seen = study.get_by_role("button", name="Now I see it", exact=True).last
+    seen.focus()
+    seen.press("Enter")  # by keyboard this time
+    expecting(seen).to_have_class(re.compile("mod-active"))
+
+
+def plain(text):
+    """What is read of a text: without the marks of code and emphasis."""
+    return re.sub(r"[`*]", "", text)

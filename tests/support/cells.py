@@ -7,8 +7,8 @@ from nbformat import NotebookNode
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
-def cells_for(notebook: NotebookNode, *texts: str) -> list[int]:
-    """Numbers of the cells that showed a widget or one of the texts when the notebook was executed, and all they need.
+def cells_for(notebook: NotebookNode, *texts: str, widgets: bool = True) -> list[int]:
+    """Numbers of the cells that showed one of the texts when the notebook was executed, or a widget, and all they need.
 
     A cell needs the last cells before it that gave a value to a name that it reads.
     """
@@ -18,14 +18,14 @@ def cells_for(notebook: NotebookNode, *texts: str) -> list[int]:
         if cell.cell_type != "code":
             continue
         given, read = _names(cell.source)
-        if given & wanted or _showed(cell, texts):
+        if given & wanted or _showed(cell, texts, widgets):
             chosen.append(number)
             wanted = (wanted - given) | read
     return chosen[::-1]
 
 
-def _showed(cell: NotebookNode, texts: tuple[str, ...]) -> bool:
-    widget = any(WIDGET in output.get("data", {}) for output in cell.outputs)
+def _showed(cell: NotebookNode, texts: tuple[str, ...], widgets: bool) -> bool:
+    widget = widgets and any(WIDGET in output.get("data", {}) for output in cell.outputs)
     return widget or any(text in str(cell.outputs) for text in texts)
 
 

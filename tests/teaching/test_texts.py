@@ -145,6 +145,12 @@ def test_a_key_that_is_not_there_is_named(texts):
         texts().quiz("other")
 
 
+def test_a_mapping_may_take_over_from_another(tmp_path):
+    path = tmp_path / "settings.yaml"
+    path.write_text("base: &base {a: 1, b: 2}\nother: {<<: *base, b: 3}\n", encoding="utf-8")
+    assert read_yaml(path)["other"] == {"a": 1, "b": 3}
+
+
 def test_settings_are_plain_values(tmp_path):
     path = tmp_path / "settings.yaml"
     path.write_text("rates: [0.1, 0.2]\nchosen: {joint: 0.1}\nwords: [no, on, true]\n", encoding="utf-8")
