@@ -41,19 +41,24 @@ class Ran:
         What it returned.
     error : BaseException or None
         What it raised instead.
+    before : dict
+        The inputs.
     given : dict
         The copies of the inputs that it got, as it left them.
-    changed : tuple of str
-        Names of the inputs that it changed.
     asking : list of Tensor
         The copies that asked for a gradient when it got them.
     """
 
     value: Any
     error: BaseException | None
+    before: Case
     given: dict[str, Any]
-    changed: tuple[str, ...]
     asking: list[Tensor]
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """Names of the inputs that are no longer what they were: looked at anew, since a backward may change them."""
+        return tuple(name for name, value in self.before.items() if not _untouched(value, self.given[name]))
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,7 @@ def run(answer: Any, case: Case, call: Callable) -> Ran:
         raise
     except BaseException as raised:  # sys.exit() among them: a learner's cell must not end the kernel
         error = raised
-    changed = tuple(name for name, before in case.items() if not _untouched(before, given[name]))
-    return Ran(value, error, given, changed, asking)
+    return Ran(value, error, case, given, asking)
 
 
 def seen(ran: Ran, like: Any) -> Seen:
@@ -222,9 +226,10 @@ def _untouched(before: Any, after: Any) -> bool:
 
 
 def _weighed(returned: Tensor) -> Tensor:
-    """A sum in which every finite number counts, each by a weight of its own."""
+    """A sum in which every finite number counts, each by a weight of its own, one in two below 0."""
     generator = torch.Generator().manual_seed(0)
     weights = 0.5 + torch.rand(returned.shape, generator=generator, dtype=torch.float64)
+    weights.view(-1)[1::2] *= -1
     return (weights * torch.where(torch.isfinite(returned), returned, 0.0)).sum()
 
 

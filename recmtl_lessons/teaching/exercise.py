@@ -280,9 +280,10 @@ class Exercise:
         experiment, result, said = self.experiment, None, unattempted()
         if not _is_unwritten(answer):
             result, said = self._trained(answer)
-        figure = new_figure(*experiment.size)
-        experiment.draw(result, figure)
-        show(figure, experiment.alt if result is None else experiment.describe(result))
+        if said is None or said.kind != "wrong":
+            figure = new_figure(*experiment.size)
+            experiment.draw(result, figure)
+            show(figure, experiment.alt if result is None else experiment.describe(result))
         if result is not None:
             text = experiment.describe(result)
             self.history.append(({"trained": getattr(answer, "__name__", "an answer")}, text))
@@ -310,7 +311,7 @@ class Exercise:
     def _judged(self, answer: Any) -> Outcome:
         if _is_unwritten(answer):
             return unattempted()
-        if not callable(answer):
+        if not callable(answer) or (inspect.isclass(self.reference) and not inspect.isclass(answer)):
             kind = "a class" if inspect.isclass(self.reference) else "a function"
             return wrong(f"I expected {kind}, and got {brief(answer)}.")
         if self._judge_design is not None:
@@ -363,33 +364,50 @@ class Exercise:
         return None
 
     def _named(self, cases: Sequence[Case], ran: Sequence[Ran], wanted: Sequence[Ran]) -> str | None:
-        """The message of the mistake that does in every case what the answer did: all of it, or at least its values."""
+        """The message of the mistake that does in every case what the answer did.
+
+        Where the answer has no gradient at all, the values alone decide, unless they are right.
+        """
         by_values = None
         values_right = all(self._same(a, b, b)[0] for a, b in zip(ran, wanted, strict=True))
+        by_gradients = any(
+            part.requires_grad for a in ran for part in leaves(a.value) if isinstance(part, torch.Tensor)
+        )
         for mistake in self.mistakes:
             runs = [self._run(mistake.answer, case) for case in cases]
-            if all(run.error is not None for run in runs):
-                continue
             found = [self._same(*three) for three in zip(ran, runs, wanted, strict=True)]
             if all(values and rest for values, rest in found):
                 return mistake.message
-            if by_values is None and not values_right and all(values for values, _ in found):
+            if by_values is None and not (values_right or by_gradients) and all(values for values, _ in found):
                 by_values = mistake.message
         return by_values
 
     def _same(self, a: Ran, b: Ran, wanted: Ran) -> tuple[bool, bool]:
-        """Whether two runs agree in what they returned, and in gradients and in what they changed."""
-        if a.error is not None or b.error is not None:
-            return type(a.error) is type(b.error), True
+        """Whether two runs agree in what they returned or raised, and in gradients and in what they changed."""
+        errors = [self._error(run, wanted) for run in (a, b)]
+        if errors != [None, None]:
+            return errors[0] == errors[1], True
         try:
             try:
                 one, other = self._seen(a, wanted.value, a.given), self._seen(b, wanted.value, b.given)
             except Misfit:
                 one, other = seen(a, b.value), seen(b, b.value)
-            rest = alike(one.gradients, other.gradients) and one.attached == other.attached
-            return alike(one.values, other.values), rest and a.changed == b.changed
-        except (Misfit, BackwardError):
+        except Misfit:
             return False, False
+        rest = alike(one.gradients, other.gradients) and one.attached == other.attached
+        return alike(one.values, other.values), rest and a.changed == b.changed
+
+    def _error(self, ran: Ran, wanted: Ran) -> tuple[type, str] | None:
+        """What a run raised, on its way forward or back."""
+        error = ran.error
+        if error is None:
+            try:
+                self._seen(ran, wanted.value, ran.given)
+            except BackwardError as backward:
+                error = backward.__cause__
+            except Misfit:
+                pass
+        return None if error is None else (type(error), str(error))
 
     def _design_judged(self, answer: Any) -> Outcome:
         def ask(**case: Any) -> Any:

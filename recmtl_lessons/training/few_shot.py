@@ -5,15 +5,18 @@ those of the claims; the lessons' ``score_...`` functions choose again.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from recmtl_lessons.datasets.few_shot import SHOTS, Tasks
+from recmtl_lessons.datasets.few_shot import SHOTS, ColdStart, Tasks
 from recmtl_lessons.models import MAMLRecommender, ReptileRecommender
+from recmtl_lessons.training.jobs import concurrently_for
+from recmtl_lessons.training.scores import Scores
 from recmtl_lessons.training.stacked import ManyModels
 
 Params = dict[str, Tensor]
@@ -24,6 +27,7 @@ INNER_STEPS = 3  # of MAML in training, and of every learner for a new user
 GRADIENTS = USERS * (INNER_STEPS + 1)  # per update: for each user MAML's three inner ones and one on the query
 HIDDEN, FILM_HIDDEN = (32, 32), (32,)
 RATES = (0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15)  # for a new user: what was tried
+ERROR = "mean absolute error, stars"
 FIELDS = ("support_x", "support_y", "query_x", "query_y")
 
 
@@ -76,11 +80,16 @@ def adapt_and_answer(
             answers[mark], done = model(query_x, params).squeeze(1), mark  # (Q,)
         return torch.stack([answers[mark] for mark in steps])
 
-    def all_users(model, *tasks):
-        return torch.vmap(lambda *task: one_user(model, *task))(*tasks)  # (T, len(steps), Q)
+    return answer_each(one_user, models, tasks).movedim(2, 0)
 
-    answers = models.each(all_users, tasks.support_x, tasks.support_y, tasks.query_x)
-    return answers.movedim(2, 0).cpu()
+
+def answer_each(one_user: Callable, models: ManyModels, tasks: Tasks) -> Tensor:
+    """Return every network's answers to every user, (n_models, T, ...), by ``one_user(model, x, y, query_x)``."""
+
+    def all_users(model, *tasks):
+        return torch.vmap(lambda *task: one_user(model, *task))(*tasks)
+
+    return models.each(all_users, tasks.support_x, tasks.support_y, tasks.query_x).cpu()
 
 
 def errors(
@@ -107,6 +116,86 @@ def mean_error(answers: Tensor, tasks: Tasks) -> Tensor:
 def over_seeds(scores: Tensor) -> list[float]:
     """Return means over seeds, (..., S) -> (...); infinite where a training diverged, for NaN cannot be compared."""
     return scores.mean(-1).nan_to_num(nan=float("inf"), posinf=float("inf")).tolist()
+
+
+def score_rates(
+    learner: FewShotLearner,
+    known: Tasks,
+    valid: Tasks,
+    seeds: Sequence[int],
+    meta_rates: Sequence[float],
+    inner_rates: Sequence[float] | None = None,
+    hidden: Sequence[int] = HIDDEN,
+    rates: Sequence[float] = RATES,
+    steps: int = STEPS,
+) -> dict[tuple[float, float | None, float], float]:
+    """Score rates by the error on validation users, mean over the seeds: so they are chosen.
+
+    Keys are the outer rate, the rate of the inner steps in training (None: the learner's own, if it has any), and that
+    for a new user.
+    """
+    found = {}
+    for meta_lr in meta_rates:
+        arm = replace(learner, meta_lr=meta_lr)
+        models = train(arm, known, seeds, hidden, steps, rates=inner_rates)
+        for rate in rates:
+            scores = over_seeds(errors(arm, models, valid, rate, (INNER_STEPS,))[0])  # one an inner rate
+            found |= {(meta_lr, inner, rate): s for inner, s in zip(inner_rates or (None,), scores, strict=True)}
+    return found
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What learners make of the same new users with ten ratings.
+
+    Attributes
+    ----------
+    users : ColdStart
+    models : dict {arm: ManyModels}
+    by_step : Scores
+        Mean absolute error after some numbers of steps, which are the moments; the first is 0.
+    after : Scores
+        After the last of them; also of answers that need no network.
+    """
+
+    users: ColdStart
+    models: dict[Hashable, ManyModels]
+    by_step: Scores
+    after: Scores
+
+    @property
+    def before(self) -> Scores:
+        """The error without adapting."""
+        return replace(self.by_step, values=self.by_step.values[..., 0], steps=())
+
+
+def compare_learners(
+    learners: Mapping[Hashable, FewShotLearner],
+    users: ColdStart,
+    seeds: Sequence[int],
+    hidden: Sequence[int] = HIDDEN,
+    steps: int | Mapping[Hashable, int] = STEPS,
+    label: Callable[[Hashable], str] = str,
+    moments: Sequence[int] = (0, INNER_STEPS),
+    answers: Mapping[Hashable, Callable[[Tasks], Tensor]] = MappingProxyType({}),
+) -> Compared:
+    """Train every learner on the same users, and let each adapt to those to be judged with its own best rate.
+
+    Where learners differ in how long they take, the slowest should come first, so that none learns on alone. ``steps``
+    are updates of training, of all or of each. ``answers`` are functions of tasks that need no network.
+    """
+    test = users.test.shots(SHOTS)
+
+    def learn(name: Hashable) -> tuple[ManyModels, Tensor]:
+        updates, learner = steps if isinstance(steps, int) else steps[name], learners[name]
+        models = train(learner, users.train, seeds, hidden, updates, label(name))
+        return models, errors(learner, models, test, learner.rate, moments)[:, 0]  # (moments, S)
+
+    found = concurrently_for(learners, learn)
+    by_step = Scores.of(ERROR, {name: values.T for name, (_, values) in found.items()}, moments)
+    after = {name: values[-1] for name, (_, values) in found.items()}
+    after |= {name: mean_error(answer(test), test) for name, answer in answers.items()}
+    return Compared(users, {name: models for name, (models, _) in found.items()}, by_step, Scores.of(ERROR, after))
 
 
 def milliseconds_by_turns(acts: Sequence[Callable[[], object]], repeats: int) -> Tensor:

@@ -13,6 +13,7 @@ from recmtl_lessons.lessons import cross_domain_transfer as lesson
 from recmtl_lessons.lessons.cross_domain_transfer import genres, linking, matching, pictures
 from recmtl_lessons.models import squared_mmd
 from recmtl_lessons.teaching.style import new_figure
+from recmtl_lessons.training import Scores
 
 SMALL = (0, 1)
 TOWN = replace(linking.ACCOUNTS, n_users=60, n_items=40, interactions=1800)
@@ -63,23 +64,27 @@ def test_the_scores_of_a_match_are_those_of_its_networks(shops):
     models = matching.many_networks(shops, matching.OBJECTIVES["MMD"], {"weight": (0.0, 1.0)})
     list(models.train(20))
     result = matching.measured(models, shops)
-    assert [setting["weight"] for setting in result.settings] == [0.0, 1.0]
-    assert result.at(weight=1.0) == 1
+    assert result["abroad"].arms == (0.0, 1.0)
     for index in range(len(models)):
         setting, seed = divmod(index, len(SMALL))
         network = models.model(index)
-        for shop, scores in (("home", result.home_auc), ("abroad", result.abroad_auc)):
+        for shop in ("home", "abroad"):
             fields = shops.test[shop]
             expected = roc_auc_score(fields["click"][seed], network.predict(fields["x"][seed], "click"))
-            assert scores[setting, seed].item() == pytest.approx(expected, abs=1e-4)
-        home, abroad = (network.encode(shops.test[shop]["x"][seed, :200]) for shop in ("home", "abroad"))
-        assert result.mmd[setting, seed].item() == pytest.approx(squared_mmd(home, abroad).item(), abs=1e-5)
+            assert result[shop].values[setting, seed].item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_several_numbers_of_a_setting_name_its_arm(shops):
+    objective = lesson.click_objective_with(matching.mmd_at_a_fixed_bandwidth)
+    models = matching.many_networks(shops, objective, {"weight": (1.0, 2.0), "bandwidth": (0.1, 3.0)})
+    result = matching.measured(models, shops)
+    assert result["home"].arms == tuple((s["weight"], s["bandwidth"]) for s in models.settings[:: len(SMALL)])
 
 
 def test_the_pull_is_the_gradient_of_the_mmd(shops):
     pull = matching.pull_over_bandwidth((0.3, 1.0, 30.0), shops)
-    assert pull.shape == (len(SMALL), 3)
-    torch.testing.assert_close(pull.max(1).values, torch.ones(len(SMALL)))
+    assert pull.arms == (0.3, 1.0, 30.0)
+    torch.testing.assert_close(pull.values.max(0).values, torch.ones(len(SMALL)))
     models = matching.many_networks(shops, matching.OBJECTIVES["MMD"], {"weight": (1.0,)})
     network, rows = models.model(0), 4 * matching.ROWS
     home, abroad = (network.encode(shops.train[shop]["x"][0, :rows]).detach() for shop in ("home", "abroad"))
@@ -89,14 +94,14 @@ def test_the_pull_is_the_gradient_of_the_mmd(shops):
         abroad = abroad.detach().requires_grad_()
         squared_mmd(home, abroad, reach * sigma, (1.0,)).backward()
         sizes.append(abroad.grad.mean(0).norm())
-    torch.testing.assert_close(pull[0], torch.stack(sizes) / max(sizes), rtol=2e-3, atol=1e-5)
+    torch.testing.assert_close(pull.values[:, 0], torch.stack(sizes) / max(sizes), rtol=2e-3, atol=1e-5)
 
 
 def test_rejection_rates_count_tests():
-    rates = matching.rejection_rates(shifts=(0.0, 1.0), seeds=(0,))
-    assert rates.tests == (200, 25)
-    assert rates.rejected[0, 0] < 0.2
-    assert rates.rejected[0, 1] == 1.0
+    rejected, tests = matching.rejection_rates(shifts=(0.0, 1.0), seeds=(0,))
+    assert tests == {0.0: 200, 1.0: 25}
+    assert rejected[0.0] < 0.2
+    assert rejected[1.0] == 1.0
 
 
 def test_live_matching_reports_and_can_be_left():
@@ -104,7 +109,8 @@ def test_live_matching_reports_and_can_be_left():
     first = next(steps)
     result = first.snapshot()
     assert (first.done, first.total) == (20, matching.STEPS)
-    assert result.home_auc.shape == result.abroad_auc.shape == result.mmd.shape == (8, 1)
+    assert result.curves.arms == ("mmd", "home", "abroad")
+    assert result.curves.values.shape == (3, 8, 1)
     assert result.points.shape == (320, 2)
     assert torch.isfinite(result.points).all()
     farther = next(matching.train_live(1.0, 4.0, 0)).snapshot()
@@ -198,7 +204,9 @@ def test_without_weight_the_source_teaches_nothing(ledgers):
 def test_errors_are_those_of_the_networks(ledgers):
     models = linking.many_networks(ledgers, [linking.ALONE, linking.LINKED])
     list(models.train(10))
-    error = linking.error_by_ratings(models, ledgers)  # (2, S, groups)
+    errors = linking.error_by_ratings(models, ledgers, ("alone", "linked"))
+    squares = torch.stack([errors[number].values.square() for number in (2, 4)])
+    torch.testing.assert_close(errors["few"].values, squares.mean(0).sqrt())
     for index, setting in enumerate(models.settings):
         arm, seed = divmod(index, len(SMALL))
         test = {name: column[seed] for name, column in ledgers.test.items()}
@@ -208,7 +216,9 @@ def test_errors_are_those_of_the_networks(ledgers):
             of_group = wrong_by[test["user"] % 4 == group]
             assert len(of_group) > 0
             assert linking.few_of(torch.tensor(group)) == number
-            assert error[arm, seed, group].item() == pytest.approx(of_group.square().mean().sqrt().item(), rel=1e-4)
+            assert errors[number].values[arm, seed].item() == pytest.approx(
+                of_group.square().mean().sqrt().item(), rel=1e-4
+            )
 
 
 def test_the_broken_lookup_ties_users_to_items_and_nothing_else(ledgers):
@@ -219,7 +229,7 @@ def test_the_broken_lookup_ties_users_to_items_and_nothing_else(ledgers):
     film = linking.one_table_embed(network, "target", user, item)[1]
     assert not torch.equal(film, b)  # book 5 and film 5 are not tied to each other
     assert torch.equal(film, network.embed("source", item + TOWN.n_items, item)[0])
-    a, b = linking.plain_embed(network, "source", user, item)
+    a, b = network.embed("source", user, item)
     assert not torch.equal(a, b)
 
 
@@ -227,15 +237,17 @@ def test_a_grid_lays_its_gains_where_they_belong(monkeypatch):
     monkeypatch.setattr(linking, "ACCOUNTS", TOWN)
     monkeypatch.setattr(linking, "STEPS", 5)
     grid = linking.grid_of_gains((0.0, 0.9), (0.0, 1.0), SMALL)
-    assert grid.linked.shape == (2, 2, 2, 4)
+    assert {relatedness: errors[2].arms for relatedness, errors in grid.items()} == dict.fromkeys(
+        (0.0, 0.9), (0.0, 1.0)
+    )
     worlds = [linking.open_ledgers(replace(TOWN, relatedness=r), SMALL) for r in (0.0, 0.9)]
     ledgers = linking.side_by_side(worlds)
     models = linking.many_networks(ledgers, [{"source": 1.0, "overlap": o} for o in (1.0, 0.0)]).fit(5)
-    linked, nobody = linking.error_by_ratings(models, ledgers).view(2, 2, 2, 4)  # settings first
-    torch.testing.assert_close(grid.linked[:, 1], linked, rtol=1e-4, atol=1e-5)
-    few = [error[..., :2].square().mean(-1).sqrt() for error in (nobody, linked)]
-    torch.testing.assert_close(grid.gain[:, 1], few[0] - few[1], rtol=1e-3, atol=1e-5)
-    assert not grid.gain[:, 0].any()
+    errors = linking.error_by_ratings(models, ledgers, (1.0, 0.0))
+    for group in (*linking.RATINGS_A_USER, "few"):
+        for overlap in (0.0, 1.0):
+            found = torch.cat([grid[relatedness][group][overlap] for relatedness in (0.0, 0.9)])
+            torch.testing.assert_close(found, errors[group][overlap], rtol=1e-4, atol=1e-5)
 
 
 def test_the_constant_is_the_mean_of_what_may_be_learned_from(monkeypatch):
@@ -244,7 +256,7 @@ def test_the_constant_is_the_mean_of_what_may_be_learned_from(monkeypatch):
     ledgers = linking.open_ledgers(replace(TOWN, relatedness=0.9), SMALL)
     test = {name: column[1] for name, column in ledgers.test.items()}
     rest = test["rating"][test["user"] % 4 == 2] - ledgers.train["rating"][1].mean()
-    assert found[1, 2].item() == pytest.approx(rest.square().mean().sqrt().item(), rel=1e-5)
+    assert found[8]["constant"][1].item() == pytest.approx(rest.square().mean().sqrt().item(), rel=1e-5)
 
 
 def test_matched_accounts_lie_in_the_order_they_say(monkeypatch):
@@ -253,13 +265,13 @@ def test_matched_accounts_lie_in_the_order_they_say(monkeypatch):
     result = linking.match_accounts((0.0, 3.0), SMALL)
     ledgers = linking.open_ledgers(TOWN, SMALL)
     models = linking.many_networks(ledgers, [{"source": 1.0, "overlap": 0.0, "mmd": 3.0}]).fit(5)
-    again = linking.for_few(linking.error_by_ratings(models, ledgers))[0]
-    torch.testing.assert_close(result.error[1], again, rtol=1e-4, atol=1e-5)
-    assert not torch.equal(result.error[0], result.error[1])
+    again = linking.error_by_ratings(models, ledgers, ("again",))["few"]["again"]
+    torch.testing.assert_close(result["error"][3.0], again, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(result["error"][0.0], result["error"][3.0])
     network = models.model(1)
     books = network.encode_domain("source", ledgers.source["user"][1, :200], ledgers.source["item"][1, :200])
     films = network.encode_domain("target", ledgers.test["user"][1, :200] + 60, ledgers.test["item"][1, :200])
-    assert result.mmd[1, 1].item() == pytest.approx(squared_mmd(books, films).item(), abs=1e-5)
+    assert result["mmd"][3.0][1].item() == pytest.approx(squared_mmd(books, films).item(), abs=1e-5)
 
 
 def test_live_linking_reports_and_can_be_left():
@@ -267,10 +279,9 @@ def test_live_linking_reports_and_can_be_left():
     first = next(steps)
     result = first.snapshot()
     assert (first.done, first.total) == (20, linking.STEPS)
-    assert result.error.shape == (2, 8, 4)
-    torch.testing.assert_close(result.gain, linking.for_few(result.error[0]) - linking.for_few(result.error[1]))
+    assert result.errors["few"].arms == ("nobody linked", "yours")
     figure, controls = new_figure(10, 4), {"overlap": 0.5, "relatedness": 0.9, "weight": 0.1, "seed": 0}
-    grid = linking.Grid((0.0, 0.9), (0.0, 1.0), torch.rand(2, 2, 8, 4))
+    grid = {relatedness: {"few": Scores("RMSE", (0.0, 1.0), torch.rand(2, 8))} for relatedness in (0.0, 0.9)}
     pictures.draw_live_linking(result, grid, figure, controls)
     words = pictures.describe_live_linking(result, controls)
     assert words.startswith("50% of the accounts linked, tastes correlated at 0.9, books weighed 0.1, step 20 of")
@@ -358,9 +369,25 @@ def test_stopping_is_chosen_on_validation_ratings(films, monkeypatch):
     valid = torch.tensor([3.0, 1.0, 2.0]).expand(2, 2, 3)  # (arms, splits, moments)
     test = torch.tensor([10.0, 30.0, 0.0]).expand(2, 2, 3)
     both = torch.stack([valid, test], -1)
-    monkeypatch.setattr(genres, "_errors", lambda splits, objective, settings, label: both[: len(settings["source"])])
+    monkeypatch.setattr(genres, "_errors", lambda splits, objective, sources, label: both[: len(sources)])
     monkeypatch.setattr(genres, "_rules", lambda splits: both[0])
     result = genres.transfer_between_genres(films, (("A", "B"),), SMALL)
-    assert result.steps == dict.fromkeys(("alone", "linked", "pooled"), (2 * genres.EVERY,))
-    assert (result.rule == 30.0).all()
-    assert (result.linked == 30.0).all()
+    assert result["A → B"].arms == ("alone", "linked", "pooled", "rule")
+    assert (result["A → B"].values == 30.0).all()
+
+
+def test_genre_networks_learn_from_the_rows_they_say(films):
+    """The loss by hand: both genres' errors and the sizes of their embeddings; in a pool, by the target's tables."""
+    splits = genres.genre_splits(films, "A", "B", SMALL)
+    setting = {"source": 0.5, "overlap": 1.0, "penalty": 0.2}
+    for table, domains in ((splits, ("source", "target")), (genres.pooled_ids(splits), ("target", "target"))):
+        objective = linking.objective_with(table.sizes[0], domains=domains)
+        models = linking.many_networks(table, [setting], objective)
+        network, batch = models.model(0), next(models.draw_batches(0, 1))
+        loss, expected = objective(network, batch, setting, 0.0)[0], 0.0
+        for stream, domain, weight in zip(("source", "target"), domains, (0.5, 1.0), strict=True):
+            user, item, rating = (batch[stream][name] for name in ("user", "item", "rating"))
+            size = sum(part.square().sum(1).mean() for part in network.embed(domain, user, item))
+            error = (network.answer(domain, user, item) - rating).square().mean()
+            expected = expected + weight * (error + 0.2 * size)
+        torch.testing.assert_close(loss, expected)

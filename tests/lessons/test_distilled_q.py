@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import combinations, pairwise
 
 import pytest
@@ -13,16 +13,7 @@ from torch.nn import functional as F
 from recmtl_lessons.envs import SessionPlanner, SessionSettings
 from recmtl_lessons.lessons import distilled_q as lesson
 from recmtl_lessons.lessons._seeds import DESIGN_SEEDS
-from recmtl_lessons.lessons.distilled_q import (
-    attention,
-    breaking,
-    choosing,
-    experiments,
-    explorers,
-    films,
-    pictures,
-    watching,
-)
+from recmtl_lessons.lessons.distilled_q import breaking, choosing, experiments, explorers, pictures, watching
 from recmtl_lessons.models.distilled_q import (
     MultiTaskDistilledQNetwork,
     distillation_loss,
@@ -58,7 +49,7 @@ def compared(taught):
 
 @lru_cache
 def planned(crowd, seed, task, group, users):
-    plan = SessionPlanner(crowd.draw(seed, group)[:users], task, SessionSettings(), experiments.DISCOUNT)
+    plan = SessionPlanner(crowd(seed, group)[:users], task, SessionSettings(), experiments.DISCOUNT)
     return plan, plan.even().mean()
 
 
@@ -159,7 +150,9 @@ def test_the_notebook_with_solutions_in_it_passes_its_checks(solved):
 
 
 def test_the_student_is_small_and_its_ablation_as_large():
-    count = experiments.count_parameters
+    def count(network):
+        return sum(parameter.numel() for parameter in network.parameters())
+
     assert count(experiments.student()) < count(experiments.Teachers()) / 2
     assert count(experiments.without_attention()) == pytest.approx(count(experiments.student()), rel=0.005)
 
@@ -197,14 +190,14 @@ def test_the_return_of_one_action_for_everybody_is_the_planners(action):
     found = experiments.greedy_returns(Actors(lambda: Always(action), [{}], SMALL), group=1, users=5)
     for task, count in experiments.ACTIONS.items():
         for s, seed in enumerate(SMALL):
-            plan = SessionPlanner(experiments.SHOP.draw(seed, 1)[:5], task, SessionSettings(), experiments.DISCOUNT)
+            plan = SessionPlanner(experiments.shop_users(seed, 1)[:5], task, SessionSettings(), experiments.DISCOUNT)
             policy = F.one_hot(torch.tensor(action), count).float().expand(5, len(plan.states.user), -1)
             torch.testing.assert_close(found[task][0, s], plan.value_of(policy).mean())
 
 
 def test_exact_returns_agree_with_sessions_that_are_played(taught):
     exact = experiments.greedy_returns(taught.teachers, group=1)
-    worlds = [experiments.SHOP.draw(seed, 1) for seed in SMALL]
+    worlds = [experiments.shop_users(seed, 1) for seed in SMALL]
 
     def best(observations):
         answers = taught.teachers.each_own(
@@ -244,7 +237,7 @@ def test_what_is_kept_is_counted_by_hand(taught):
     all_differ(*found)
     by_others = replace(taught, group=experiments.TEST)
     same(experiments.kept(students, by_others, 7)[1], kept_by_hand(students, by_others, 1, users=7))
-    first = attention.untrained(SMALL[:1])
+    first = experiments.untrained(SMALL[:1])
     same(experiments.kept(first, taught)[0], kept_by_hand(first, taught))
 
 
@@ -257,11 +250,11 @@ def test_the_teachers_share_of_the_best_is_counted_by_hand(taught):
 def test_students_of_other_seeds_than_the_teachers_are_refused(taught, seeds):
     message = rf"stack: got seeds \({seeds[0]},.*, expected the first of the school's, \(0, 1\)"
     with pytest.raises(ValueError, match=message):
-        experiments.kept(attention.untrained(seeds), taught)
+        experiments.kept(experiments.untrained(seeds), taught)
 
 
 def test_nobody_is_learned_from_who_judges():
-    groups = [experiments.SHOP.draw(0, group) for group in range(3)]
+    groups = [experiments.shop_users(0, group) for group in range(3)]
     assert [len(group) for group in groups] == [experiments.USERS, experiments.TEST_USERS, experiments.TEST_USERS]
     for a, b in ((0, 1), (0, 2), (1, 2)):
         assert not (groups[a].profile[:, None] == groups[b].profile).all(-1).any()
@@ -303,7 +296,7 @@ def test_targets_are_double_q_learnings(taught):
 
 def test_it_is_the_target_network_that_is_handed_back():
     still, _ = experiments.from_rewards(experiments.student, SMALL, replace(TEACHING, updates=3, tau=0.0))
-    for found, expected in zip(parameters(still), parameters(attention.untrained(SMALL)), strict=True):
+    for found, expected in zip(parameters(still), parameters(experiments.untrained(SMALL)), strict=True):
         assert torch.equal(found, expected)
     moved, _ = experiments.from_rewards(experiments.student, SMALL, replace(TEACHING, updates=3))
     assert any(not torch.equal(a, b) for a, b in zip(parameters(moved), parameters(still), strict=True))
@@ -405,7 +398,7 @@ def test_students_come_to_say_what_their_teachers_say(taught):
     how = replace(DISTILLING, updates=150, states=16)
     students = experiments.from_teachers(experiments.student, taught, [experiments.PLAIN], how)
     batch = q_learning.draw_batch(students, taught.transfer_set, 200, torch.Generator().manual_seed(9))
-    before, _ = attention.untrained(SMALL).evaluate(q_learning.teach, batch)
+    before, _ = experiments.untrained(SMALL).evaluate(q_learning.teach, batch)
     after, _ = students.evaluate(q_learning.teach, batch)
     assert bool((after < 0.2 * before).all())
 
@@ -416,14 +409,15 @@ def test_students_come_to_say_what_their_teachers_say(taught):
 def test_the_comparison_holds_what_it_says(taught, compared):
     plain, briefly = [experiments.PLAIN], replace(DISTILLING, updates=REWARDS.updates)
     students = experiments.from_teachers(experiments.student, taught, plain, DISTILLING)
-    same(compared.student, kept_by_hand(students, taught))
-    same(compared.student, kept_by_hand(compared.students, taught))
-    same(compared.short, kept_by_hand(experiments.from_teachers(experiments.student, taught, plain, briefly), taught))
+    kept, trained = compared
+    assert kept.arms == ("rewards", "short", "student", "ablation")
+    same(kept["student"], kept_by_hand(students, taught))
+    same(kept["student"], kept_by_hand(trained, taught))
+    same(kept["short"], kept_by_hand(experiments.from_teachers(experiments.student, taught, plain, briefly), taught))
     ablated = experiments.from_teachers(experiments.without_attention, taught, plain, DISTILLING)
-    same(compared.ablation, kept_by_hand(ablated, taught))
-    same(compared.rewards, kept_by_hand(experiments.from_rewards(experiments.student, SMALL, REWARDS)[0], taught))
-    same(compared.of_best, share_of_best_by_hand(taught))
-    all_differ(compared.student, compared.short, compared.ablation, compared.rewards, compared.of_best)
+    same(kept["ablation"], kept_by_hand(ablated, taught))
+    same(kept["rewards"], kept_by_hand(experiments.from_rewards(experiments.student, SMALL, REWARDS)[0], taught))
+    all_differ(*kept.values)
     assert experiments.compare(taught, DISTILLING, REWARDS) is compared
 
 
@@ -446,29 +440,30 @@ def test_temperatures_are_compared_from_one_start_on_the_same_batches(taught):
         setting = {**experiments.PLAIN, **changed}
         return kept_by_hand(experiments.from_teachers(experiments.student, taught, [setting], DISTILLING), taught)
 
-    at_one = by_hand()  # trained apart, as for `Comparison.short`
+    at_one = by_hand()  # trained apart, as in `compare`
     found = experiments.by_temperature(taught, at_one, DISTILLING, (0.1, 1.0))
-    assert list(found.kept) == [0.1, 1.0]
-    assert torch.equal(found.kept[1.0], at_one)
-    same(found.kept[0.1], by_hand(temperature=0.1))
-    same(found.wrong, by_hand(wrong=1.0))
-    all_differ(*found.kept.values(), found.wrong)
+    assert found.arms == (0.1, 1.0, "wrong")
+    assert torch.equal(found[1.0], at_one)
+    same(found[0.1], by_hand(temperature=0.1))
+    same(found["wrong"], by_hand(wrong=1.0))
+    all_differ(*found.values)
 
 
 # Attention.
 
 
 def test_trained_students_are_cut_and_nothing_else_is_changed(taught, compared):
-    network, states = compared.students.model(1), torch.randn(5, experiments.STATE_DIM)
-    found = attention.cut(compared.students, taught, compared.student)
+    (kept, students), states = compared, torch.randn(5, experiments.STATE_DIM)
+    network = students.model(1)
+    found = experiments.cut(students, taught, kept["student"])
     assert list(found) == ["as trained", "a third each", "itself alone"]
-    assert torch.equal(found["as trained"], compared.student)
-    for name, build, weights in (
-        ("a third each", attention.looks_evenly, torch.full((3, 3), 1 / 3)),
-        ("itself alone", attention.looks_at_itself, torch.eye(3)),
+    assert torch.equal(found["as trained"], kept["student"])
+    for name, changed, weights in (
+        ("a third each", {"kind": experiments.LooksEvenly}, torch.full((3, 3), 1 / 3)),
+        ("itself alone", {"attention": False}, torch.eye(3)),
     ):
-        cut = Actors(build, [experiments.PLAIN], SMALL)
-        cut.load(compared.students)
+        cut = Actors(partial(experiments.student, **changed), [experiments.PLAIN], SMALL)
+        cut.load(students)
         torch.testing.assert_close(found[name], experiments.kept(cut, taught)[0])
         tokens = network._tokens(states)
         mixed = tokens + network.to_output(weights @ network.to_value(tokens))  # one head or two: the weights are alike
@@ -479,22 +474,22 @@ def test_trained_students_are_cut_and_nothing_else_is_changed(taught, compared):
 
 def test_what_differs_is_told_apart():
     alike = torch.full((2, 10, 3, 3), 1 / 3)
-    assert float(attention.differs_by_task(alike).max()) < 1e-6
-    assert float(attention.differs_by_state(alike).max()) < 1e-6
+    assert float(experiments.differs_by_task(alike).max()) < 1e-6
+    assert float(experiments.differs_by_state(alike).max()) < 1e-6
     by_task = torch.eye(3).expand(2, 10, 3, 3)
-    assert float(attention.differs_by_task(by_task)[0]) == pytest.approx(3**-0.5)
-    assert float(attention.differs_by_state(by_task).max()) < 1e-6
+    assert float(experiments.differs_by_task(by_task)[0]) == pytest.approx(3**-0.5)
+    assert float(experiments.differs_by_state(by_task).max()) < 1e-6
     by_state = torch.stack([torch.eye(3).roll(k, 1)[:1].expand(3, 3) for k in range(3)]).expand(2, 3, 3, 3)
-    assert float(attention.differs_by_task(by_state).max()) < 1e-6
-    assert float(attention.differs_by_state(by_state)[0]) == pytest.approx(3**-0.5)
+    assert float(experiments.differs_by_task(by_state).max()) < 1e-6
+    assert float(experiments.differs_by_state(by_state)[0]) == pytest.approx(3**-0.5)
 
 
 def test_attention_is_that_of_the_network(taught, compared):
-    found = attention.attention_of(compared.students, taught.transfer_set, rows=7)
+    found = experiments.attention_of(compared[1], taught.transfer_set, rows=7)
     states = taught.transfer_set.steps["state"][1][torch.linspace(0, 3 * TEACHING.environment_steps - 1, 7).long()]
     with torch.no_grad():
-        torch.testing.assert_close(found[1], compared.students.model(1).attention_weights(states).mean(1))
-    assert float(attention.differs_by_state(found).min()) > 0
+        torch.testing.assert_close(found[1], compared[1].model(1).attention_weights(states).mean(1))
+    assert float(experiments.differs_by_state(found).min()) > 0
 
 
 # What breaks.
@@ -520,7 +515,8 @@ def test_the_packages_tokens_do_learn_to_look():
 
 def test_gradients_by_temperature_are_autograds(taught):
     found = breaking.gradients_by_temperature(taught, (1.0, 100.0))
-    torch.testing.assert_close(found.without, found.right / torch.tensor([[1.0], [1e4]]), rtol=1e-3, atol=0)
+    right, without = (found[name].values for name in ("with T²", "without"))
+    torch.testing.assert_close(without, right / torch.tensor([[1.0], [1e4]]), rtol=1e-3, atol=0)
     students = Actors(experiments.student, [experiments.PLAIN], SMALL)
     batch = q_learning.draw_batch(students, taught.transfer_set, 64, torch.Generator().manual_seed(0))
     for s in range(2):
@@ -533,16 +529,16 @@ def test_gradients_by_temperature_are_autograds(taught):
         ]
         gradients = torch.autograd.grad(sum(parts) / 3, list(network.parameters()), allow_unused=True)
         norm = torch.cat([g.flatten() for g in gradients if g is not None]).norm()
-        torch.testing.assert_close(found.right[1, s], norm, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(right[1, s], norm, rtol=1e-3, atol=1e-4)
 
 
 def test_the_missing_square_is_trained_beside_the_right_loss(taught):
     found = breaking.train_without_square(taught, DISTILLING)
-    for measured, weight, factor in ((found.right, 0.5, 1.0), (found.without, 0.5, 0.01), (found.rewards, 0.0, 1.0)):
+    for arm, weight, factor in (("with T²", 0.5, 1.0), ("without", 0.5, 0.01), ("no teacher", 0.0, 1.0)):
         settings = [{"temperature": 10.0, "weight": weight, "factor": factor}]
         students = experiments.from_teachers(experiments.student, taught, settings, DISTILLING)
-        same(measured, kept_by_hand(students, taught))
-    all_differ(found.right, found.without, found.rewards)
+        same(found[arm], kept_by_hand(students, taught))
+    all_differ(*found.values)
 
 
 # Watching.
@@ -568,7 +564,7 @@ def judged(taught):
 @pytest.mark.parametrize(("temperature", "weight"), [(0.03, 1.0), (30.0, 0.0), (1.0, 0.5)])
 def test_what_is_watched_is_a_distillation(taught, judged, temperature, weight, to_the_end):
     march = watching.watch(judged, temperature, weight, "search", 2, 3)
-    assert len(next(march).snapshot().updates) == 1
+    assert len(next(march).snapshot().kept.steps) == 1
     found = to_the_end(march)
     settings = [{"temperature": temperature, "weight": weight}]
     students, target = (Actors(experiments.student, settings, SMALL, watching.WATCHED.learning_rate) for _ in range(2))
@@ -576,8 +572,8 @@ def test_what_is_watched_is_a_distillation(taught, judged, temperature, weight, 
     mixed = target if weight < 1 else None
     for _ in q_learning.distil(students, taught.transfer_set, watching.WATCHED, mixed, every=20):
         scores.append(kept_by_hand(students, taught, users=watching.FEW))
-    assert found.updates == (0, 20, 40, 60, 80, 100)
-    same(found.kept, torch.stack(scores, dim=1))
+    assert found.kept.steps == (0, 20, 40, 60, 80, 100)
+    same(found.kept["student"], torch.stack(scores, dim=1))
     state, scale = watching.state_of(taught, "search", 2, 3), taught.transfer_set.scale["search"][0]
     for stack, probabilities in ((taught.teachers, found.teacher), (students, found.student)):
         with torch.no_grad():
@@ -595,7 +591,7 @@ def test_a_school_is_not_taken_for_another(judged, to_the_end):
     other = replace(judged, teachers=Actors(experiments.Teachers, [{}], SMALL))
     found, others = (to_the_end(watching.watch(of, 1.0, 1.0, "home", 1, 1)) for of in (judged, other))
     all_differ(found.teacher, others.teacher)
-    all_differ(found.kept[:, -1], others.kept[:, -1])
+    all_differ(found.kept.at_end().values, others.kept.at_end().values)
 
 
 def test_the_explorer_of_distilling_moves_at_every_end(judged):
@@ -610,13 +606,13 @@ def test_the_explorer_of_distilling_moves_at_every_end(judged):
         pictures.draw_watched(found, figure, controls)
         left, right = figure.axes
         assert heights(left) == pytest.approx([*found.teacher.tolist(), *found.student.tolist()])
-        same(lines(right, 1)[0], 100 * found.kept.mean(0))
+        same(lines(right, 1)[0], 100 * found.kept["student"].mean(0))
         said = pictures.describe_watched(found, controls)
         assert said == explorer.history[-1][1]
         assert said.startswith(
             f"Temperature {temperature:g}, share of the distillation {weight:g}. {task}, user {user}, step {step}: "
         )
-        assert f"After 100 updates the students keep {100 * float(found.kept[:, -1].mean()):.0f} %" in said
+        assert f"After 100 updates the students keep {100 * float(found.kept.at_end().values.mean()):.0f} %" in said
         assert ("the student's too" in said) == (int(found.teacher.argmax()) == int(found.student.argmax()))
     explorer.close()
 
@@ -638,11 +634,11 @@ def test_picking_a_state_trains_nothing_again(taught, monkeypatch):
     ("task", "user", "step"), [("home", 1, 1), ("search", 3, 2), ("notify", watching.USERS, watching.STEPS)]
 )
 def test_the_explorer_of_attention_moves_at_every_end(taught, compared, when, task, user, step):
-    explorer = explorers.explore_attention(taught, compared)
+    explorer = explorers.explore_attention(taught, compared[1])
     both, first, second = (
         explorer.run(head=head, when=when, task=task, user=user, step=step) for head in watching.HEADS
     )
-    network = (compared.students if when == "distilled" else attention.untrained(SMALL)).model(0)
+    network = (compared[1] if when == "distilled" else experiments.untrained(SMALL)).model(0)
     state = watching.state_of(taught, task, user, step)
     with torch.no_grad():
         here = network.attention_weights(state)[0]  # (heads, K, K)
@@ -671,23 +667,23 @@ def test_the_explorer_of_attention_moves_at_every_end(taught, compared, when, ta
 
 
 def test_films(small_movielens, monkeypatch):
-    monkeypatch.setattr(films, "TEST_USERS", 12)
+    monkeypatch.setattr(experiments, "TEST_USERS", 12)
     ratings = replace(small_movielens, genre_names=("Drama", "Comedy", "Action", "D"))
     teaching = replace(TEACHING, updates=30)
-    found = films.compare_on_films(ratings, SMALL, teaching, DISTILLING)
-    crowd = films.film_crowd(ratings)
+    found = experiments.compare_on_films(ratings, SMALL, teaching, DISTILLING)
+    crowd = experiments.film_crowd(ratings)
     of = experiments.school(SMALL, teaching, crowd, experiments.TEST, "")
     students = experiments.from_teachers(experiments.student, of, [experiments.PLAIN], DISTILLING)
-    same(found.kept, kept_by_hand(students, of))
-    same(found.of_best, share_of_best_by_hand(of))
-    all_differ(found.kept, found.of_best)
+    same(found["kept"], kept_by_hand(students, of))
+    same(found["of_best"], share_of_best_by_hand(of))
+    all_differ(*found.values)
     figure = new_figure(9.6, 4)
     pictures.draw_films(found, figure)
-    for axis, values in zip(figure.axes, (found.kept, found.of_best), strict=True):
+    for axis, values in zip(figure.axes, found.values, strict=True):
         same(lines(axis), 100 * values[:, None])
     state = watching.state_of(of, "home", 2, 1)[0]
-    assert torch.equal(state[:8], crowd.draw(0, experiments.VALIDATION).profile[1])  # of the school's own people
-    learned, judged = crowd.draw(0, 0), crowd.draw(0, 2)
+    assert torch.equal(state[:8], crowd(0, experiments.VALIDATION).profile[1])  # of the school's own people
+    learned, judged = crowd(0, 0), crowd(0, 2)
     assert len(judged) == 12 < len(learned)
     assert not (learned.profile[:, None] == judged.profile).all(-1).any()
 
@@ -761,7 +757,7 @@ def test_silent_units_are_counted(taught):
 
 @SLOW
 def test_on_seeds_that_were_looked_at_once_the_student_keeps_what_the_notebook_says():
-    mean, low, _ = t_interval(experiments.compare(experiments.school(range(300, 308))).student)
+    mean, low, _ = t_interval(experiments.compare(experiments.school(range(300, 308)))[0]["student"])
     assert mean == pytest.approx(choosing.ON_FRESH_SEEDS[0], abs=0.05)
     assert low > 0.95
 
@@ -829,32 +825,30 @@ def test_the_picture_of_the_idea_shows_a_teachers_answer(taught, task):
 
 def test_the_pictures_show_what_was_measured(taught, compared):
     figure = new_figure(10, 4.2)
-    pictures.draw_comparison(compared, figure)
-    columns = (compared.rewards, compared.short, compared.student, compared.ablation)
-    same(lines(figure.axes[0]), 100 * torch.stack(columns, dim=1))
+    kept, students = compared
+    pictures.draw_comparison(kept, figure)
+    same(lines(figure.axes[0]), 100 * kept.values.T)
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert [label.split(",")[0] for label in labels] == ["from rewards", "distilled", "distilled", "no attention"]
 
-    found = experiments.by_temperature(taught, compared.short, DISTILLING, (0.3, 1.0, 30.0))
+    found = experiments.by_temperature(taught, kept["short"], DISTILLING, (0.3, 1.0, 30.0))
     pictures.draw_temperatures(found, figure)
     left, right = figure.axes
-    same(lines(left, 1)[0], 100 * torch.stack(list(found.kept.values())).mean(1))
+    same(lines(left, 1)[0], 100 * found.values[:3].mean(1))
     assert left.lines[0].get_xdata().tolist() == pytest.approx([0.3, 1.0, 30.0])
-    same(lines(right), 100 * torch.stack([found.kept[1.0], found.wrong], dim=1))
+    same(lines(right), 100 * found.only(1.0, "wrong").values.T)
 
-    weights, replaced = (
-        attention.attention_of(compared.students, taught.transfer_set),
-        attention.cut(compared.students, taught, compared.student),
-    )  # fmt: skip
+    weights = experiments.attention_of(students, taught.transfer_set)
+    replaced = experiments.cut(students, taught, kept["student"])
     pictures.draw_attention(weights, replaced, figure)
     left, right = figure.axes
     torch.testing.assert_close(image(left), weights[0].mean(0))
-    same(lines(right), 100 * torch.stack([replaced[k] for k in ("as trained", "a third each", "itself alone")], dim=1))
+    same(lines(right), 100 * replaced.values.T)
 
     gradients, trained = breaking.gradients_by_temperature(taught), breaking.train_without_square(taught, DISTILLING)
     pictures.draw_square(gradients, trained, figure)
     left, right = figure.axes
     handles = dict(zip(*left.get_legend_handles_labels()[::-1], strict=True))
-    for label, values in (("with T²", gradients.right), ("without", gradients.without)):
-        assert handles[label].get_ydata() == pytest.approx(values.median(1).values.tolist())
-    same(lines(right), 100 * torch.stack([trained.right, trained.without, trained.rewards], dim=1))
+    for label, scores in gradients.items():
+        assert handles[label].get_ydata() == pytest.approx(scores.values.median(1).values.tolist())
+    same(lines(right), 100 * trained.values.T)

@@ -16,9 +16,10 @@ from recmtl_lessons.datasets import Ratings
 from recmtl_lessons.lessons import domain_attention as lesson
 from recmtl_lessons.lessons.domain_attention import experiments, explorers, films, looking, pictures
 from recmtl_lessons.teaching.style import new_figure
+from recmtl_lessons.training import Scores
 
 SMALL = tuple(range(2))
-TOWN = replace(lesson.TOWN, n_users=150, train_rows=1_500, test_rows=1_200)
+TOWN = replace(experiments.TOWN, n_users=150, train_rows=1_500, test_rows=1_200)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,7 +34,7 @@ def few_validation_users():
 
 @pytest.fixture(scope="module")
 def shops():
-    return lesson.open_shops(TOWN, SMALL)
+    return experiments.open_shops(TOWN, SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +71,11 @@ def test_the_notebook_with_solutions_in_it_passes_its_checks(solved):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_relatedness_on_an_arc_is_a_correlation_matrix(seed):
-    matrix = lesson.TOWN.relatedness(seed)
+    matrix = experiments.TOWN.relatedness(seed)
     assert torch.equal(matrix, matrix.T)
     assert torch.equal(matrix.diagonal(), torch.ones(5))
     assert float(torch.linalg.eigvalsh(matrix.double()).min()) > 0
-    assert not torch.equal(matrix, lesson.TOWN.relatedness(seed + 1))
+    assert not torch.equal(matrix, experiments.TOWN.relatedness(seed + 1))
 
 
 def test_the_other_towns_are_related_as_they_say():
@@ -148,7 +149,7 @@ def test_training_sees_no_truth(shops):
 
 def test_too_few_rows_are_refused():
     with pytest.raises(ValueError, match=r"rows: got \d+, expected at least 5000"):
-        lesson.open_shops(replace(TOWN, test_rows=5_000), SMALL)
+        experiments.open_shops(replace(TOWN, test_rows=5_000), SMALL)
 
 
 # What is measured.
@@ -157,20 +158,21 @@ def test_too_few_rows_are_refused():
 def test_the_scores_are_those_of_the_networks(compared):
     rows = compared.shops.test
     for s, network in enumerate(compared.networks):
-        x = lesson.by_domain(rows["features"][s])
+        x = experiments.by_domain(rows["features"][s])
         answer = network(rows["query"][s], x, rows["mask"][s], rows["item"][s])
-        expected = roc_auc_score(rows["click"][s], answer["predictions"].detach())
-        assert float(compared.auc["attention"][s]) == pytest.approx(expected, abs=1e-6)
+        logits, weights = (answer[name].detach() for name in ("predictions", "attention_weights"))
+        for score, some in ((compared.auc, slice(None)), (compared.live_auc, slice(experiments.LIVE_ROWS))):
+            expected = roc_auc_score(rows["click"][s, some], logits[some])
+            assert float(score["attention"][s]) == pytest.approx(expected, abs=1e-6)
         for asked in range(5):
-            here = rows["query"][s] == asked
-            mean = answer["attention_weights"][here].mean(0).detach()
+            mean = weights[rows["query"][s] == asked].mean(0)
             torch.testing.assert_close(compared.weights[s, asked], mean, rtol=1e-4, atol=1e-5)
-        for arm, focus in (("attention", 1.0), ("uniform", math.inf)):
-            assert compared.logits[arm].shape == rows["click"].shape
-            again = roc_auc_score(rows["click"][s], compared.logits[arm][s])
-            assert float(compared.auc[arm][s]) == pytest.approx(again, abs=1e-6), focus
+    uniform = experiments.many_networks(compared.shops, SMALL, (experiments.UNIFORM,))
+    list(uniform.train(10))
+    (logits,), _ = experiments.answers(uniform, rows)
+    expected = [roc_auc_score(rows["click"][s], logits[s]) for s in SMALL]
+    assert compared.auc["uniform"].tolist() == pytest.approx(expected, abs=1e-6)
     assert set(compared.auc) == {"attention", "uniform", "closest", "fixed", "concatenation", "truth", "exact"}
-    assert all(scores.shape == (2,) for scores in compared.auc.values())
 
 
 def test_weighted_profiles_meet_items_in_a_dot_product(compared):
@@ -200,8 +202,8 @@ def test_fixed_weights_are_scored_in_both_towns(compared):
     plain, uneven = lesson.fixed_weights(TOWN, SMALL)
     assert torch.equal(plain, compared.auc["fixed"])
     town = experiments.with_uneven_histories(TOWN)
-    assert set(lesson.open_shops(town, SMALL).train["history"].unique().tolist()) >= {2, 8, 32}
-    both = experiments.side_by_side([lesson.open_shops(t, SMALL) for t in (TOWN, town)])
+    assert set(experiments.open_shops(town, SMALL).train["history"].unique().tolist()) >= {2, 8, 32}
+    both = experiments.side_by_side([experiments.open_shops(t, SMALL) for t in (TOWN, town)])
     models = experiments._many_fixed(both, [0, 1, 1000, 1001], experiments.RATES["fixed"])
     list(models.train(10))
     (logits,), _ = experiments.answers(models, both.test)
@@ -209,8 +211,9 @@ def test_fixed_weights_are_scored_in_both_towns(compared):
     assert torch.cat([plain, uneven]).tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_rates_are_scored_on_validation_users(shops):
-    found = lesson.score_rates((0.003, 0.01), TOWN, SMALL)
+def test_rates_are_scored_on_validation_users(shops, monkeypatch):
+    monkeypatch.setitem(experiments.SETTINGS, "rate_grid", (0.003, 0.01))
+    found = experiments.score_rates(TOWN, SMALL)
     assert set(found) == set(experiments.RATES)
     rows = shops.valid
     for arm, models in (
@@ -221,15 +224,15 @@ def test_rates_are_scored_on_validation_users(shops):
         (logits,), _ = experiments.answers(models, rows)
         expected = sum(roc_auc_score(rows["click"][s], logits[s]) for s in SMALL) / 2
         assert found[arm][0.01] == pytest.approx(expected, abs=1e-6)
-    assert lesson.best_rates({"a": {0.1: 0.6, 0.2: 0.7}, "b": {0.1: 0.7, 0.2: 0.6}}) == {"a": 0.2, "b": 0.1}
+    assert experiments.best_rates({"a": {0.1: 0.6, 0.2: 0.7}, "b": {0.1: 0.7, 0.2: 0.6}}) == {"a": 0.2, "b": 0.1}
 
 
 @pytest.mark.skipif(not os.environ.get("RECMTL_SLOW_TESTS"), reason="half a minute: set RECMTL_SLOW_TESTS=1")
 def test_each_arms_rate_is_the_best_of_those_tried(monkeypatch):
     monkeypatch.setattr(experiments, "STEPS", 250)
     monkeypatch.setattr(experiments, "_VALID_ROWS", 1_000)
-    lesson.open_shops.cache_clear()
-    assert lesson.best_rates(lesson.score_rates()) == experiments.RATES
+    experiments.open_shops.cache_clear()
+    assert experiments.best_rates(experiments.score_rates()) == experiments.RATES
 
 
 def test_uniform_is_uniform_and_closest_sees_the_closest(shops):
@@ -278,24 +281,23 @@ def test_the_noise_of_a_profile_is_measured_rightly(shops):
 
 
 def test_removal_takes_out_what_it_says(compared):
-    removal = lesson.remove_shops(compared)
-    assert removal.by_rank.shape == (4, 2)
-    assert removal.at_random.shape == (2,)
+    lost, by_pair = lesson.remove_shops(compared)
+    assert lost.arms == (1, 2, 3, 4, "any")
     rows, network = compared.shops.test, compared.networks[1]
-    x = lesson.by_domain(rows["features"][1])
-    whole = network(rows["query"][1], x, rows["mask"][1], rows["item"][1])
-    without_best = rows["mask"][1].clone()
-    without_best[torch.arange(len(without_best)), whole["attention_weights"].argmax(1)] = False
-    less = network(rows["query"][1], x, without_best, rows["item"][1])
-    click = rows["click"][1]
-    expected = [roc_auc_score(click, a["predictions"].detach()) for a in (whole, less)]
-    assert float(removal.by_rank[0, 1]) == pytest.approx(expected[0] - expected[1], abs=1e-6)
-    here = rows["query"][1] == 3
-    mask = rows["mask"][1].clone()
-    mask[:, 0] = False
-    less = network(rows["query"][1], x, mask, rows["item"][1])
-    both = [roc_auc_score(click[here], a["predictions"].detach()[here]) for a in (whole, less)]
-    assert float(removal.by_pair[1, 3, 0]) == pytest.approx(both[0] - both[1], abs=1e-6)
+    x, mask, click = experiments.by_domain(rows["features"][1]), rows["mask"][1], rows["click"][1]
+
+    def asked(mask):
+        return network(rows["query"][1], x, mask, rows["item"][1])
+
+    def loss(less, some):
+        both = (asked(m)["predictions"].detach()[some] for m in (mask, less))
+        whole, rest = (roc_auc_score(click[some], logits) for logits in both)
+        return pytest.approx(whole - rest, abs=1e-6)
+
+    without_best = mask.clone()
+    without_best[torch.arange(len(mask)), asked(mask)["attention_weights"].argmax(1)] = False
+    assert float(lost[1][1]) == loss(without_best, slice(None))
+    assert float(by_pair[1, 3, 0]) == loss(mask & (torch.arange(5) != 0), rows["query"][1] == 3)
 
 
 def test_rows_of_different_users_are_different_users(shops):
@@ -303,12 +305,15 @@ def test_rows_of_different_users_are_different_users(shops):
     batch = next(models.draw_batches(0, 1))
     seen = {}
 
-    def spy(query, features, mask, item, temperature):
-        seen.update(features)
-        return {"predictions": torch.zeros(len(query))}
+    class Spy:
+        domains = lesson.DOMAINS
+
+        def __call__(self, query, features, mask, item, temperature):
+            seen.update(features)
+            return {"predictions": torch.zeros(len(query))}
 
     setting = {name: torch.tensor(value) for name, value in experiments.ATTENTION.items()}
-    lesson.objective_with_rows_of_different_users(spy, batch, setting, 0.0)
+    lesson.objective_with_rows_of_different_users(Spy(), batch, setting, 0.0)
     for d, table in enumerate(batch["rows"]["features"].unbind(1)):
         mixed = seen[lesson.DOMAINS[d]]
         assert torch.equal(mixed, table.roll(7 * (d + 1), 0))
@@ -323,23 +328,26 @@ def test_gains_and_turning_have_the_shapes_they_say(monkeypatch):
         experiments, "odd_town", lambda level: replace(small, kind="odd", level=level, asked=("books", "films", "news"))
     )
     (gain,) = lesson.gains([small], SMALL)
-    assert gain.attention.shape == gain.uniform.shape == (2,)
-    by_hand = gain.row_weights[0][gain.mask[0] & (gain.history[0] == 8)].mean()
-    assert float(gain.weight_at(8)[0]) == pytest.approx(float(by_hand), abs=1e-5)
+    assert gain["auc"].arms == ("attention", "uniform")
+    shops = experiments.open_shops(small, SMALL)
+    models = experiments.many_networks(shops, SMALL)
+    list(models.train(10))
+    _, (weights,) = experiments.answers(models, shops.test)
+    by_hand = weights[0][shops.test["mask"][0] & (shops.test["history"][0] == 8)].mean()
+    assert float(gain["weight"][8][0]) == pytest.approx(float(by_hand), abs=1e-5)
     turning = lesson.turn_a_shop((0.4, -0.4), seeds=SMALL)
-    assert turning.weight.shape == turning.auc.shape == (2, 2)
-    assert turning.at(-0.4) == 1
+    assert turning.weight.arms == turning.auc.arms == (0.4, -0.4)
     assert turning.row_weights.shape == (1_000, 5)
     assert turning.values.shape == (1_000, 5, 16)
-    whose = lesson.open_shops(experiments.odd_town(-0.4), SMALL).test["query"][0]
+    whose = experiments.open_shops(experiments.odd_town(-0.4), SMALL).test["query"][0]
     assert float(turning.row_weights[torch.arange(1_000), whose[:1_000]].abs().max()) == 0
 
 
 def test_twins_are_taken_out_alone_and_together(monkeypatch):
     monkeypatch.setattr(experiments, "TWINS", replace(experiments.TWINS, n_users=150, train_rows=1_500, test_rows=800))
     town = lesson.remove_twins(SMALL)
-    assert set(town.damage) == {"films", "games", "music", "news", "films + games", "games + music"}
-    torch.testing.assert_close(sum(town.weight.values()), torch.ones(2))
+    assert set(town["lost"]) == {"films", "games", "music", "news", "films + games", "games + music"}
+    torch.testing.assert_close(town["weight"].values.sum(0), torch.ones(2))
 
 
 # The explorers.
@@ -348,9 +356,6 @@ def test_twins_are_taken_out_alone_and_together(monkeypatch):
 @pytest.fixture
 def desk(compared, monkeypatch):
     monkeypatch.setattr(looking, "compare", lambda: compared)
-    looking._desk.cache_clear()
-    yield
-    looking._desk.cache_clear()
 
 
 def test_looking_at_a_user_is_asking_the_network(compared, desk):
@@ -359,38 +364,34 @@ def test_looking_at_a_user_is_asking_the_network(compared, desk):
     row = int((test["user"][0] == users[4]).nonzero()[0])
     history = test["history"][0, row]
     closest = int(compared.shops.relatedness[0, 1].masked_fill(torch.arange(5) == 1, -2).argmax())
-    shown = lesson_look(5, "films", int(history[closest]), "none")
+    shown = looking.look(5, "films", int(history[closest]), "none")
     assert torch.equal(shown.history, history)
     mask = (history > 0) & (torch.arange(5) != 1)
-    x = lesson.by_domain(test["features"][0, row][None])
+    x = experiments.by_domain(test["features"][0, row][None])
     _, expected = compared.networks[0].compute_cross_domain_attention("films", x, mask[None])
     torch.testing.assert_close(shown.weights[1], expected[0].detach(), rtol=1e-4, atol=1e-5)
     assert bool((shown.truth.diff() >= 0).all())
     assert bool(((shown.probability > 0) & (shown.probability < 1)).all())
 
 
-def lesson_look(*arguments):
-    return looking.look(*arguments)
-
-
 def test_the_controls_of_the_first_explorer_do_what_they_say(desk):
-    plain = lesson_look(1, "books", 32, "none")
+    plain = looking.look(1, "books", 32, "none")
     closest = lesson.DOMAINS.index(plain.closest)
-    short = lesson_look(1, "books", 1, "none")
+    short = looking.look(1, "books", 1, "none")
     assert short.history[closest] == 1
     assert not torch.equal(short.probability, plain.probability)
-    nothing = lesson_look(1, "books", 0, "none")
+    nothing = looking.look(1, "books", 0, "none")
     assert float(nothing.weights[0, closest]) == 0
-    assert torch.equal(lesson_look(1, "books", 16, plain.closest).weights, nothing.weights)
+    assert torch.equal(looking.look(1, "books", 16, plain.closest).weights, nothing.weights)
     out = next(name for name in lesson.DOMAINS[1:] if name != plain.closest)
-    without = lesson_look(1, "books", 32, out)
+    without = looking.look(1, "books", 32, out)
     assert float(without.weights[:, lesson.DOMAINS.index(out)].abs().max()) == 0
     torch.testing.assert_close(without.weights.sum(1), torch.ones(5))
 
 
 def test_the_first_explorer_starts_with_a_typical_user(compared, desk):
     typical = looking.typical_user("films", 32)
-    rows = torch.stack([lesson_look(user, "films", 32, "none").weights[1] for user in range(1, 46)])
+    rows = torch.stack([looking.look(user, "films", 32, "none").weights[1] for user in range(1, 46)])
     distance = (rows - rows.mean(0)).norm(dim=1)
     assert float(distance[typical - 1]) == float(distance.min())
     explorer = explorers.explore_users()
@@ -414,10 +415,10 @@ def test_live_training_reports_and_can_be_left(compared, monkeypatch):
     first = next(steps)
     result = first.snapshot()
     assert (first.done, first.total) == (10, 10)
-    assert result.auc.shape == (8, 1)
+    assert result.curve["yours"].shape == (8, 1)
     assert result.weights.shape == (8, 5, 5)
     figure = new_figure(10, 4)
-    pictures.draw_live(result, compared, figure)
+    pictures.draw_live(result, compared.live_auc, figure)
     words = pictures.describe_live(result, {"temperature": 2.0, "attention_dim": 1, "seed": 0})
     assert f"Temperature 2, width 1, step 10 of {pictures.STEPS}, 8 networks" in words
     steps.close()
@@ -434,7 +435,7 @@ def test_pictures_follow_the_number_of_domains_and_of_seeds(monkeypatch):
     assert points.get_title(loc="left") == "All 3 seeds"
     assert sorted(len(line.get_xdata()) for line in points.lines) == [2, 30, 30, 30]
     assert points.lines[-1].get_ydata()[0] == pytest.approx(1 / 5)
-    result = looking.Look("news", torch.arange(6), truth[0, 1], weights[0], torch.rand(10), torch.rand(10))
+    result = looking.OneUser("news", torch.arange(6), truth[0, 1], weights[0], torch.rand(10), torch.rand(10))
     controls = {"user": 2, "asked": "films", "length": 4, "out": "none"}
     pictures.draw_look(result, figure, controls)
     heat, flows, _ = figure.axes
@@ -442,9 +443,9 @@ def test_pictures_follow_the_number_of_domains_and_of_seeds(monkeypatch):
     low, high = flows.get_ylim()
     assert all(low < text.get_position()[1] < high for text in flows.texts)
     assert "travel 0." in pictures.describe_look(result, controls)
-    removal = experiments.Removal(torch.rand(5, 3), torch.rand(3), truth)
-    twins = {name: torch.rand(3) for name in ("films", "games", "music", "films + games")}
-    pictures.draw_removal(removal, experiments.TwinTown(twins, twins), figure)
+    lost = Scores("AUC lost", (1, 2, 3, 4, 5, "any"), torch.rand(6, 3))
+    twins = Scores("AUC lost", ("films", "games", "music", "films + games"), torch.rand(4, 3))
+    pictures.draw_removal(lost, {"weight": twins, "lost": twins}, figure)
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()][3:] == ["4th", "least", "any of\nthem"]
 
 
@@ -479,7 +480,7 @@ def test_film_rows_hide_what_they_say_and_share_no_user(ratings):
             assert torch.bincount(query).tolist() == [500] * 3
             assert not part["new"][s][rows, query].any()
             assert bool(part["seen"][s][rows, query].all())
-            assert torch.equal(part["own"][s], F.one_hot(query, 3).bool())
+            assert torch.equal(part["closest"][s], F.one_hot(query, 3).bool())
     hidden = (halves["train"]["mask"] == halves["train"]["new"]).all(-1).float().mean()
     assert float(hidden) == pytest.approx(0.5, abs=0.05)
     for s in SMALL:
@@ -502,13 +503,15 @@ def test_profiles_of_films_do_not_hold_the_labels_that_are_predicted(ratings):
 
 def test_attention_to_genres_is_measured_as_it_says(ratings):
     result = lesson.attend_to_genres(ratings, ("A", "B", "C"), steps=5, seeds=SMALL)
-    assert all(scores.shape == (2, 3) for scores in (*result.known.values(), *result.new.values()))
+    assert result.known.values.shape == (4, 2)
+    assert result.new.arms == ("attention", "uniform", "blind")
     assert not torch.equal(result.known["uniform"], result.new["uniform"])
+    torch.testing.assert_close(result.known["blind"], result.new["blind"])
     rows = films.film_rows(ratings, ("A", "B", "C"), SMALL)["test"]
     elsewhere = rows["query"] != 2
     expected = (~rows["seen"][..., 2][elsewhere]).float().mean()
     assert float(result.unknown[2]) == pytest.approx(float(expected))
     torch.testing.assert_close(result.weights.sum(-1), torch.ones(2, 3))
     assert torch.equal(result.weights.diagonal(dim1=1, dim2=2), torch.zeros(2, 3))
-    assert torch.equal(result.damage.diagonal(dim1=1, dim2=2).float(), torch.zeros(2, 3))
-    assert float(result.damage.abs().max()) > 0
+    assert torch.equal(result.lost.diagonal(dim1=1, dim2=2).float(), torch.zeros(2, 3))
+    assert float(result.lost.abs().max()) > 0

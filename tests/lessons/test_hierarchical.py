@@ -10,20 +10,11 @@ import torch
 
 from recmtl_lessons.envs import ChainEnv, SessionPlanner, chain_value, users_from_ratings
 from recmtl_lessons.lessons import hierarchical as lesson
-from recmtl_lessons.lessons.hierarchical import (
-    chain,
-    choosing,
-    explorers,
-    films,
-    live,
-    pictures,
-    sessions,
-    watching,
-)
+from recmtl_lessons.lessons.hierarchical import chain, explorers, pictures, sessions, watching
 from recmtl_lessons.models import semi_markov_target
 from recmtl_lessons.teaching.claim import t_interval
 from recmtl_lessons.teaching.style import new_figure
-from recmtl_lessons.training import Acted, Actors, Chooser, Sessions, actor_critic, two_levels
+from recmtl_lessons.training import Acted, Actors, Chooser, Scores, Sessions, actor_critic, two_levels
 
 SLOW = pytest.mark.skipif(not os.environ.get("RECMTL_SLOW_TESTS"), reason="minutes: set RECMTL_SLOW_TESTS=1")
 SMALL = (0, 1)
@@ -166,12 +157,12 @@ def test_a_flat_policy_has_the_value_of_its_table():
 
 
 def test_a_table_without_the_history_stays_behind_while_it_explores():
-    arms = [chain.QLearning(history=True, epsilon=0.3), chain.QLearning(), chain.TABLES[chain.FLAT_Q_STOPS]]
+    arms = [chain.QLearning(history=True, epsilon=0.3), chain.QLearning(), chain.TABLES["flat Q, stops"]]
     history, without, stops = chain.q_learning(arms, (20, 21, 22), 25_600, 10)
     assert history.shape == without.shape == stops.shape == (3, 10)
     for returns in (history, stops):
         torch.testing.assert_close(returns[:, -1], torch.full((3,), 0.208, dtype=torch.float64))
-    assert float(chain.second_half(without).mean()) < 0.15
+    assert float(without[:, 5:].mean()) < 0.15
 
 
 def test_a_table_moves_by_the_mean_of_its_errors():
@@ -194,30 +185,32 @@ def on_chain():
 
 def test_learners_on_the_chain_can_be_told_apart(on_chain):
     """What the tests beside this one need."""
-    returns = on_chain.returns
-    assert {learner: len(values) for learner, values in returns.items()} == {
-        chain.TWO_LEVELS: 4, chain.TWO_GOALS: 3, chain.NO_GRADIENT: 1, chain.BOOTSTRAPS: 4, chain.WAITS: 4,
-        chain.SEES_HISTORY: 4, chain.FLAT_Q: 4, chain.FLAT_Q_HISTORY: 4, chain.FLAT_Q_STOPS: 4,
-    }  # fmt: skip
-    assert on_chain.steps.tolist() == [3_840, 7_680, 11_520, 15_360]
-    arms = {learner: values for learner, values in returns.items() if len(values) == 4}
-    assert apart([values[:3] for values in arms.values()]) > 1e-3  # where the first mistake is
-    arms.pop(chain.FLAT_Q_STOPS)  # tables earn one of a few numbers: on a single seed two may agree
-    assert apart([values[3:] for values in arms.values()]) > 1e-3  # where the second is
-    for learner in set(returns) - {chain.TWO_GOALS, chain.NO_GRADIENT}:
-        assert apart([returns[learner][:3], returns[chain.TWO_GOALS]]) > 1e-3
-        assert apart([returns[learner][3:], returns[chain.NO_GRADIENT]]) > 1e-3
+    learners, two_goals, untaught = (on_chain[name] for name in ("learners", "two goals", "no gradient"))
+    assert set(learners) == {"two levels", *chain.FLAT_ARMS, *chain.TABLES}
+    assert set(two_goals) == {"two levels", "two goals"}
+    assert set(untaught) == {"two levels", "no gradient"}
+    for scores, seeds in ((learners, 4), (two_goals, 3), (untaught, 1)):
+        assert scores.values.shape[1:] == (seeds, 4)
+        assert scores.steps == (3_840, 7_680, 11_520, 15_360)
+    assert torch.equal(two_goals["two levels"], learners["two levels"][:3])
+    assert torch.equal(untaught["two levels"], learners["two levels"][3:])
+    assert apart(learners.values[:, :3]) > 1e-3  # where the first mistake is
+    some = [arm for arm in learners if arm != "flat Q, stops"]  # on a single seed two tables may earn the same
+    assert apart(learners.only(*some).values[:, 3:]) > 1e-3  # where the second is
+    for learner in learners:
+        assert apart([learners[learner][:3], two_goals["two goals"]]) > 1e-3
+        assert apart([learners[learner][3:], untaught["no gradient"]]) > 1e-3
     pictures.draw_chain(on_chain, new_figure(11, 4.5))
-    twice = {learner: values.repeat(2, 1) for learner, values in returns.items()}  # for an interval it takes two
-    pictures.draw_mistakes(replace(on_chain, returns=twice), new_figure(8.6, 4.3))
+    twice = {name: replace(s, values=s.values.repeat(1, 2, 1)) for name, s in on_chain.items()}  # for an interval
+    pictures.draw_mistakes(twice, new_figure(8.6, 4.3))
 
 
 def test_what_is_late_is_the_second_half_of_the_points():
     returns = torch.tensor([[9.0, 9.0, 1.0, 2.0, 6.0], [8.0, 8.0, 2.0, 2.0, 5.0]])  # of five, the middle belongs to it
-    result = chain.ChainComparison(torch.arange(5), {"one": returns, "other": returns + 1})
-    assert result.late("one").tolist() == [3.0, 3.0]
-    assert result.late("other").tolist() == [4.0, 4.0]
-    assert chain.second_half(returns[:, 1:]).tolist() == [4.0, 3.5]
+    late = chain.second_half(Scores.of("return", {"one": returns, "other": returns + 1}, range(1, 6)))
+    assert late["one"].tolist() == [3.0, 3.0]
+    assert late["other"].tolist() == [4.0, 4.0]
+    assert chain.second_half(Scores.of("return", {"": returns[:, 1:]}, range(1, 5)))[""].tolist() == [4.0, 3.5]
 
 
 def levels_on_chain(seeds, how, two_goals=False, untaught=False, copies=1):
@@ -241,16 +234,16 @@ def test_two_levels_on_the_chain_come_to_what_they_do_when_trained_alone(on_chai
     )
     for seed in range(4):
         assert apart([right[seed], two[seed], none[seed]]) > 1e-3  # no mistake can be taken for another, on no seed
-    expected = {chain.TWO_LEVELS: right, chain.TWO_GOALS: two[:3], chain.NO_GRADIENT: none[3:]}
-    for learner, found in expected.items():
-        torch.testing.assert_close(on_chain.returns[learner], found, rtol=0, atol=1e-4)
+    torch.testing.assert_close(on_chain["learners"]["two levels"], right, rtol=0, atol=1e-4)
+    for mistake, found in (("two goals", two[:3]), ("no gradient", none[3:])):
+        torch.testing.assert_close(on_chain[mistake][mistake], found, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("rate", "arms"),
     [
-        (5e-3, {chain.SEES_HISTORY: (1.0, 0.5, 0.9, 0.0), chain.WAITS: (0.0, 1.0, 0.99, 0.0)}),
-        (1e-2, {chain.BOOTSTRAPS: (0.0, 0.5, 0.99, 0.05)}),
+        (5e-3, {"policy, history": (1.0, 0.5, 0.9, 0.0), "policy, λ = 1": (0.0, 1.0, 0.99, 0.0)}),
+        (1e-2, {"policy, λ = 0.5": (0.0, 0.5, 0.99, 0.05)}),
     ],
     ids=["slow", "fast"],
 )
@@ -259,19 +252,19 @@ def test_flat_policies_on_the_chain_come_to_what_they_do_in_another_order(on_cha
     stack, running = chain.flat_policies([dict(zip(names, arm, strict=True)) for arm in arms.values()], FOUR, how)
     found = [chain.flat_policy_value(stack).float() for _ in actor_critic.train(stack, running, how, every=5)]
     for learner, returns in zip(arms, stack.by_setting(torch.stack(found, dim=1)), strict=True):
-        torch.testing.assert_close(on_chain.returns[learner], returns, rtol=0, atol=1e-4)
+        torch.testing.assert_close(on_chain["learners"][learner], returns, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("learner", "settings"),
     [
-        (chain.FLAT_Q, {}), (chain.FLAT_Q_HISTORY, {"history": True}),
-        (chain.FLAT_Q_STOPS, {"epsilon": 0.0, "exploration_fraction": 0.5}),
+        ("flat Q", {}), ("flat Q, history", {"history": True}),
+        ("flat Q, stops", {"epsilon": 0.0, "exploration_fraction": 0.5}),
     ],
 )  # fmt: skip
 def test_tables_on_the_chain_come_to_what_they_do_alone(on_chain, learner, settings):
     (found,) = chain.q_learning([chain.QLearning(**settings)], FOUR, 15_360, 4)
-    torch.testing.assert_close(on_chain.returns[learner], found.float(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(on_chain["learners"][learner], found.float(), rtol=0, atol=1e-6)
 
 
 def test_exploration_falls_as_it_is_told(monkeypatch):
@@ -678,10 +671,10 @@ def arms_alone(arms, learned, judged, settings, how=LEVELS, flat_how=POLICIES, e
     """{arm: returns on the way and in the end}, each trained again."""
     users = (learned, judged, settings)
     ways = {
-        sessions.TWO_LEVELS: lambda: levels_alone(*users, how, False, every),
-        sessions.RANDOM_GOALS: lambda: levels_alone(*users, how, True, every),
-        sessions.FLAT: lambda: flat_alone(*users, flat_how, Sessions, every),
-        sessions.FOR_PROGRESS: lambda: flat_alone(*users, flat_how, sessions.PaidForProgress, every),
+        "two levels": lambda: levels_alone(*users, how, False, every),
+        "goals by chance": lambda: levels_alone(*users, how, True, every),
+        "flat": lambda: flat_alone(*users, flat_how, Sessions, every),
+        "paid for progress": lambda: flat_alone(*users, flat_how, sessions.PaidForProgress, every),
     }
     return {arm: ways[arm]() for arm in arms}
 
@@ -698,10 +691,10 @@ def test_arms_of_sessions_come_to_what_they_do_when_trained_alone(late):
     for arm, curve in expected.items():
         torch.testing.assert_close(late.curves[arm], curve, rtol=0, atol=1e-3)
         assert torch.equal(late.returns[arm], late.curves[arm][:, -1])
-    for arm in (sessions.TWO_LEVELS, sessions.RANDOM_GOALS):  # in the end on other sessions than on the way
+    for arm in ("two levels", "goals by chance"):  # in the end on other sessions than on the way
         glance = sessions.judge_two_levels(late.stacks[arm], judged, sessions.settings_of(3), LEVELS.goal_steps)
         assert float((glance - late.returns[arm]).abs().min()) > 1e-2
-    for arm in (sessions.FLAT, sessions.FOR_PROGRESS):
+    for arm in ("flat", "paid for progress"):
         glance = sessions.judge_flat(late.stacks[arm], judged, sessions.settings_of(3))
         assert float((glance - late.returns[arm]).abs().min()) > 1e-2
     assert apart(late.curves.values()) > 1e-2  # no arm can be taken for another
@@ -710,7 +703,7 @@ def test_arms_of_sessions_come_to_what_they_do_when_trained_alone(late):
 
 
 def test_fewer_arms_are_those_that_were_asked_for(late):
-    arms = (sessions.FOR_PROGRESS, sessions.TWO_LEVELS)
+    arms = ("paid for progress", "two levels")
     found = sessions.compare(3, arms, SMALL, LEVELS, POLICIES, group=1, every=15)
     assert set(found.curves) == set(found.stacks) == set(arms)
     assert found.steps.tolist() == [15 * 30]
@@ -736,7 +729,7 @@ def test_controls_have_the_first_of_the_seeds(monkeypatch, late):
 
 def test_the_comparison_of_sessions_keeps_what_it_was_judged_with(late):
     settings = sessions.settings_of(3)
-    for arm in (sessions.TWO_LEVELS, sessions.RANDOM_GOALS):
+    for arm in ("two levels", "goals by chance"):
         again = sessions.judge_two_levels(late.stacks[arm], late.judged, settings, SHORT.goal_steps, sessions.LOOK)
         assert torch.equal(late.returns[arm], again)
     best = torch.stack([best_by_hand(sessions.users_of(seed, 1)[:10], settings) for seed in SMALL])
@@ -750,7 +743,7 @@ def test_the_comparison_of_sessions_keeps_what_it_was_judged_with(late):
 def test_goals_by_chance_stay_what_they_were_before_the_training(late):
     """And are nearly even; those of the other arm are not, nor are the controllers what they were."""
     untrained = sessions._stack(sessions.two_level_network, SMALL, SHORT)
-    for arm in (sessions.TWO_LEVELS, sessions.RANDOM_GOALS):
+    for arm in ("two levels", "goals by chance"):
         assert len(late.stacks[arm]) == 2
         for number in range(2):
             now, then = late.stacks[arm].model(number), untrained.model(number)
@@ -758,10 +751,10 @@ def test_goals_by_chance_stay_what_they_were_before_the_training(late):
                 level: not torch.equal(getattr(now, level).policy.weight, getattr(then, level).policy.weight)
                 for level in ("meta", "controllers")
             }
-            assert moved == {"meta": arm == sessions.TWO_LEVELS, "controllers": True}
+            assert moved == {"meta": arm == "two levels", "controllers": True}
     states = torch.rand(200, sessions.STATE_DIM, generator=torch.Generator().manual_seed(0))
     for number in range(2):
-        wished = late.stacks[sessions.RANDOM_GOALS].model(number).goal_probabilities(states)
+        wished = late.stacks["goals by chance"].model(number).goal_probabilities(states)
         assert float((wished - 1 / 3).detach().abs().max()) < 0.05
 
 
@@ -830,7 +823,7 @@ def with_sure_levels(late, actions=(0, 2, 4)):
     """A comparison whose meta-controllers always want music, and whose controllers each show one ranking."""
     stack = sessions._stack(sessions.two_level_network, SMALL, SHORT)
     force(stack, "meta.policy", [1, 1])
-    return replace(late, stacks={sessions.TWO_LEVELS: force(stack, "controllers.policy", [list(actions)] * 2)})
+    return replace(late, stacks={"two levels": force(stack, "controllers.policy", [list(actions)] * 2)})
 
 
 @pytest.mark.parametrize("mine", [("music", "sport", "news"), ("sport", "sport", "news"), ("news", "news", "sport")])
@@ -863,7 +856,7 @@ def test_an_agent_serves_the_users_of_its_seed(late, agent):
     """Of the arm that learned at both levels: the first wants music, the second sport, all other arms news."""
     stacks = {arm: sessions._stack(sessions.two_level_network, SMALL, SHORT) for arm in sessions.ARMS}
     for arm, stack in stacks.items():
-        force(stack, "meta.policy", [1, 2] if arm == sessions.TWO_LEVELS else [0, 0])
+        force(stack, "meta.policy", [1, 2] if arm == "two levels" else [0, 0])
     users, late = sessions.users_of(SMALL[agent], 1), replace(late, stacks=stacks)
     for user in (0, 3, sessions.TEST_USERS - 1):
         line = watching.follow(late, user, agent=agent)
@@ -938,10 +931,10 @@ def test_the_explorer_of_goals_moves_at_every_end(late, monkeypatch):
 
 @pytest.mark.parametrize(("goal_steps", "clicks"), [(1, 1), (30, 12), (5, 4)])
 def test_a_training_can_be_run_at_every_end_of_its_controls(goal_steps, clicks, to_the_end):
-    found = to_the_end(live.train_live(goal_steps, clicks, 1, SHORT, replace(SHORT, epochs=2)))
-    assert found.two_levels.shape == found.flat.shape == (live.N_SEEDS, len(found.steps))
-    assert int(found.steps[-1]) == SHORT.environment_steps
-    assert bool((found.best > 0.1).all())
+    found = to_the_end(sessions.train_live(goal_steps, clicks, 1, SHORT, replace(SHORT, epochs=2)))
+    assert found.values.shape == (3, sessions.LIVE_SEEDS, len(found.steps))
+    assert found.steps[-1] == SHORT.environment_steps
+    assert bool((found["best, tastes known"] > 0.1).all())
     controls = {"goal_steps": goal_steps, "clicks_needed": clicks}
     pictures.draw_live(found, new_figure(10, 4.4), controls)
     said = pictures.describe_live(found, controls)
@@ -949,10 +942,10 @@ def test_a_training_can_be_run_at_every_end_of_its_controls(goal_steps, clicks, 
 
 
 def test_a_training_can_be_stopped_and_shows_how_far_it_came():
-    march = live.train_live(3, 2, 0, replace(SHORT, updates=12), replace(SHORT, updates=12))
+    march = sessions.train_live(3, 2, 0, replace(SHORT, updates=12), replace(SHORT, updates=12))
     moment = next(march)
     assert len(moment.snapshot().steps) == 1
-    assert (moment.done, moment.total) == (live.EVERY, 12)
+    assert (moment.done, moment.total) == (sessions.LIVE_EVERY, 12)
     march.close()
 
 
@@ -961,15 +954,15 @@ def test_a_training_can_be_stopped_and_shows_how_far_it_came():
 
 def test_arms_on_films_come_to_what_they_do_when_trained_again_by_hand(small_movielens, monkeypatch):
     """Two clicks a reward: by eight nobody is paid so soon."""
-    assert films.LATE == lesson.LATE == 8
-    monkeypatch.setattr(films, "LATE", 2)
-    monkeypatch.setattr(films, "TEST_USERS", 10)  # fewer than the small data have
+    assert lesson.LATE == 8
+    monkeypatch.setattr(sessions, "LATE", 2)
+    monkeypatch.setattr(sessions, "TEST_USERS", 10)  # fewer than the small data have
     ratings = replace(small_movielens, genre_names=("Drama", "Comedy", "Action", "D"))
-    found = films.compare_on_films(ratings, SMALL, LEVELS, POLICIES)
+    found = sessions.compare_on_films(ratings, SMALL, LEVELS, POLICIES)
     learned, others = ([users_from_ratings(ratings, seed, group) for seed in SMALL] for group in (0, 2))
     assert len(others[0]) > 10
     judged, settings = [users[:10] for users in others], sessions.settings_of(2)
-    expected = arms_alone((sessions.TWO_LEVELS, sessions.FLAT), learned, judged, settings, every=15)
+    expected = arms_alone(("two levels", "flat"), learned, judged, settings, every=15)
     assert set(found.curves) == set(expected)
     for arm, curve in expected.items():
         torch.testing.assert_close(found.curves[arm], curve, rtol=0, atol=1e-3)
@@ -1000,15 +993,16 @@ def late_by_hand(points):
 
 def test_scores_of_flat_policies_are_those_of_their_settings(monkeypatch):
     """Trained again in another order, as one arm after the other in the key's own words."""
-    monkeypatch.setattr(choosing, "FLAT_TRAINING", TINY)
+    monkeypatch.setattr(chain, "FLAT_TRAINING", TINY)
     rates = (6e-3, 2e-2)
-    found = choosing.score_flat_policies((0.9, 0.99), (0.5, 1.0), (0.01,), rates, SMALL)
-    assert set(found) == set(itertools.product((False, True), (0.9, 0.99), (0.5, 1.0), (0.01,), rates))
+    grid = {"history": (0.0, 1.0), "discount": (0.9, 0.99), "gae_lambda": (0.5, 1.0), "entropy": (0.01,)}
+    found = chain.score_flat_policies({**grid, "learning_rate": rates}, SMALL)
+    assert set(found) == set(itertools.product(*grid.values(), rates))
     assert apart(found.values()) > 1e-4
     for rate in rates:
         keys = sorted((key for key in found if key[-1] == rate), key=lambda key: key[::-1], reverse=True)
         arms = [
-            {"entropy": entropy, "gae_lambda": gae_lambda, "discount": discount, "history": float(history)}
+            {"entropy": entropy, "gae_lambda": gae_lambda, "discount": discount, "history": history}
             for history, discount, gae_lambda, entropy, _ in keys
         ]
         how = replace(TINY, learning_rate=rate)
@@ -1021,12 +1015,12 @@ def test_scores_of_flat_policies_are_those_of_their_settings(monkeypatch):
 
 def test_scores_of_tables_are_those_of_their_settings(monkeypatch):
     """Once learned anew in another order, and once with returns from which the table can be told."""
-    monkeypatch.setattr(choosing, "FLAT_TRAINING", replace(TINY, sessions=64))
-    tried, learn = ((0.9, 1.0), (0.0, 0.3), (0.5, 1.0)), chain.q_learning
-    found = choosing.score_tables(*tried, SMALL)
+    monkeypatch.setattr(chain, "FLAT_TRAINING", replace(TINY, sessions=64))
+    grid = {"epsilon": (0.0, 0.3), "exploration_fraction": (0.5, 1.0), "history": (False, True), "discount": (0.9, 1.0)}
+    found, learn = chain.score_tables(grid, SMALL), chain.q_learning
     tables = [
         chain.QLearning(history=history, discount=discount, epsilon=epsilon, exploration_fraction=fraction)
-        for history, discount, epsilon, fraction in itertools.product((True, False), *(each[::-1] for each in tried))
+        for history, discount, epsilon, fraction in itertools.product((True, False), (1.0, 0.9), (0.3, 0.0), (1.0, 0.5))
     ]
     assert set(found) == set(tables)
     for table, points in zip(tables, learn(tables, SMALL, 20 * 64 * 8, 4), strict=True):
@@ -1040,18 +1034,18 @@ def test_scores_of_tables_are_those_of_their_settings(monkeypatch):
         number = torch.tensor([[number_of(arm)] for arm in arms])
         return (number + torch.tensor([[0.2, 0.4]]))[..., None] + torch.tensor([9.0, 7.0, 0.0, 1.0])
 
-    monkeypatch.setattr(choosing, "q_learning", told_apart)
-    for arm, returns in choosing.score_tables(*tried, SMALL).items():
+    monkeypatch.setattr(chain, "q_learning", told_apart)
+    for arm, returns in chain.score_tables(grid, SMALL).items():
         assert returns.tolist() == pytest.approx([number_of(arm) + 0.7, number_of(arm) + 0.9])
 
 
 def test_scores_of_rates_are_what_arms_earn_with_users_of_group_1(monkeypatch):
     how, flat_how = replace(LEVELS, updates=6), replace(POLICIES, updates=6)
     monkeypatch.setattr(sessions, "LOOK", 24)
-    monkeypatch.setattr(choosing, "TRAINING", how)
-    monkeypatch.setattr(choosing, "FLAT_SESSIONS", flat_how)
-    arms, rates = (sessions.TWO_LEVELS, sessions.FOR_PROGRESS, sessions.FLAT), (8e-3, 4e-2)
-    found = choosing.score_rates(2, rates, arms, SMALL)
+    monkeypatch.setattr(sessions, "TRAINING", how)
+    monkeypatch.setattr(sessions, "FLAT_TRAINING", flat_how)
+    arms, rates = ("two levels", "paid for progress", "flat"), (8e-3, 4e-2)
+    found = sessions.score_rates(2, rates, arms, SMALL)
     assert set(found) == set(itertools.product(arms, rates))
     assert apart(found.values()) > 1e-2
     learned, judged = ([sessions.users_of(seed, group) for seed in SMALL] for group in (0, 1))
@@ -1064,8 +1058,8 @@ def test_scores_of_rates_are_what_arms_earn_with_users_of_group_1(monkeypatch):
 
 def test_scores_of_two_levels_on_the_chain_are_those_of_levels_without_a_mistake(monkeypatch):
     how = replace(ON_CHAIN, updates=20, sessions=16, steps=8)
-    monkeypatch.setattr(choosing, "CHAIN_TRAINING", how)
-    found = choosing.score_two_levels((5, 6, 7, 8))
+    monkeypatch.setattr(chain, "TRAINING", how)
+    found = chain.score_two_levels((5, 6, 7, 8))
     expected = late_by_hand(levels_on_chain((5, 6, 7, 8), how).double())
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     assert float(expected.max() - expected.min()) > 1e-3
@@ -1073,11 +1067,11 @@ def test_scores_of_two_levels_on_the_chain_are_those_of_levels_without_a_mistake
 
 @pytest.fixture(scope="module")
 def flat_scores():
-    return choosing.score_flat_policies()
+    return chain.score_flat_policies()
 
 
 @SLOW
-@pytest.mark.parametrize(("learner", "tried"), [(chain.BOOTSTRAPS, 8), (chain.WAITS, 8), (chain.SEES_HISTORY, 16)])
+@pytest.mark.parametrize(("learner", "tried"), [("policy, λ = 0.5", 8), ("policy, λ = 1", 8), ("policy, history", 16)])
 def test_flat_policies_have_settings_near_the_best_of_those_tried(flat_scores, learner, tried):
     """Among those with as much of the history, and without it the same lambda."""
     arm = chain.FLAT_ARMS[learner]
@@ -1091,13 +1085,13 @@ def test_flat_policies_have_settings_near_the_best_of_those_tried(flat_scores, l
 @SLOW
 def test_tables_have_settings_near_the_best_of_those_tried():
     """Of those that see the place alone it is the one that stops exploring; the plain one is far from it."""
-    scores = {table: float(returns.mean()) for table, returns in choosing.score_tables().items()}
+    scores = {table: float(returns.mean()) for table, returns in chain.score_tables().items()}
     assert len(scores) == 64
-    for learner in (chain.FLAT_Q_STOPS, chain.FLAT_Q_HISTORY):
+    for learner in ("flat Q, stops", "flat Q, history"):
         mine = chain.TABLES[learner]
         assert scores[mine] > max(v for table, v in scores.items() if table.history == mine.history) - 0.02, scores
-    assert scores[chain.TABLES[chain.FLAT_Q]] < scores[chain.TABLES[chain.FLAT_Q_STOPS]] - 0.05
-    plain, history = chain.TABLES[chain.FLAT_Q], chain.TABLES[chain.FLAT_Q_HISTORY]
+    assert scores[chain.TABLES["flat Q"]] < scores[chain.TABLES["flat Q, stops"]] - 0.05
+    plain, history = chain.TABLES["flat Q"], chain.TABLES["flat Q, history"]
     assert history == replace(plain, history=True)  # they differ in what they see
     assert scores[replace(history, exploration_fraction=0.5)] < 0.1  # which has to explore for long
 
@@ -1105,24 +1099,24 @@ def test_tables_have_settings_near_the_best_of_those_tried():
 @SLOW
 @pytest.mark.parametrize("clicks", [sessions.LATE, 1])
 def test_arms_of_sessions_have_a_rate_near_the_best_of_those_tried(clicks):
-    scores = choosing.score_rates(clicks)
-    for arm in (sessions.TWO_LEVELS, sessions.FLAT, sessions.FOR_PROGRESS):
+    scores = sessions.score_rates(clicks)
+    for arm in ("two levels", "flat", "paid for progress"):
         means = {rate: float(returns.mean()) for (name, rate), returns in scores.items() if name == arm}
         assert len(means) == 5
-        how = sessions.TRAINING if arm == sessions.TWO_LEVELS else sessions.FLAT_TRAINING
+        how = sessions.TRAINING if arm == "two levels" else sessions.FLAT_TRAINING
         assert means[how.learning_rate] > max(means.values()) - 0.06, (arm, means)
 
 
 @SLOW
 def test_on_seeds_that_were_looked_at_once_two_levels_lead_by_what_the_notebook_says():
-    found = sessions.compare(arms=(sessions.TWO_LEVELS, sessions.FLAT), seeds=tuple(range(300, 324)), every=100)
-    mean, low, _ = t_interval(found.lead(sessions.TWO_LEVELS, sessions.FLAT))
-    assert mean == pytest.approx(choosing.ON_FRESH_SEEDS[0], abs=0.05)
+    found = sessions.compare(arms=("two levels", "flat"), seeds=tuple(range(300, 324)), every=100)
+    mean, low, _ = t_interval(found.lead("two levels", "flat"))
+    assert mean == pytest.approx(sessions.ON_FRESH_SEEDS[0], abs=0.05)
     assert low > 0
 
 
 @SLOW
 def test_two_levels_on_the_chain_never_fail():
-    found = choosing.score_two_levels()
+    found = chain.score_two_levels()
     assert len(found) == 48
     assert float(found.min()) > 0.15, found

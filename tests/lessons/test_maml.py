@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from recmtl_lessons.datasets import few_shot as users
 from recmtl_lessons.datasets import load_movielens
 from recmtl_lessons.lessons import maml as lesson
-from recmtl_lessons.lessons.maml import breaking, experiments, explorers, films, path, pictures, sinusoid
+from recmtl_lessons.lessons.maml import breaking, experiments, explorers, path, pictures, reader, sinusoid
 from recmtl_lessons.models import MAMLRecommender
 from recmtl_lessons.teaching.style import new_figure
 from recmtl_lessons.training import few_shot
@@ -207,18 +207,16 @@ def test_every_arm_sees_the_same_batches(shop):
 
 def test_by_ratings_uses_as_many_as_it_says(compared):
     result = experiments.by_ratings(compared)
-    assert result.in_three_steps["MAML"].shape == (6, 2)
-    assert result.as_long_as_helps["joint"].shape == (3, 2)
-    test, (rate, steps) = compared.users.test, experiments.AS_LONG_AS_HELPS["joint"][10]
+    three, long = result["three steps"], result["as long as helps"]
+    assert {scores.arms for scores in (*three.values(), *long.values())} == {("joint", "MAML")}
+    assert (tuple(three), tuple(long)) == ((1, 2, 5, 10, 20, 50), (5, 10, 50))
+    test, (rate, steps) = compared.users.test, experiments.SETTINGS["as_long_as_helps"]["joint"][10]
     network = compared.models["joint"].model(1)
     errors = []
     for t in range(15):
         mine = network.inner_update(test.support_x[1, t, :10], test.support_y[1, t, :10], steps, inner_lr=rate)
         errors.append((network.predict(test.query_x[1, t], mine) - test.query_y[1, t]).abs().mean())
-    assert float(result.as_long_as_helps["joint"][result.few.index(10), 1]) == pytest.approx(
-        float(torch.stack(errors).mean()), abs=1e-4
-    )
-    assert torch.equal(result.without, compared.before["joint"])
+    assert float(long[10]["joint"][1]) == pytest.approx(float(torch.stack(errors).mean()), abs=1e-4)
 
 
 def test_the_start_is_looked_at_as_it_is(compared):
@@ -228,27 +226,30 @@ def test_the_start_is_looked_at_as_it_is(compared):
         float((joint.predict(x) - y).abs().mean()) < float((maml.predict(x) - y).abs().mean())
         for x, y in zip(test.query_x[0], test.query_y[0], strict=True)
     ]
-    assert float(start.prefer_joint[0]) == pytest.approx(sum(better) / 15)
+    assert float(start["prefer joint"][0]) == pytest.approx(sum(better) / 15)
     offset = float((maml.predict(test.query_x[0].flatten(0, 1)) - test.query_y[0].flatten()).mean())
-    assert float(start.offset[0]) == pytest.approx(offset, abs=1e-5)
+    assert float(start["offset"][0]) == pytest.approx(offset, abs=1e-5)
 
 
 def test_the_negative_control_has_its_shape():
     result = experiments.with_one_taste(SMALL, 5, replace(SHOP, taste_spread=0.0))
-    assert set(result.before) == set(result.after) == {"joint", "MAML"}
-    assert all(scores.shape == (2,) for scores in (*result.before.values(), result.at_the_shops_rate))
+    assert result.before.arms == ("joint", "MAML")
+    assert result.after.arms == ("joint", "MAML", experiments.AT_THE_SHOPS_RATE)
+    assert not torch.equal(result.after[experiments.AT_THE_SHOPS_RATE], result.after["MAML"])
 
 
 def test_the_scores_behind_the_rates_can_be_had_again(monkeypatch):
     monkeypatch.setattr(experiments, "DESIGN_SEEDS", SMALL)
     monkeypatch.setattr(experiments, "SHOP", SHOP)
-    monkeypatch.setattr(experiments, "train", lambda *a, **k: few_shot.train(*a, **{**k, "steps": 2}))
+    train = few_shot.train
+    for module in (experiments, few_shot):
+        monkeypatch.setattr(module, "train", lambda *a, **k: train(*a[:4], steps=2, **k))
     assert set(experiments.score_training("joint", (0.003,), (0.03, 0.1))) == {(0.003, 0.03), (0.003, 0.1)}
     scores = experiments.score_training("MAML", (0.003,), (0.03, 0.1))
     assert scores[0.003, 0.03] != scores[0.003, 0.1]
     scores = experiments.score_adapting("MAML", SHOP, (2, 10), (1, 3))
     assert set(scores) == {2, 10}
-    assert len(scores[2]) == len(experiments.RATES) * 2
+    assert len(scores[2]) == len(few_shot.RATES) * 2
     assert scores[2] != scores[10]
     assert len(set(experiments.score_parts("head alone").values())) == 7
 
@@ -274,36 +275,37 @@ def _fits(arm, inner):
 @SLOW
 @pytest.mark.parametrize("name", ["joint", "MAML"])
 def test_each_arm_adapts_at_its_best_rates(name):
-    for count, scores in experiments.score_adapting(name, shots=experiments.RATINGS).items():
-        assert scores[experiments.IN_THREE_STEPS[name][count], 3] <= min(scores.values()) + NEAR
-    for count, scores in experiments.score_adapting(name, shots=(5, 10, 50), lengths=experiments.LENGTHS).items():
-        assert scores[experiments.AS_LONG_AS_HELPS[name][count]] <= min(scores.values()) + NEAR
+    chosen = experiments.SETTINGS
+    for count, scores in experiments.score_adapting(name, shots=chosen["in_three_steps"][name]).items():
+        assert scores[chosen["in_three_steps"][name][count], 3] <= min(scores.values()) + NEAR
+    for count, scores in experiments.score_adapting(name, shots=(5, 10, 50), lengths=chosen["lengths"]).items():
+        assert scores[chosen["as_long_as_helps"][name][count]] <= min(scores.values()) + NEAR
 
 
 @SLOW
 def test_the_other_arms_have_their_best_rates():
-    updates, arm = experiments.LONGER
+    updates, arm = experiments.SETTINGS["longer"]["updates"], experiments.LONGER
     scores = experiments.score_training("joint", (0.0002, 0.0005, 0.001, 0.002), (0.05, 0.07, 0.1), updates)
     assert scores[arm.meta_lr, arm.rate] <= min(scores.values()) + NEAR
-    for part, rate in experiments.PART_RATES.items():
-        scores = experiments.score_parts(part, (0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2))
+    for part, rate in experiments.SETTINGS["parts"].items():
+        scores = experiments.score_parts(part, None, (0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2))
         assert scores[rate] <= min(scores.values()) + NEAR
     for name in ("first-order MAML", "ANIL"):
         scores = experiments.score_adapting(name)[10]
         assert scores[experiments.SHOP_ARMS[name].rate, 3] <= min(scores.values()) + NEAR
     scores = sinusoid.score_joint_waves()
-    assert sinusoid.SHORT_RATES["joint"] == min(scores, key=scores.get)
+    assert experiments.SETTINGS["waves"]["joint"] == min(scores, key=scores.get)
 
 
 @SLOW
 def test_rates_on_films_are_the_best_of_those_tried():
     movielens = load_movielens()
-    for name, arm in films.FILM_ARMS.items():
+    for name, arm in experiments.FILM_ARMS.items():
         inner = None if name == "joint" else arm.inner_lr
-        scores = films.score_films(movielens, name)
+        scores = experiments.score_films(movielens, name)
         assert scores[arm.meta_lr, inner, arm.rate] <= min(scores.values()) + NEAR
-    scores = films.score_bias(movielens)
-    assert scores[films.FILM_BIAS_RATE] <= min(scores.values()) + NEAR
+    scores = experiments.score_parts("bias alone", movielens)
+    assert scores[experiments.SETTINGS["film_bias"]] <= min(scores.values()) + NEAR
 
 
 def test_a_part_moves_alone(compared):
@@ -340,9 +342,9 @@ def test_anothers_ratings_are_anothers(compared):
 
 def test_overwriting_is_first_order_and_not_the_right_gradient(compared):
     gradients = breaking.compare_gradients(compared, users=4)
-    assert float(gradients.in_place_to_first_order.max()) < 1e-4
-    assert float(gradients.in_place_to_right.min()) > 1e-2
-    assert bool((gradients.cosine < 1).all())
+    assert float(gradients["to first order"].max()) < 1e-4
+    assert float(gradients["to right"].min()) > 1e-2
+    assert bool((gradients["cosine"] < 1).all())
 
 
 def test_the_right_loss_adapts_as_the_model_does(compared):
@@ -356,9 +358,9 @@ def test_the_broken_ways_are_broken_where_they_say(compared):
     every_pair = (answers[:, None] - y[None, :]).square().mean()
     torch.testing.assert_close(breaking.broadcast_loss(model, params, x, y), every_pair)
     torch.testing.assert_close(breaking.right_loss(model, params, x, y), F.mse_loss(answers, y))
-    plain = breaking.adapted_errors(compared)
-    assert not torch.equal(breaking.adapted_errors(compared, dropout=0.4), plain)
-    assert torch.equal(breaking.adapted_errors(compared, dropout=0.4), breaking.adapted_errors(compared, dropout=0.4))
+    found = breaking.adapted_wrongly(compared)
+    assert not torch.equal(found["dropout"], found["adapted"])
+    assert torch.equal(found["dropout"], breaking.adapted_errors(compared, dropout=0.2))
 
 
 # The sinusoid.
@@ -366,27 +368,27 @@ def test_the_broken_ways_are_broken_where_they_say(compared):
 
 def test_waves_are_those_of_the_paper():
     generator = torch.Generator().manual_seed(0)
-    waves = sinusoid.draw_waves(2_000, generator)
-    assert 0.1 <= float(waves.amplitude.min()) < 0.2 < 4.9 < float(waves.amplitude.max()) <= 5.0
-    assert 0.0 <= float(waves.phase.min()) < 0.1 < 3.0 < float(waves.phase.max()) <= math.pi
+    amplitude, phase = sinusoid.draw_waves(2_000, generator)
+    assert 0.1 <= float(amplitude.min()) < 0.2 < 4.9 < float(amplitude.max()) <= 5.0
+    assert 0.0 <= float(phase.min()) < 0.1 < 3.0 < float(phase.max()) <= math.pi
     x, y, new_x, new_y = sinusoid.draw_tasks(50, 10, 30, generator)
     assert x.shape == (50, 10, 1)
     assert y.shape == (50, 10)
     assert new_x.shape == (50, 30, 1)
     assert new_y.shape == (50, 30)
     assert float(x.abs().max()) <= 5
-    wave = sinusoid.Waves(torch.tensor([[2.0]]), torch.tensor([[0.5]]))
-    assert float(wave(torch.tensor([[0.5 + math.pi / 2]]))) == 2.0
+    top = sinusoid.heights(torch.tensor([[0.5 + math.pi / 2]]), torch.tensor([[2.0]]), torch.tensor([[0.5]]))
+    assert float(top) == 2.0
 
 
 def test_the_short_run_measures_its_networks():
     run = sinusoid.short_run(SMALL, updates=20)
-    assert {name: scores.shape for name, scores in run.error.items()} == {"MAML": (2, 11), "joint": (2, 11)}
+    assert (run.error.arms, run.error.values.shape) == (("MAML", "joint"), (2, 2, 11))
     x, y, new_x, new_y = sinusoid.draw_tasks(200, 10, 100, torch.Generator().manual_seed(10_001))
     network = run.networks["joint"][1]
     losses = []
     for t in range(200):
-        mine = network.inner_update(x[t], y[t], 5, inner_lr=sinusoid.SHORT_RATES["joint"])
+        mine = network.inner_update(x[t], y[t], 5, inner_lr=experiments.SETTINGS["waves"]["joint"])
         losses.append(F.mse_loss(network(new_x[t], mine).squeeze(1), new_y[t]).detach())
     assert float(run.error["joint"][1, 5]) == pytest.approx(float(torch.stack(losses).mean()), abs=1e-3)
     pictures.draw_waves(run, new_figure(8, 4))
@@ -398,7 +400,7 @@ def test_one_wave_is_fitted_step_by_step():
     shown = explorer.run(step=3, points=4, amplitude=2.0, phase=0.5)
     controls = explorer.values
     explorer.close()
-    network, rate = run.networks["MAML"][0], sinusoid.SHORT_RATES["MAML"]
+    network, rate = run.networks["MAML"][0], experiments.SETTINGS["waves"]["MAML"]
     assert shown.points_x.shape == (4,)
     torch.testing.assert_close(shown.points_y, 2 * torch.sin(shown.points_x - 0.5))
     torch.testing.assert_close(shown.truth, 2 * torch.sin(shown.x - 0.5))
@@ -493,7 +495,7 @@ def test_the_first_explorer_runs(compared):
 @pytest.fixture(scope="module")
 def ratings(small_movielens):
     """With the films that a reader can rate."""
-    titles = (*films.TO_RATE.values(), *small_movielens.titles[len(films.TO_RATE) :])
+    titles = (*reader.TO_RATE.values(), *small_movielens.titles[len(reader.TO_RATE) :])
     return replace(small_movielens, titles=titles)
 
 
@@ -552,41 +554,41 @@ def test_too_few_people_are_refused(ratings):
 
 @pytest.fixture(scope="module")
 def on_films(ratings):
-    return films.compare_on_films(ratings, SMALL, steps=5)
+    return experiments.compare_on_films(ratings, SMALL, steps=5)
 
 
 def test_films_are_measured_as_they_say(on_films):
     test = on_films.users.test
-    network = on_films.network
+    network = on_films.models["MAML"].model(0)
     errors = []
     for t in range(test.user.shape[1]):
         mine = network.inner_update(
-            test.support_x[0, t], test.support_y[0, t], 3, inner_lr=films.FILM_ARMS["MAML"].rate
+            test.support_x[0, t], test.support_y[0, t], 3, inner_lr=experiments.FILM_ARMS["MAML"].rate
         )
         known = test.known[0, t]
         errors.append((network.predict(test.query_x[0, t], mine) - test.query_y[0, t]).abs()[known].mean())
     assert float(on_films.after["MAML"][0]) == pytest.approx(float(torch.stack(errors).mean()), abs=1e-4)
-    assert on_films.by_step["joint"].shape == (4, 2)
-    assert torch.equal(on_films.by_step["joint"][0], on_films.before["joint"])
+    assert on_films.by_step.steps == (0, 1, 2, 3)
+    assert torch.equal(on_films.by_step["joint"][:, 0], on_films.before["joint"])
 
 
 def test_recommendations_are_the_networks(ratings, on_films):
-    desk = films.open_desk(ratings, on_films.network, SMALL[0])
-    assert not set(desk.offered) & set(films.TO_RATE.values())
-    stars = dict.fromkeys(films.TO_RATE, 0) | {"titanic": 5, "alien": 1}
-    shown = films.recommend(desk, stars, 2)
+    desk = reader.open_desk(ratings, on_films.models["MAML"].model(0), SMALL[0])
+    assert not set(desk.offered) & set(reader.TO_RATE.values())
+    stars = dict.fromkeys(reader.TO_RATE, 0) | {"titanic": 5, "alien": 1}
+    shown = reader.recommend(desk, stars, 2)
     x, y = desk.rated_x[[2, 5]], torch.tensor([5.0, 1.0]) - desk.middle
-    mine = on_films.network.inner_update(x, y, 2, inner_lr=films.READERS_RATES[2])
-    expected = on_films.network.predict(desk.offered_x, mine) + desk.middle
+    mine = on_films.models["MAML"].model(0).inner_update(x, y, 2, inner_lr=experiments.SETTINGS["readers"][2])
+    expected = on_films.models["MAML"].model(0).predict(desk.offered_x, mine) + desk.middle
     torch.testing.assert_close(shown.stars[2], expected, rtol=1e-4, atol=1e-4)
     assert shown.top[2].tolist() == shown.stars[2].argsort(descending=True, stable=True)[:8].tolist()
     assert "2 ratings, 2 steps" in pictures.describe_recommendations(shown, {**stars, "steps": 2})
 
 
 def test_who_has_rated_nothing_is_recommended_the_same_at_every_step(ratings, on_films):
-    desk = films.open_desk(ratings, on_films.network, SMALL[0])
-    stars = dict.fromkeys(films.TO_RATE, 0)
-    shown, controls = films.recommend(desk, stars, 5), {**stars, "steps": 5}
+    desk = reader.open_desk(ratings, on_films.models["MAML"].model(0), SMALL[0])
+    stars = dict.fromkeys(reader.TO_RATE, 0)
+    shown, controls = reader.recommend(desk, stars, 5), {**stars, "steps": 5}
     assert all(torch.equal(row, shown.stars[0]) for row in shown.stars)
     assert "Nothing rated yet" in pictures.describe_recommendations(shown, controls)
     pictures.draw_recommendations(shown, new_figure(11, 4), controls)
@@ -595,15 +597,15 @@ def test_who_has_rated_nothing_is_recommended_the_same_at_every_step(ratings, on
 def test_a_film_that_is_missing_is_named(ratings, on_films):
     titles = tuple(title.replace("Alien", "Aliens") for title in ratings.titles)
     with pytest.raises(ValueError, match=r"^ratings: got no film 'Alien \(1979\)'"):
-        films.open_desk(replace(ratings, titles=titles), on_films.network)
+        reader.open_desk(replace(ratings, titles=titles), on_films.models["MAML"].model(0))
 
 
 def test_the_second_explorer_takes_stars_and_steps(ratings, on_films):
     explorer = explorers.explore_cold_start(ratings, on_films)
     start = explorer.values
-    assert set(start) == {*films.TO_RATE, "steps"}
+    assert set(start) == {*reader.TO_RATE, "steps"}
     assert len(explorer.run(alien=5, steps=1).top) == 2
-    assert f"{sum(start[key] > 0 for key in films.TO_RATE)} ratings, 1 step:" in explorer.history[-1][1]
+    assert f"{sum(start[key] > 0 for key in reader.TO_RATE)} ratings, 1 step:" in explorer.history[-1][1]
     explorer.close()
 
 
@@ -621,12 +623,11 @@ def test_titles_are_shortened(title, short):
 
 
 def test_pictures_of_the_comparisons_can_be_drawn(compared, on_films):
-    broken = {"dropout": compared.after["ANIL"], "broadcast": compared.after["joint"]}
     for draw in (
         lambda f: pictures.draw_idea(f),
         lambda f: pictures.draw_comparison(compared, f),
-        lambda f: pictures.draw_by_ratings(experiments.by_ratings(compared), f),
-        lambda f: pictures.draw_broken(compared.after["MAML"], broken, compared.before["MAML"], f),
+        lambda f: pictures.draw_by_ratings(compared, experiments.by_ratings(compared), f),
+        lambda f: pictures.draw_broken(breaking.adapted_wrongly(compared), f),
         lambda f: pictures.draw_films(on_films, f),
     ):
         figure = new_figure(10, 4)

@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,20 +9,11 @@ import torch
 from recmtl_lessons.envs import SessionPlanner, SessionSettings, users_from_ratings
 from recmtl_lessons.lessons import policy as lesson
 from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
-from recmtl_lessons.lessons.policy import (
-    breaking,
-    choosing,
-    experiments,
-    explorers,
-    films,
-    live,
-    pictures,
-    watching,
-)
+from recmtl_lessons.lessons.policy import breaking, experiments, explorers, pictures, watching
 from recmtl_lessons.models import gae, ppo_loss
 from recmtl_lessons.teaching.claim import t_interval
 from recmtl_lessons.teaching.style import new_figure
-from recmtl_lessons.training import actor_critic
+from recmtl_lessons.training import Scores, actor_critic
 from recmtl_lessons.training.rollouts import Chooser, Sessions, returns_of
 
 SLOW = pytest.mark.skipif(not os.environ.get("RECMTL_SLOW_TESTS"), reason="minutes: set RECMTL_SLOW_TESTS=1")
@@ -128,7 +118,7 @@ def test_exact_returns_agree_with_sessions_that_are_played():
         for name, value in stack._parameters.items():
             if "policy_heads" in name:
                 value *= -30
-    exact, chance = experiments.exact_returns(stack, [WORLD] * copies), experiments.bounds(WORLD, SMALL).chance
+    exact, limits = experiments.exact_returns(stack, [WORLD] * copies), experiments.bounds(WORLD, SMALL)
     worlds = [WORLD.users(seed, 2, experiments.TEST_USERS) for seed in stack.seeds]
     choose = actor_critic.choose_with(stack, Chooser(len(stack), 1), experiments.TASKS)
     played = returns_of(worlds, experiments.TASKS, choose, seeds=range(len(stack)), sessions=300, horizon=60)
@@ -136,21 +126,22 @@ def test_exact_returns_agree_with_sessions_that_are_played():
         found = stack.by_setting(played[task])  # (copies, seeds)
         tolerance = 4 * found.std(0) / copies**0.5  # four standard errors
         assert bool(((found.mean(0) - exact[task][0]).abs() < tolerance).all())
-        assert bool(((exact[task][0] - chance[task]).abs() > 3 * tolerance).all())
+        assert bool(((exact[task][0] - limits[task]["chance"]).abs() > 3 * tolerance).all())
 
 
 def test_the_way_goes_from_chance_to_the_best():
     limits = experiments.bounds(WORLD, SMALL)
-    torch.testing.assert_close(limits.share(limits.chance), torch.zeros(2))
-    torch.testing.assert_close(limits.share(limits.best), torch.ones(2))
-    assert bool((limits.share(limits.myopic) < 0.9).all())
+    torch.testing.assert_close(experiments.way(limits, "chance"), torch.zeros(2))
+    torch.testing.assert_close(experiments.way(limits, "best"), torch.ones(2))
+    assert bool((experiments.way(limits, "myopic") < 0.9).all())
     without = experiments.bounds(experiments.WORLDS["nothing"], SMALL)
-    torch.testing.assert_close(without.share(without.myopic), torch.ones(2), rtol=0, atol=1e-3)
+    torch.testing.assert_close(experiments.way(without, "myopic"), torch.ones(2), rtol=0, atol=1e-3)
 
 
 def test_both_ways_have_as_many_parameters():
-    one, each = experiments.shared_network(), experiments.separate_networks()
-    assert experiments.count_parameters(one) == experiments.count_parameters(each)
+    builds = (experiments.shared_network, experiments.separate_networks)
+    one, each = (sum(p.numel() for p in build().parameters()) for build in builds)
+    assert one == each
 
 
 def test_one_for_each_shares_nothing():
@@ -166,7 +157,7 @@ def test_one_for_each_shares_nothing():
 
 def share_of(stack):
     found = experiments.exact_returns(stack, [WORLD])
-    return experiments.bounds(WORLD, SMALL).share({task: values[0] for task, values in found.items()})
+    return experiments.way(experiments.bounds(WORLD, SMALL), {task: values[0] for task, values in found.items()})
 
 
 def test_learning_moves_policies_towards_the_best():
@@ -268,28 +259,27 @@ def knowing(plan, task):
 
 
 ARMS = {
-    "shared": (experiments.shared_network, 0.9, tuple(experiments.WORLDS)),
-    "separate": (experiments.separate_networks, 0.9, tuple(experiments.WORLDS)),
-    "bandit": (experiments.shared_network, 0.0, tuple(experiments.WORLDS)),
+    experiments.SHARED: (experiments.shared_network, 0.9),
+    experiments.SEPARATE: (experiments.separate_networks, 0.9),
+    experiments.BANDIT: (experiments.shared_network, 0.0),
 }
 
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_the_comparison_holds_what_an_arm_comes_to_when_it_is_trained_alone_in_its_world(compared, arm):
-    build, discount, names = ARMS[arm]
-    assert set(getattr(compared, arm)) == set(names)
-    for name in names:
-        world = experiments.WORLDS[name]
+    build, discount = ARMS[arm]
+    assert set(compared.shares) == set(experiments.WORLDS)
+    for name, world in experiments.WORLDS.items():
         alone = experiments.stack_of(build, [{"discount": discount}], SMALL, SHORT)
         experiments.fit(alone, experiments.sessions_for(alone, [world], SHORT), SHORT)
         users = [world.users(seed, 2, experiments.TEST_USERS) for seed in SMALL]
         expected = [share_by_hand(u, world.satiation, acting(alone.model(s))) for s, u in enumerate(users)]
-        torch.testing.assert_close(getattr(compared, arm)[name], torch.stack(expected), rtol=0, atol=1e-4)
+        torch.testing.assert_close(compared.shares[name][arm], torch.stack(expected), rtol=0, atol=1e-4)
 
 
 def test_no_arm_of_the_comparison_can_be_taken_for_another(compared):
     """What the tests beside this one need."""
-    shares = torch.stack([values for arm in ARMS for values in getattr(compared, arm).values()])  # (9, S)
+    shares = torch.cat([scores.only(*ARMS).values for scores in compared.shares.values()])  # (9, S)
     apart = torch.cdist(shares, shares, p=float("inf")) + torch.eye(len(shares))
     assert float(apart.min()) > 1e-3
 
@@ -303,16 +293,17 @@ def test_cosines_of_the_comparison_are_those_halfway_and_at_the_end_in_each_worl
             found.append(experiments.gradient_cosines(alone, beside, SHORT)[0])
         assert len(found) == 2
         torch.testing.assert_close(compared.cosines[name], torch.stack(found).mean(0), rtol=0, atol=1e-4)
-    values = torch.stack(list(compared.cosines.values()))
+    values = compared.cosines.values
     assert float((torch.cdist(values, values) + torch.eye(3)).min()) > 1e-2
 
 
 def test_stacks_of_the_comparison_are_the_networks_that_were_judged(compared):
-    shared, separate = [*compared.shared.items(), *compared.bandit.items()], [*compared.separate.items()]
-    for way, settings in ((experiments.SHARED, shared), (experiments.SEPARATE, separate)):
+    for way, arms in (
+        (experiments.SHARED, (experiments.SHARED, experiments.BANDIT)), (experiments.SEPARATE, (experiments.SEPARATE,)),
+    ):  # fmt: skip
+        settings = [(world, compared.shares[name][arm]) for arm in arms for name, world in experiments.WORLDS.items()]
         assert len(compared.stacks[way]) == 2 * len(settings)
-        for k, (name, shares) in enumerate(settings):
-            world = experiments.WORLDS[name]
+        for k, (world, shares) in enumerate(settings):
             for s, seed in enumerate(SMALL):
                 users, network = world.users(seed, 2, experiments.TEST_USERS), compared.stacks[way].model(2 * k + s)
                 found = share_by_hand(users, world.satiation, acting(network))
@@ -323,7 +314,7 @@ def test_who_knows_the_tastes_is_judged_in_each_world(compared):
     for name, world in experiments.WORLDS.items():
         users = [world.users(seed, 2, experiments.TEST_USERS) for seed in SMALL]
         expected = torch.stack([share_by_hand(u, world.satiation, knowing) for u in users])
-        torch.testing.assert_close(compared.knowing[name], expected, rtol=0, atol=5e-4)
+        torch.testing.assert_close(compared.shares[name][experiments.KNOWING], expected, rtol=0, atol=5e-4)
 
 
 def test_cosines_are_those_of_each_model_by_itself():
@@ -354,7 +345,7 @@ def test_dropout_makes_the_ratio_anything_and_nothing_else_does():
 
 def test_short_sessions_are_worth_less_to_whoever_takes_the_limit_for_an_end():
     found = breaking.with_short_sessions(SMALL, actor_critic.Training(updates=15))
-    assert bool((found.value > found.value_wrong + 0.2).all())
+    assert bool((found.lead("expects", over="expects, mistaken") > 0.2).all())
 
 
 # Watching.
@@ -393,7 +384,7 @@ def test_an_unknown_actor_is_refused(compared):
 def test_the_explorer_of_sessions_moves_at_every_end(monkeypatch):
     monkeypatch.setattr(watching, "STEPS", 5)
     untrained = experiments.stack_of(experiments.shared_network, [{}] * 6, experiments.SEEDS)
-    result = experiments.Comparison({}, {}, {}, {}, {}, {experiments.SHARED: untrained})
+    result = experiments.Comparison({}, None, {experiments.SHARED: untrained})
     explorer = explorers.explore_session(result)
     for task, actor, user, step in (
         ("home", "chance", 0, 1),
@@ -416,11 +407,12 @@ def test_the_explorer_of_sessions_moves_at_every_end(monkeypatch):
     [(0.0, 0.0, 0.0, 0.0), (0.3, 0.95, 1.0, 1.5), (0.01, 0.9, 0.5, 1.0)],
 )
 def test_a_training_can_be_run_at_every_end_of_its_controls(entropy, discount, sharing, satiation, to_the_end):
-    found = to_the_end(live.train_live(entropy, discount, sharing, satiation, SHORT.updates, 1, SHORT))
-    assert [v.shape for v in found.share.values()] == [(live.N_SEEDS, len(found.steps))] * 3
-    assert int(found.steps[-1]) == SHORT.environment_steps
-    assert all(0 < value <= 1.001 for value in found.myopic.values())
-    assert (min(found.myopic.values()) > 0.99) == (satiation == 0)
+    found = to_the_end(experiments.train_live(entropy, discount, sharing, satiation, SHORT.updates, 1, SHORT))
+    trained, myopic = found["trained"], found["myopic"].values.mean(1)
+    assert trained.values.shape == (3, experiments.LIVE_SEEDS, len(trained.steps))
+    assert trained.steps[-1] == SHORT.environment_steps
+    assert all(0 < value <= 1.001 for value in myopic.tolist())
+    assert bool(myopic.min() > 0.99) == (satiation == 0)
     controls = {"entropy": entropy, "discount": discount, "sharing": sharing, "satiation": satiation}
     pictures.draw_live(found, new_figure(10, 4.4), controls)
     said = f"Entropy bonus {entropy:g}, discount {discount:g}, sharing {sharing:g}, satiation {satiation:g}: after "
@@ -428,11 +420,10 @@ def test_a_training_can_be_run_at_every_end_of_its_controls(entropy, discount, s
 
 
 def test_a_training_can_be_stopped_and_shows_how_far_it_came():
-    march = live.train_live(0.01, 0.9, 1.0, 1.0, 12, 0, actor_critic.Training(sessions=4, steps=4))
+    march = experiments.train_live(0.01, 0.9, 1.0, 1.0, 12, 0, actor_critic.Training(sessions=4, steps=4))
     moment = next(march)
-    so_far = moment.snapshot()
-    assert len(so_far.steps) == 2
-    assert (moment.done, moment.total) == (12 // live.POINTS, 12)
+    assert len(moment.snapshot()["trained"].steps) == 2
+    assert (moment.done, moment.total) == (12 // experiments.LIVE_POINTS, 12)
     march.close()
 
 
@@ -440,25 +431,26 @@ def test_a_training_can_be_stopped_and_shows_how_far_it_came():
 
 
 def test_arms_on_films_come_to_what_they_do_when_trained_again_by_hand(small_movielens, monkeypatch):
-    monkeypatch.setattr(films, "TEST_USERS", 10)  # fewer than the small data have
+    monkeypatch.setattr(experiments, "TEST_USERS", 10)  # fewer than the small data have
     ratings = replace(small_movielens, genre_names=("Drama", "Comedy", "Action", "D"))  # as the lesson calls them
-    found = films.compare_on_films(ratings, SMALL, SHORT)
+    found, related = experiments.compare_on_films(ratings, SMALL, SHORT)
     learned, judged = ([users_from_ratings(ratings, seed, group) for seed in SMALL] for group in (0, 2))
     builds = {experiments.SHARED: experiments.shared_network, experiments.SEPARATE: experiments.separate_networks}
-    assert list(found.share) == [*builds, films.KNOWING]
+    assert list(found) == [*builds, experiments.KNOWING]
     assert len(judged[0]) > 10
-    acts = {films.KNOWING: [knowing, knowing]}
+    acts = {experiments.KNOWING: [knowing, knowing]}
     for arm, build in builds.items():
         stack = experiments.stack_of(build, [{"discount": 0.9}], SMALL, SHORT)
         experiments.fit(stack, Sessions(learned, experiments.TASKS, SHORT.sessions, seeds=SMALL), SHORT)
         acts[arm] = [acting(stack.model(s)) for s in range(2)]
-    for arm, values in found.share.items():
+    for arm in found:
         expected = [share_by_hand(users[:10], 1.0, act) for users, act in zip(judged, acts[arm], strict=True)]
-        torch.testing.assert_close(values, torch.stack(expected), rtol=0, atol=5e-4)
-    shares = torch.stack(list(found.share.values()))
-    assert float((torch.cdist(shares, shares) + torch.eye(3)).min()) > 1e-3  # no arm can be taken for another
-    assert set(found.related) == {("home", "search"), ("home", "notify"), ("search", "notify")}
-    for surfaces, correlation in found.related.items():
+        torch.testing.assert_close(found[arm], torch.stack(expected), rtol=0, atol=5e-4)
+    assert (
+        float((torch.cdist(found.values, found.values) + torch.eye(3)).min()) > 1e-3
+    )  # no arm can be taken for another
+    assert set(related) == {("home", "search"), ("home", "notify"), ("search", "notify")}
+    for surfaces, correlation in related.items():
         one, other = (learned[0].on(task) - learned[0].on(task).mean() for task in surfaces)
         assert correlation == pytest.approx(float((one * other).sum() / (one.norm() * other.norm())), abs=1e-5)
     pictures.draw_films(found, new_figure(9, 4))
@@ -469,11 +461,11 @@ def test_arms_on_films_come_to_what_they_do_when_trained_again_by_hand(small_mov
 
 def test_pictures_can_be_drawn(compared):
     pictures.draw_loop(new_figure(11, 3.9))
-    pictures.draw_sharing(compared, new_figure(10.4, 4.3))
-    pictures.draw_planning(compared, new_figure(8.8, 4.3))
+    pictures.draw_sharing(compared.shares, new_figure(10.4, 4.3))
+    pictures.draw_planning(compared.shares, new_figure(8.8, 4.3))
     pictures.draw_cosines(compared.cosines, new_figure(8.4, 3.8))
     short = breaking.with_short_sessions(SMALL, SHORT)
-    right = compared.shared["tastes and rules"]
+    right = compared.shares["tastes and rules"][experiments.SHARED]
     pictures.draw_breaking(breaking.with_dropout(SMALL, SHORT), short, right, new_figure(11, 4.2))
 
 
@@ -481,18 +473,18 @@ def test_pictures_can_be_drawn(compared):
 def test_bootstrapped_values_arrive_and_those_of_the_limit_as_an_end_never_do():
     """What the notebook says of three times as many updates."""
     found = breaking.with_short_sessions(DESIGN_SEEDS, actor_critic.Training(updates=120))
-    assert abs(float((found.value - found.found).mean())) < 0.2
-    assert float((found.found_wrong - found.value_wrong).mean()) > 0.8
+    assert abs(float(found.lead("expects", over="gets").mean())) < 0.2
+    assert float(found.lead("gets, mistaken", over="expects, mistaken").mean()) > 0.8
 
 
 @SLOW
 @pytest.mark.timeout(1200)
 def test_other_seeds_come_to_about_what_the_notebook_keeps_of_them():
     """Not to the digit: such trainings depend on the order in which numbers are added. And what the notebook says."""
-    found = choosing.compare_again()
-    assert found.keys() == choosing.ON_OTHER_SEEDS.keys()
+    found = experiments.compare_again()
+    assert found.keys() == experiments.ON_OTHER_SEEDS.keys()
     for what, leads in found.items():
-        kept = torch.tensor(choosing.ON_OTHER_SEEDS[what])
+        kept = torch.tensor(experiments.ON_OTHER_SEEDS[what])
         assert leads.shape == kept.shape, what
         assert float(leads.mean()) == pytest.approx(float(kept.mean()), abs=0.03), what
         if what.endswith("nothing"):
@@ -502,12 +494,12 @@ def test_other_seeds_come_to_about_what_the_notebook_keeps_of_them():
 
 
 def test_what_the_notebook_keeps_of_other_seeds_bears_out_what_it_says():
-    for what, leads in choosing.ON_OTHER_SEEDS.items():
-        assert len(leads) == len(choosing.AGAIN)
+    for what, leads in experiments.ON_OTHER_SEEDS.items():
+        assert len(leads) == len(experiments.AGAIN)
         if not what.endswith("nothing"):
             assert min(leads) > 0
-    assert t_interval(choosing.ON_OTHER_SEEDS["planning, nothing"])[2] < 0
-    mean, _, high = t_interval(choosing.ON_OTHER_SEEDS["sharing, nothing"])
+    assert t_interval(experiments.ON_OTHER_SEEDS["planning, nothing"])[2] < 0
+    mean, _, high = t_interval(experiments.ON_OTHER_SEEDS["sharing, nothing"])
     assert mean < 0 < high
 
 
@@ -517,26 +509,21 @@ def test_comparing_again_is_the_comparison_on_other_seeds(monkeypatch):
 
     def compare(seeds):
         asked.append(seeds)
-        return SimpleNamespace(
-            **{
-                way: {
-                    name: torch.tensor([10.0**k, 2.0 * 10**k]) * len(asked) + n
-                    for n, name in enumerate(experiments.WORLDS)
-                }
-                for k, way in enumerate(("bandit", "separate", "shared"))
-            }
-        )
+        arms = (experiments.BANDIT, experiments.SEPARATE, experiments.SHARED)
+        made_up = torch.tensor([[10.0**k, 2.0 * 10**k] for k in range(3)]) * len(asked)
+        shares = {name: Scores("", arms, made_up + n) for n, name in enumerate(experiments.WORLDS)}
+        return experiments.Comparison(shares, None, {})
 
-    monkeypatch.setattr(choosing, "compare", compare)
-    found = choosing.compare_again()
-    assert tuple(asked) == choosing.AGAIN
-    used = [seed for seeds in choosing.AGAIN for seed in seeds]
+    monkeypatch.setattr(experiments, "compare", compare)
+    found = experiments.compare_again()
+    assert tuple(asked) == experiments.AGAIN
+    used = [seed for seeds in experiments.AGAIN for seed in seeds]
     assert len(set(used)) == 48
     assert not set(used) & {*SEEDS, *DESIGN_SEEDS}
     for name in experiments.WORLDS:
         assert found[f"sharing, {name}"].tolist() == [135.0 * run for run in range(1, 7)]
         assert found[f"planning, {name}"].tolist() == [148.5 * run for run in range(1, 7)]
-    assert found.keys() == choosing.ON_OTHER_SEEDS.keys()
+    assert found.keys() == experiments.ON_OTHER_SEEDS.keys()
 
 
 @SLOW
@@ -547,5 +534,5 @@ def test_comparing_again_is_the_comparison_on_other_seeds(monkeypatch):
 )
 def test_the_learning_rate_is_near_the_best_of_those_tried(way, discount):
     """For each arm, on users of group 1 and 32 seeds, none of which a claim rests on."""
-    found = {rate: float(shares.mean()) for rate, shares in choosing.score_rates(way, discount).items()}
+    found = {rate: float(shares.mean()) for rate, shares in experiments.score_rates(way, discount).items()}
     assert found[experiments.TRAINING.learning_rate] > max(found.values()) - 0.03, found

@@ -16,14 +16,12 @@ from recmtl_lessons.lessons import prototypical as lesson
 from recmtl_lessons.lessons._seeds import DESIGN_SEEDS
 from recmtl_lessons.lessons.maml import experiments as maml
 from recmtl_lessons.lessons.prototypical import (
-    coldstart,
     experiments,
     explorers,
-    films,
     pictures,
     plane,
     rivals,
-    section,
+    serving,
     shelves,
 )
 from recmtl_lessons.models import PrototypicalNetworkRecommender
@@ -302,47 +300,41 @@ def test_accuracies_are_those_of_the_networks(compared):
                 network.predict(test.support_x[s, t], test.support_y[s, t], test.query_x[s, t]) == test.query_y[s, t]
                 for t in range(test.query_y.shape[1])
             ]
-            found = compared.accuracy[name][compared.shots.index(5), s]
+            found = compared.accuracy[5][name][s]
             assert float(found) == pytest.approx(float(torch.stack(right).float().mean()), abs=1e-6)
 
 
 def test_the_signal_itself_is_sorted_best(compared):
-    truth = compared.accuracy["signal itself"].mean(1)
-    others = torch.stack([v.mean(1) for n, v in compared.accuracy.items() if n != "signal itself"]).amax(0)
-    assert bool((truth > others).all())
+    for scores in compared.accuracy.values():
+        means = {name: float(scores[name].mean()) for name in scores}
+        assert means.pop("signal itself") > max(means.values())
 
 
 def test_ways_are_judged_with_the_networks_of_the_comparison(compared):
     found = experiments.by_ways(compared, SMALL, 12, (2,), SHOP)
-    assert set(found.episodes) == {2, 20}
-    assert found.classifier.shape == found.episodes[2].shape == (2,)
-    at = compared.shots.index(5)
-    torch.testing.assert_close(found.episodes[20], compared.accuracy["prototypes"][at], rtol=0, atol=0.06)
-
-
-def test_controls_are_measured_as_they_say():
-    found = experiments.control(SHOP, "", SMALL, 3, shuffled=True)
-    assert torch.equal(found.advantage, found.prototypes - found.best_rival)
-    assert float(found.best_rival.mean()) == max(float(v.mean()) for v in found.rivals.values())
+    assert found.arms == (2, 20, "classifier")
+    torch.testing.assert_close(found[20], compared.accuracy[5]["prototypes"], rtol=0, atol=0.06)
 
 
 def test_the_shop_in_the_form_of_a_control(compared):
-    found = experiments.in_the_shop(compared)
-    at = compared.shots.index(5)
-    assert torch.equal(found.prototypes, compared.accuracy["prototypes"][at])
-    assert set(found.rivals) == {"nearest mean", "nearest neighbours", "logistic regression"}
+    found, five = experiments.in_the_shop(compared, SMALL, SHOP), compared.accuracy[5]
+    assert torch.equal(found["prototypes"], five["prototypes"])
+    best = max((five[name] for name in experiments.RIVALS), key=lambda values: float(values.mean()))
+    assert torch.equal(found["best rival"], best)
+    assert found.arms == experiments.control(SHOP, "", SMALL, 3, shuffled=True).arms
 
 
 def test_the_broken_training_is_measured(compared):
     found = experiments.train_broken(compared, SMALL, 8, SHOP)
-    assert found.loss.shape == found.right_loss.shape == found.row_sum.shape == (2, len(found.updates))
-    assert bool((found.loss[:, -1] < found.loss[:, 0]).all())
-    assert bool((found.right_loss > 0).all())
+    loss = found["loss"]
+    assert loss.steps == found["row sum"].steps == found["size"].steps == (4, 8)
+    assert bool((loss["wrong"][:, -1] < loss["wrong"][:, 0]).all())
+    assert bool((loss["right"] > 0).all())
 
 
 def test_the_scores_behind_the_settings_can_be_had_again(monkeypatch):
     monkeypatch.setattr(experiments, "DESIGN_SEEDS", SMALL)
-    monkeypatch.setattr(experiments, "RATES", (0.003,))
+    monkeypatch.setitem(experiments.SETTINGS, "rates", (0.003,))
     monkeypatch.setattr(experiments, "RATE_OF_WAYS", {20: 0.003})
     monkeypatch.setattr(experiments, "STEPS", 2)
     assert set(experiments.score_rates(SHOP)) == {("20 ways", 0.003), ("classifier", 0.003), ("broken", 0.003)}
@@ -370,15 +362,15 @@ def tasks_of(support_y, query_y, known=None):
 
 def test_liked_lies_above_the_users_own_mean():
     tasks = tasks_of([[5.0, 4.0, 3.0], [4.1, 4.1, 4.1], [1.0, 1.0, 2.0]], [[4.0, 4.5], [4.0, 5.0], [1.0, 1.5]])
-    support, query = films.liked(tasks)
+    support, query = serving.liked(tasks)
     assert support[0].tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 1]]
     assert query[0].tolist() == [[0, 1], [0, 1], [0, 1]]
-    assert films.two_sided(tasks)[0].tolist() == [True, False, True]
+    assert serving.two_sided(tasks)[0].tolist() == [True, False, True]
 
 
 def test_one_sided_users_do_not_train():
     tasks = tasks_of([[5.0, 4.0], [3.0, 3.0], [1.0, 2.0]], [[4.0, 4.5]] * 3)
-    stream = films.taste_stream(tasks)["users"]
+    stream = serving.taste_stream(tasks)["users"]
     assert stream["support_x"].shape == (1, 3, 2, 1)
     assert bool((stream["support_y"].sum(2) == 1).all())
 
@@ -387,7 +379,7 @@ def test_auc_within_users_is_the_mean_of_their_own():
     generator = torch.Generator().manual_seed(0)
     answers, stars = (torch.randn(1, 4, 12, generator=generator) for _ in range(2))
     tasks = tasks_of([[0.5, -0.5]] * 4, stars[0].tolist())
-    found = films.within_user_auc(answers.round(decimals=1), tasks)
+    found = serving.within_user_auc(answers.round(decimals=1), tasks)
     expected = auc(answers[0].round(decimals=1), (stars[0] > 1e-4).long()).mean()
     assert float(found[0]) == pytest.approx(float(expected), abs=1e-6)
 
@@ -395,22 +387,22 @@ def test_auc_within_users_is_the_mean_of_their_own():
 def test_auc_leaves_out_what_is_not_known_and_who_has_one_class():
     known = [[True, True, False], [True, True, True]]
     tasks = tasks_of([[1.0, -1.0]] * 2, [[1.0, -1.0, 1.0], [1.0, 2.0, 3.0]], known)
-    assert films.within_user_auc(torch.tensor([[[2.0, 1.0, 0.0], [0.0, 0.0, 0.0]]]), tasks).tolist() == [1.0]
-    assert films.within_user_auc(torch.tensor([[[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]]), tasks).tolist() == [0.5]
+    assert serving.within_user_auc(torch.tensor([[[2.0, 1.0, 0.0], [0.0, 0.0, 0.0]]]), tasks).tolist() == [1.0]
+    assert serving.within_user_auc(torch.tensor([[[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]]), tasks).tolist() == [0.5]
     with pytest.raises(ValueError, match=r"^scores: got \(1, 2, 3\) with 1 NaN"):
-        films.within_user_auc(torch.tensor([[[1.0, torch.nan, 0.0], [0.0, 0.0, 0.0]]]), tasks)
+        serving.within_user_auc(torch.tensor([[[1.0, torch.nan, 0.0], [0.0, 0.0, 0.0]]]), tasks)
     with pytest.raises(ValueError, match=r"^scores: got \(2, 3\)"):
-        films.within_user_auc(torch.zeros(2, 3), tasks)
+        serving.within_user_auc(torch.zeros(2, 3), tasks)
 
 
 def test_pulled_prototypes_by_hand():
     embeddings = torch.tensor([[[1.0, 0.0], [3.0, 0.0], [0.0, 6.0]], [[9.0, 9.0], [9.0, 9.0], [9.0, 9.0]]])
     labels = torch.tensor([[0, 0, 1], [-1, -1, -1]])
     everybody = torch.tensor([[-1.0, -1.0], [1.0, 1.0]])
-    found = films.pulled_prototypes(embeddings, labels, everybody, 3.0)
+    found = serving.pulled_prototypes(embeddings, labels, everybody, 3.0)
     expected = [[[(4 - 3) / 5, -3 / 5], [3 / 4, (6 + 3) / 4]], everybody.tolist()]
     torch.testing.assert_close(found, torch.tensor(expected))
-    nearly = films.pulled_prototypes(embeddings[:1], labels[:1], everybody, 1e-6)
+    nearly = serving.pulled_prototypes(embeddings[:1], labels[:1], everybody, 1e-6)
     own = PrototypicalNetworkRecommender(2).compute_prototypes(embeddings[0], labels[0])
     torch.testing.assert_close(nearly[0], own, rtol=0, atol=1e-5)
 
@@ -418,25 +410,25 @@ def test_pulled_prototypes_by_hand():
 def test_ratings_from_odds_by_hand():
     tasks = tasks_of([[5.0, 4.0, 1.0, 2.0], [3.0, 3.0, 3.0, 3.0]], [[1.0, 2.0]] * 2)
     odds = torch.tensor([[[0.5, 100.0], [0.0, -5.0]]])
-    found = films.as_ratings(odds, tasks, 0.4, 2.0)
+    found = serving.as_ratings(odds, tasks, 0.4, 2.0)
     torch.testing.assert_close(found, torch.tensor([[[3.2, 3.8], [3.0, 2.2]]]))
 
 
 @pytest.fixture(scope="module")
 def tastes(people):
-    return {w: films.train_tastes(people.train, SMALL, 0.003, (8,), w, 8) for w in (0.0, 5.0)}
+    return {w: serving.train_tastes(people.train, SMALL, 0.003, (8,), w, 8) for w in (0.0, 5.0)}
 
 
 @pytest.mark.parametrize("weight", [0.0, 5.0])
 def test_log_odds_are_those_of_the_networks(people, tastes, weight):
     test, trained = people.test.shots(10), tastes[weight]
-    found = films.log_odds(trained, test)
-    support_y, both = films.liked(test)[0], films.two_sided(test)
+    found = serving.log_odds(trained, test)
+    support_y, both = serving.liked(test)[0], serving.two_sided(test)
     for s in SMALL:
         network = trained.models.model(s)
         with torch.no_grad():
             heap = network(people.train.support_x[s].flatten(0, 1))
-            everybody = network.compute_prototypes(heap, films.liked(people.train)[0][s].flatten())
+            everybody = network.compute_prototypes(heap, serving.liked(people.train)[0][s].flatten())
         for t in both[s].nonzero().squeeze(1).tolist():
             with torch.no_grad():
                 own = network(test.support_x[s, t])
@@ -451,8 +443,8 @@ def test_log_odds_are_those_of_the_networks(people, tastes, weight):
 def test_who_is_one_sided_gets_everybodys_or_nothing(people, tastes):
     test = people.test.shots(10)
     flat = replace(test, support_y=torch.zeros_like(test.support_y))
-    assert float(films.log_odds(tastes[0.0], flat).abs().max()) == 0.0
-    pulled, other = (films.log_odds(tastes[5.0], flat, weight) for weight in (5.0, 500.0))
+    assert float(serving.log_odds(tastes[0.0], flat).abs().max()) == 0.0
+    pulled, other = (serving.log_odds(tastes[5.0], flat, weight) for weight in (5.0, 500.0))
     torch.testing.assert_close(pulled, other, rtol=1e-4, atol=1e-5)  # nothing of their own pulls back
     assert float(pulled.std()) > 0
 
@@ -460,20 +452,20 @@ def test_who_is_one_sided_gets_everybodys_or_nothing(people, tastes):
 def test_the_taste_objective_is_the_cross_entropy(tastes):
     batch = next(tastes[0.0].models.draw_batches(0, 1))
     u, network = batch["users"], tastes[0.0].models.model(0)
-    plain = films.taste_objective(network, batch, {}, 0.0)[0]
+    plain = serving.taste_objective(network, batch, {}, 0.0)[0]
     parts = zip(*(u[field] for field in ("support_x", "support_y", "query_x")), strict=True)
     by_hand = F.nll_loss(torch.cat([network.episode_forward(*part) for part in parts]), u["query_y"].flatten())
     torch.testing.assert_close(plain, by_hand)
-    nearly = films.taste_objective(network, batch, {}, 0.0, 1e-6)[0]
+    nearly = serving.taste_objective(network, batch, {}, 0.0, 1e-6)[0]
     torch.testing.assert_close(nearly, plain, rtol=1e-3, atol=1e-4)
-    pulled = films.taste_objective(network, batch, {}, 0.0, 50.0)[0]
+    pulled = serving.taste_objective(network, batch, {}, 0.0, 50.0)[0]
     assert float((pulled - plain).detach().abs()) > 1e-3
 
 
 def test_the_scores_behind_the_pull_can_be_had_again(people, monkeypatch):
-    monkeypatch.setattr(films, "DESIGN_SEEDS", SMALL)
-    monkeypatch.setattr(films, "STEPS", 2)
-    assert set(films.score_tastes(people, (8,), (0.003,), (0.0, 3.0))) == {(0.003, 0.0), (0.003, 3.0)}
+    monkeypatch.setattr(serving, "DESIGN_SEEDS", SMALL)
+    monkeypatch.setattr(serving, "STEPS", 2)
+    assert set(serving.score_tastes(people, (8,), (0.003,), (0.0, 3.0))) == {(0.003, 0.0), (0.003, 3.0)}
 
 
 # MovieLens in small.
@@ -481,21 +473,18 @@ def test_the_scores_behind_the_pull_can_be_had_again(people, monkeypatch):
 
 @pytest.fixture(scope="module")
 def ranked(small_movielens):
-    return films.rank_films(small_movielens, SMALL, 5)
+    return serving.rank_films(small_movielens, SMALL, 5)
 
 
 def test_films_are_ranked_by_what_they_say(ranked):
     test = ranked.users.test
-    assert set(ranked.auc) == {
-        "number of ratings", "mean rating", "nearest mean of features", "prototypes", "prototypes, pulled",
-        "everybody's",
-    }  # fmt: skip
-    by_mean = films.within_user_auc(test.query_x[..., users.FILM_MEAN], test)
+    assert set(ranked.auc) == set(pictures.RANKED)
+    by_mean = serving.within_user_auc(test.query_x[..., users.FILM_MEAN], test)
     assert torch.equal(ranked.auc["mean rating"], by_mean)
     for name, trained in ranked.tastes.items():
-        assert torch.equal(ranked.auc[name], films.within_user_auc(films.log_odds(trained, test), test))
+        assert torch.equal(ranked.auc[name], serving.within_user_auc(serving.log_odds(trained, test), test))
     assert ranked.tastes["prototypes"].weight == 0
-    assert ranked.tastes["prototypes, pulled"].weight == films.FILM_PULLED[1]
+    assert ranked.tastes["prototypes, pulled"].weight == 10.0
 
 
 def test_the_feature_of_popularity_counts_ratings(small_movielens):
@@ -503,9 +492,9 @@ def test_the_feature_of_popularity_counts_ratings(small_movielens):
     described, _ = users.describe_films(small_movielens, catalogue)
     mine = torch.isin(small_movielens.user, catalogue)
     count = torch.bincount(small_movielens.item[mine], minlength=small_movielens.n_items)
-    order = described[:, films.FILM_COUNT].argsort()
+    order = described[:, serving.FILM_COUNT].argsort()
     assert bool((count[order].diff() >= 0).all())
-    assert float(described[:, films.FILM_COUNT].std()) > 0
+    assert float(described[:, serving.FILM_COUNT].std()) > 0
 
 
 def test_shares_of_users_are_counted(ranked):
@@ -520,41 +509,43 @@ def test_shares_of_users_are_counted(ranked):
 
 @pytest.fixture(scope="module")
 def served():
-    return section.serve_in_shop(SMALL, 4, USERS)
+    return serving.serve_in_shop(SMALL, 4, USERS)
 
 
 def test_the_arms_serve_the_same_users_with_their_own_rates(served):
     test = served.users.test.shots(10)
-    assert set(served.error) == set(served.auc) == set(section.ARMS)
+    assert set(served.error) == set(served.auc) == set(serving.ARMS)
     torch.testing.assert_close(served.error["own mean"], few_shot.mean_error(users.own_mean(test), test))
     assert served.auc["own mean"].tolist() == [0.5, 0.5]
-    for name, (learner, for_auc) in section.SHOP_SETTINGS.stepping.items():
-        models = few_shot.train(learner, served.users.train, SMALL, section.SHOP_SETTINGS.hidden, 4)
+    shop = serving.SETTINGS["shop"]
+    for name, learner in serving.LEARNERS["shop"].items():
+        models = few_shot.train(learner, served.users.train, SMALL, few_shot.HIDDEN, 4)
         for rate, scores, measure in (
-            (learner.rate, served.error, few_shot.mean_error), (for_auc, served.auc, films.within_user_auc),
-        ):  # fmt: skip
+            (learner.rate, served.error, few_shot.mean_error),
+            (shop["rate_for_auc"][name], served.auc, serving.within_user_auc),
+        ):
             answers = few_shot.adapt_and_answer(learner, models, test, rate, (3,))[0]
             torch.testing.assert_close(scores[name], measure(answers, test), rtol=1e-4, atol=1e-5)
     for name, trained in served.tastes.items():
-        odds = films.log_odds(trained, test)
-        stars = films.as_ratings(odds, test, *section.SHOP_SETTINGS.stars[name])
+        odds = serving.log_odds(trained, test)
+        stars = serving.as_ratings(odds, test, *shop["tastes"][name]["stars"])
         torch.testing.assert_close(served.error[name], few_shot.mean_error(stars, test))
-        torch.testing.assert_close(served.auc[name], films.within_user_auc(odds, test))
-    nobodys = films.log_odds(served.tastes["prototypes, pulled"], test, 1e9)
-    torch.testing.assert_close(served.everybody, films.within_user_auc(nobodys, test), rtol=0, atol=2e-3)
+        torch.testing.assert_close(served.auc[name], serving.within_user_auc(odds, test))
+    nobodys = serving.log_odds(served.tastes["prototypes, pulled"], test, 1e9)
+    torch.testing.assert_close(served.everybody, serving.within_user_auc(nobodys, test), rtol=0, atol=2e-3)
 
 
 def test_lesson_04_fine_tunes_longer_on_the_same_users():
     """What the notebook says of it; the claim is lesson 04's."""
-    here, there = (inspect.signature(f).parameters for f in (section.serve_in_shop, maml.compare))
+    here, there = (inspect.signature(f).parameters for f in (serving.serve_in_shop, maml.compare))
     assert all(here[name].default == there[name].default for name in ("shop", "seeds", "steps"))
-    assert maml.LONGER[0] == 6 * section.STEPS
-    assert section.SHOP_SETTINGS.stepping["fine-tuning"][0] == maml.SHOP_ARMS["joint"]
+    assert maml.SETTINGS["longer"]["updates"] == 6 * serving.STEPS
+    assert serving.LEARNERS["shop"]["fine-tuning"] == maml.SHOP_ARMS["joint"]
 
 
 def test_every_arm_trains_on_as_many_ratings(served):
     train = served.users.train
-    for learner, _ in section.SHOP_SETTINGS.stepping.values():
+    for learner in serving.LEARNERS["shop"].values():
         models = few_shot.train(learner, train, SMALL, (8,), 1)
         batch = next(models.draw_batches(0, 1))["users"]
         assert batch["support_y"].shape == batch["query_y"].shape == (16, 10)
@@ -563,8 +554,8 @@ def test_every_arm_trains_on_as_many_ratings(served):
 
 
 def test_films_are_served_with_the_networks_that_ranked_them(ranked):
-    found = section.serve_films(ranked, SMALL, 3)
-    assert set(found.error) == {*section.ARMS, "film mean + offset"}
+    found = serving.serve_films(ranked, SMALL, 3)
+    assert set(found.error) == {*serving.ARMS, "film mean + offset"}
     for name in ("prototypes", "prototypes, pulled"):
         assert torch.equal(found.auc[name], ranked.auc[name])
     test = ranked.users.test
@@ -573,13 +564,13 @@ def test_films_are_served_with_the_networks_that_ranked_them(ranked):
 
 
 def test_the_scores_behind_the_section_can_be_had_again(people, monkeypatch):
-    monkeypatch.setattr(section, "_RATES", (0.05, 0.1))
-    found = section.score_serving(people, section.SHOP_SETTINGS, 2, SMALL)
-    for name in section.SHOP_SETTINGS.stepping:
+    monkeypatch.setitem(serving.SETTINGS, "steps_rates", (0.05, 0.1))
+    found = serving.score_serving(people, "shop", 2, SMALL)
+    for name in serving.STEPPING:
         assert set(found[name]) == {0.05, 0.1}
         assert all(0 < error < 5 and 0 < auc < 1 for error, auc in found[name].values())
-    for name in section.SHOP_SETTINGS.stars:
-        assert section.SHOP_SETTINGS.stars[name] in found[name]
+    for name, chosen in serving.SETTINGS["shop"]["tastes"].items():
+        assert chosen["stars"] in found[name]
         assert len(set(found[name].values())) > 3
 
 
@@ -591,26 +582,25 @@ SLOW = pytest.mark.skipif(not os.environ.get("RECMTL_SLOW_TESTS"), reason="minut
 def test_each_arm_serves_at_its_best(where):
     shop = where == "shop"
     people = users.shop_users(users.SHOP, DESIGN_SEEDS) if shop else users.film_users(load_movielens(), DESIGN_SEEDS)
-    settings = section.SHOP_SETTINGS if shop else section.FILM_SETTINGS
-    found = section.score_serving(people, settings)
-    for name, (learner, for_auc) in settings.stepping.items():
+    found, chosen = serving.score_serving(people, where), serving.SETTINGS[where]
+    for name, learner in serving.LEARNERS[where].items():
         error, auc = (torch.tensor([scores[k] for scores in found[name].values()]) for k in (0, 1))
         assert found[name][learner.rate][0] <= float(error.min()) + 0.001
-        assert found[name][for_auc][1] >= float(auc.max()) - 0.001
-    for name, stars in settings.stars.items():
-        assert found[name][stars] <= min(found[name].values()) + 0.001
+        assert found[name][chosen["rate_for_auc"][name]][1] >= float(auc.max()) - 0.001
+    for name, tastes in chosen["tastes"].items():
+        assert found[name][tastes["stars"]] <= min(found[name].values()) + 0.001
 
 
 def test_costs_and_table(served):
-    costs = section.measure_costs(repeats=2)
-    assert set(costs) == set(section.ARMS)
+    costs = serving.measure_costs(repeats=2)
+    assert set(costs) == set(serving.ARMS)
     assert costs["own mean"].parameters == 0
     network = PrototypicalNetworkRecommender(16, experiments.EMBEDDING, (32, 32))
     assert costs["prototypes"].parameters == sum(p.numel() for p in network.parameters())
     assert costs["MAML"].parameters == costs["Reptile"].parameters == costs["fine-tuning"].parameters
     assert all(cost.serve > 0 for cost in costs.values())
-    lines = section.table(served, None, costs).splitlines()
-    assert [line.split("  ")[0] for line in lines[1:]] == list(section.ARMS)
+    lines = serving.table(served, None, costs).splitlines()
+    assert [line.split("  ")[0] for line in lines[1:]] == list(serving.ARMS)
     assert f"{float(served.auc['MAML'].mean()):.3f}" in next(line for line in lines if line.startswith("MAML"))
 
 
@@ -619,7 +609,7 @@ def test_the_work_that_is_timed_is_the_arms():
     generator = torch.Generator().manual_seed(1)
     own_x, own_y, query_x = (torch.randn(n, generator=generator) for n in ((10, 16), (10,), (5, 16)))
     network = PrototypicalNetworkRecommender(16, 8, (8,))
-    answer = section._taste_answer(network, own_x, own_y, query_x, 0.0)()
+    answer = serving._taste_answer(network, own_x, own_y, query_x, 0.0)()
     expected = network.episode_forward(own_x, (own_y > own_y.mean()).long(), query_x)
     torch.testing.assert_close(answer, expected.detach())
 
@@ -627,19 +617,10 @@ def test_the_work_that_is_timed_is_the_arms():
 # The explorers.
 
 
-def finished(steps):
-    shown = []
-    while True:
-        try:
-            shown.append(next(steps))
-        except StopIteration as end:
-            return shown, end.value
-
-
-def test_the_plane_is_the_networks():
-    running, found = finished(plane.look(3, 4, 2, 1, 0.0, 0.0, shop=SHOP))
-    assert [type(step) for step in running] == [Running, Running]
-    assert finished(plane.look(3, 4, 2, 2, 1.0, 0.0, shop=SHOP))[0] == []  # trained once
+def test_the_plane_is_the_networks(to_the_end):
+    assert [type(step) for step in plane.look(3, 4, 2, 1, 0.0, 0.0, shop=SHOP)] == [Running, Running]
+    assert list(plane.look(3, 4, 2, 2, 1.0, 0.0, shop=SHOP)) == []  # trained once
+    found = to_the_end(plane.look(3, 4, 2, 1, 0.0, 0.0, shop=SHOP))
     network = plane._KEPT[SHOP, 2]
     support, queries = plane.new_episode(SHOP, 0)
     labels = torch.arange(3).repeat_interleave(4)
@@ -652,14 +633,13 @@ def test_the_plane_is_the_networks():
 
 
 def test_what_is_trained_on_the_way_is_shown():
-    running, _ = finished(plane.look(2, 1, 3, 1, 0.0, 0.0, shop=replace(SHOP, items=41)))
-    shown = [step.snapshot() for step in running]
+    shown = [step.snapshot() for step in plane.look(2, 1, 3, 1, 0.0, 0.0, shop=replace(SHOP, items=41))]
     assert [picture.updates for picture in shown] == [1, 2, 3]
 
 
-def test_a_moved_item_moves_its_prototype_by_its_share():
-    _, still = finished(plane.look(3, 4, 0, 2, 0.0, 0.0, shop=SHOP))
-    _, moved = finished(plane.look(3, 4, 0, 2, 2.0, -1.0, shop=SHOP))
+def test_a_moved_item_moves_its_prototype_by_its_share(to_the_end):
+    still = to_the_end(plane.look(3, 4, 0, 2, 0.0, 0.0, shop=SHOP))
+    moved = to_the_end(plane.look(3, 4, 0, 2, 2.0, -1.0, shop=SHOP))
     way = moved.support[1, 0] - moved.start
     torch.testing.assert_close(still.support[1, 0], moved.start)
     torch.testing.assert_close(moved.prototypes[1] - moved.before[1], way / 4)
@@ -697,8 +677,8 @@ def test_a_cell_may_be_empty():
 @pytest.mark.parametrize("ways", [2, 8])
 @pytest.mark.parametrize("shots", [1, 10])
 @pytest.mark.parametrize(("right", "up"), [(0.0, 0.0), (-4.0, 4.0)])
-def test_the_plane_can_be_drawn_at_every_end_of_its_controls(ways, shots, right, up):
-    _, found = finished(plane.look(ways, shots, 0, 8, right, up, 3, SHOP))
+def test_the_plane_can_be_drawn_at_every_end_of_its_controls(to_the_end, ways, shots, right, up):
+    found = to_the_end(plane.look(ways, shots, 0, 8, right, up, 3, SHOP))
     figure, controls = new_figure(11, 4.8), {"ways": ways, "shots": shots}
     pictures.draw_plane(found, figure, controls)
     said = pictures.describe_plane(found, controls)
@@ -717,15 +697,15 @@ def test_the_first_explorer_runs(monkeypatch):
 
 def test_the_pull_is_measured_on_the_first_ratings(people, tastes):
     test = people.test
-    desk = coldstart.ColdStartDesk({"shop": (tastes[5.0], test)})
-    shown = desk.look("shop", 2, 5.0)
-    odds = films.log_odds(tastes[5.0], test.shots(2), 5.0)
-    torch.testing.assert_close(shown.auc, films.within_user_auc(odds, test.shots(10)))
-    torch.testing.assert_close(shown.curve[:, coldstart.WEIGHTS.index(0.0)], desk.look("shop", 2, 0.0).auc)
-    assert desk.look("shop", 1, 5.0).one_sided == 1.0
-    one = desk.look("shop", 1, 3.0)
-    assert one.curve[:, 0].tolist() == [0.5, 0.5]
-    assert float((one.curve[:, 1] - one.curve[:, -1]).abs().max()) < 1e-6  # everybody's, whatever the weight
+    look = serving.cold_start_desk({"shop": (tastes[5.0], test)})
+    shown = look("shop", 2, 5.0)
+    odds = serving.log_odds(tastes[5.0], test.shots(2), 5.0)
+    torch.testing.assert_close(shown.auc, serving.within_user_auc(odds, test.shots(10)))
+    torch.testing.assert_close(shown.curve[0.0], look("shop", 2, 0.0).auc)
+    assert look("shop", 1, 5.0).one_sided == 1.0
+    one = look("shop", 1, 3.0).curve
+    assert one[0.0].tolist() == [0.5, 0.5]
+    assert float(one.lead(1.0, over=300.0).abs().max()) < 1e-6  # everybody's, whatever the weight
 
 
 def test_the_second_explorer_goes_where_there_are_users(served):
@@ -744,9 +724,9 @@ def test_the_study_question_takes_its_evidence_from_an_explorer(served):
 
 def test_pictures_of_the_comparisons_can_be_drawn(compared, ranked, served):
     ways = experiments.by_ways(compared, SMALL, 12, (2,), SHOP)
-    shop = experiments.in_the_shop(compared)
+    shop = experiments.in_the_shop(compared, SMALL, SHOP)
     broken = experiments.train_broken(compared, SMALL, 8, SHOP)
-    found = section.serve_films(ranked, SMALL, 2)
+    found = serving.serve_films(ranked, SMALL, 2)
     for draw in (
         lambda f: pictures.draw_idea(f),
         lambda f: pictures.draw_new_shelves(compared, f),

@@ -18,7 +18,6 @@ from recmtl_lessons.lessons.reptile import (
     expansion,
     experiments,
     explorers,
-    films,
     pictures,
     plane,
     race,
@@ -209,7 +208,7 @@ def test_every_arm_takes_as_many_gradients_of_as_many_ratings():
     ratings = {arm.users * arm.inner_steps * arm.rows for arm in experiments.SHOP_ARMS.values()}
     assert ratings == {few_shot.USERS * (few_shot.INNER_STEPS + 1) * 10}
     assert few_shot.ReptileLearner(8).users == 8
-    on_films = (films.FILM_ARMS[k] for k in (1, 4))
+    on_films = (experiments.FILM_ARMS[k] for k in (1, 4))
     assert {arm.users * arm.inner_steps * arm.rows for arm in on_films} == ratings
 
 
@@ -255,9 +254,10 @@ def rated(tasks, s):
 
 
 def test_the_controls_have_their_shape(compared):
-    assert experiments.with_shuffled_users(compared, SMALL, 3).after.shape == (2,)
+    assert experiments.with_shuffled_users(compared, SMALL, 3).after["nobody's"].shape == (2,)
     control = experiments.with_one_taste(SMALL, 3, replace(SHOP, taste_spread=0.0))
-    assert control.before.shape == control.after.shape == control.at_the_shops_rate.shape == (2,)
+    assert control.arms == ("before", "after", "after, at the shop's rate")
+    assert control.values.unique().numel() == 6
 
 
 def test_the_longer_control_goes_on_training(shop, monkeypatch):
@@ -269,15 +269,14 @@ def test_the_longer_control_goes_on_training(shop, monkeypatch):
     ):
         models = few_shot.train(arm, known, SMALL, steps=5)
         expected = few_shot.errors(arm, models, shop.test.shots(10), arm.rate, (3,))[0, 0]
-        torch.testing.assert_close(longer.after[way][1], expected, rtol=1e-4, atol=1e-4)
-        assert not torch.equal(*longer.after[way])
-    assert str(longer).splitlines()[0].split() == ["updates", "2", "5"]
+        torch.testing.assert_close(longer[way][:, 1], expected, rtol=1e-4, atol=1e-4)
+        assert not torch.equal(*longer[way].T)
+    assert longer.steps == (2, 5)
 
 
 @SLOW
 def test_with_more_updates_nobodys_ratings_are_worth_no_more_than_one_step():
-    after = experiments.shuffled_for_longer((200, 3_200)).after
-    one, nobodys, users_ = (after[way].mean(1) for way in after)
+    one, nobodys, users_ = experiments.shuffled_for_longer((200, 3_200)).values.mean(1)
     assert float(one[0] - nobodys[0]) > 0.005  # at first they are
     assert float(one[1] - nobodys[1]) < 0.002
     assert float(nobodys[1] - users_[1]) > 1.5 * float(nobodys[0] - users_[0])
@@ -298,43 +297,44 @@ def test_each_arm_has_its_best_rates(inner_steps, shuffled):
 
 @SLOW
 def test_the_rate_with_one_taste_is_the_best_of_those_tried():
-    scores = experiments.score_one_taste()
-    assert scores[experiments.RATE_WITH_ONE_TASTE] == min(scores.values())
+    scores = {rate: score for (*_, rate), score in experiments.score_one_taste().items()}
+    assert scores[experiments.SETTINGS["rate_with_one_taste"]] == min(scores.values())
 
 
 @SLOW
 @pytest.mark.parametrize("inner_steps", [1, 4])
 def test_rates_on_films_are_the_best_of_those_tried(inner_steps):
-    arm = films.FILM_ARMS[inner_steps]
-    scores = films.score_films(load_movielens(), inner_steps)
+    arm = experiments.FILM_ARMS[inner_steps]
+    scores = experiments.score_films(load_movielens(), inner_steps)
     assert scores[arm.meta_lr, arm.inner_lr, arm.rate] <= min(scores.values()) + NEAR
 
 
 @SLOW
-@pytest.mark.parametrize("betas", [breaking.MOMENTUM, breaking.NO_MOMENTUM])
-def test_adams_rates_are_the_best_of_those_tried(betas):
-    for carried in (False, True):
-        scores = breaking.score_adam(betas, carried)
-        assert scores[breaking.RATES[betas, carried]] <= min(scores.values()) + NEAR
-    scores = breaking.score_serving(betas)
-    assert scores[breaking.SERVING[betas]] <= min(scores.values()) + NEAR
+@pytest.mark.parametrize(("momentum", "chosen"), experiments.SETTINGS["adam"].items())
+def test_adams_rates_are_the_best_of_those_tried(momentum, chosen):
+    for way, carried in (("fresh", False), ("trained", True)):
+        scores = breaking.score_adam(momentum, carried)
+        assert scores[chosen[way]] <= min(scores.values()) + NEAR
+    scores = breaking.score_serving(momentum)
+    assert scores[chosen["served"]] <= min(scores.values()) + NEAR
 
 
 def test_the_scores_behind_the_rates_can_be_had_again(monkeypatch):
     for module in (experiments, breaking):
         monkeypatch.setattr(module, "DESIGN_SEEDS", SMALL)
         monkeypatch.setattr(module, "SHOP", SHOP)
-    monkeypatch.setattr(experiments, "train", lambda *a, **k: few_shot.train(*a, **{**k, "steps": 2}))
+    train = few_shot.train
+    monkeypatch.setattr(few_shot, "train", lambda *a, **k: train(*a[:4], steps=2, **k))
     monkeypatch.setattr(breaking, "UPDATES", 2)
     for shuffled in (False, True):
         scores = experiments.score_training(4, (0.5, 1.0), (0.05, 0.1), SHOP, shuffled)
-        assert len(scores) == 4 * len(experiments.RATES)
+        assert len(scores) == 4 * len(few_shot.RATES)
         assert len(set(scores.values())) == len(scores)
     assert set(breaking.score_adam(breaking.MOMENTUM, True, (0.003, 0.01))) == {
         (a, b) for a in (0.003, 0.01) for b in (0.003, 0.01)
     }
     assert set(breaking.score_serving(breaking.MOMENTUM, (0.003, 0.01))) == {0.003, 0.01}
-    assert set(experiments.score_one_taste(SHOP)) == set(experiments.RATES)
+    assert {rate for *_, rate in experiments.score_one_taste(SHOP)} == set(few_shot.RATES)
 
 
 # What the steps add.
@@ -342,13 +342,13 @@ def test_the_scores_behind_the_rates_can_be_had_again(monkeypatch):
 
 def test_beside_joint_training_is_measured_in_shares(shop):
     together = expansion.beside_joint_training(shop.train, SMALL, updates=3)
-    assert together.one_step.shape == together.four_steps.shape == (2, 3)
-    assert 0 < float(together.one_step.max()) < 1e-10
-    assert float(together.four_steps.min()) > 1e-3
+    assert together.steps == (1, 2, 3)
+    assert 0 < float(together[1].max()) < 1e-10
+    assert float(together[4].min()) > 1e-3
 
 
 def test_joint_training_is_set_beside_the_arms_compared(shop):
-    shares = expansion.beside_joint_training(shop.train, SMALL, updates=1).four_steps[:, 0]
+    shares = expansion.beside_joint_training(shop.train, SMALL, updates=1)[4][:, 0]
     arm = experiments.SHOP_ARMS[4]
     torch.manual_seed(1)
     network = ReptileRecommender(
@@ -424,9 +424,10 @@ def test_the_term_is_the_gradient_of_the_agreement():
 
 def test_the_term_explains_ever_more_as_the_rate_falls(shop):
     parts = expansion.take_apart(shop.train, SMALL, (1e-5, 1e-2), users=6)
-    assert float(parts.unexplained[0].max()) < 0.02
-    assert bool((parts.unexplained[1] > parts.unexplained[0]).all())
-    assert bool((parts.extra[1] > 100 * parts.extra[0]).all())
+    extra, unexplained = parts["extra"], parts["unexplained"]
+    assert float(unexplained[1e-5].max()) < 0.02
+    assert bool((unexplained[1e-2] > unexplained[1e-5]).all())
+    assert bool((extra[1e-2] > 100 * extra[1e-5]).all())
 
 
 # What it costs.
@@ -470,11 +471,9 @@ def test_memory_grows_for_maml_alone():
 
 
 def test_times_are_of_equal_work():
-    times = costs.time_updates(2)
-    assert {name: len(values) for name, values in times.milliseconds.items()} == {
-        "MAML": 2, "first-order MAML": 2, "Reptile": 2,
-    }  # fmt: skip
-    assert str(times).count(" ms") == 3
+    lines = costs.time_updates(2).splitlines()
+    assert [line[:17].strip() for line in lines] == ["MAML", "first-order MAML", "Reptile"]
+    assert few_shot.milliseconds_by_turns([lambda: None] * 3, 2).shape == (2, 3)
 
 
 # What breaks.
@@ -486,7 +485,7 @@ def test_training_with_adam_inside_is_the_packages_when_fresh(shop):
         torch.manual_seed(seed)
         alone = ReptileRecommender(
             16, few_shot.HIDDEN, meta_lr=1.0, inner_lr=0.01, inner_steps=4, inner_batch_size=10, inner_optimizer="adam",
-            inner_betas=breaking.MOMENTUM,
+            inner_betas=(breaking.MOMENTUM, 0.999),
         )  # fmt: skip
         for (x1, y1), (x2, y2) in breaking._batches(shop.train, SMALL, 2):
             mine = slice(s * breaking.USERS, (s + 1) * breaking.USERS)
@@ -513,9 +512,8 @@ def test_serving_is_what_the_model_does_when_fresh(shop):
 
 def test_each_way_with_adam_is_measured():
     found = breaking.with_inner_adam(SHOP, SMALL, 2)
-    for errors in (found.fresh, found.trained, found.served):
-        assert set(errors) == {breaking.MOMENTUM, breaking.NO_MOMENTUM}
-        assert all(scores.shape == (2,) for scores in errors.values())
+    assert found.arms == tuple(pictures.ADAM)
+    assert found.values.shape == (6, 2)
     pictures.draw_adam(found, new_figure(8, 4))
 
 
@@ -570,22 +568,23 @@ def test_the_second_explorer_takes_its_controls(monkeypatch):
 
 def test_films_are_measured_as_they_say(monkeypatch, shop):
     few = replace(shop, test=shop.test.shots(10), valid=shop.valid.shots(10))
-    monkeypatch.setattr(films, "film_users", lambda ratings, seeds: few)
-    monkeypatch.setattr(films, "DESIGN_SEEDS", SMALL)
-    result = films.compare_on_films(None, SMALL, 3)
+    monkeypatch.setattr(experiments, "film_users", lambda ratings, seeds: few)
+    monkeypatch.setattr(experiments, "DESIGN_SEEDS", SMALL)
+    result = experiments.compare_on_films(None, SMALL, 3)
     assert set(result.after) == {"MAML", 1, 4, "film mean + offset"}
-    arm = films.FILM_ARMS[4]
+    arm = experiments.FILM_ARMS[4]
     network = few_shot.train(arm, shop.train, SMALL, few_shot.FILM_HIDDEN, 3).model(0)
     errors = []
     for t in range(15):
         mine = network.inner_loop((few.test.support_x[0, t], few.test.support_y[0, t]), 2, inner_lr=arm.rate)
         errors.append((network.predict(few.test.query_x[0, t], mine) - few.test.query_y[0, t]).abs().mean())
-    assert float(result.by_step[4][2, 0]) == pytest.approx(float(torch.stack(errors).mean()), abs=1e-4)
+    assert float(result.by_step[4][0, 2]) == pytest.approx(float(torch.stack(errors).mean()), abs=1e-4)
     pictures.draw_films(result, new_figure(10, 4))
-    monkeypatch.setattr(films, "train", lambda *a, **k: few_shot.train(*a, **{**k, "steps": 1}))
-    assert len(films.score_films(None, 4, (0.5,), (0.05, 0.1))) == 2 * len(experiments.RATES)
+    train = few_shot.train
+    monkeypatch.setattr(few_shot, "train", lambda *a, **k: train(*a[:4], steps=1, **k))
+    assert len(experiments.score_films(None, 4, (0.5,), (0.05, 0.1))) == 2 * len(few_shot.RATES)
     with pytest.raises(ValueError, match=r"^loss: got .* from model .*1e\+30"):
-        films.score_films(None, 4, (0.5,), (0.05, 1e30))
+        experiments.score_films(None, 4, (0.5,), (0.05, 1e30))
 
 
 # Pictures.
@@ -598,7 +597,7 @@ def test_pictures_of_the_comparisons_can_be_drawn(compared, shop):
         lambda f: pictures.draw_comparison(compared, f),
         lambda f: pictures.draw_together(together, f),
         lambda f: pictures.draw_memory(costs.memory_by_gradients((2, 4)), (2, 4), f),
-        lambda f: pictures.draw_controls(compared, experiments.Shuffled(compared.after[2], compared.models[2]), f),
+        lambda f: pictures.draw_controls(compared, experiments.with_shuffled_users(compared, SMALL, 3), f),
     ):
         figure = new_figure(9, 4)
         draw(figure)

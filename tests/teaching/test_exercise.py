@@ -226,9 +226,19 @@ class TestTheMistakeThatIsNamed:
         exercise = Exercise(lesson, "exercise-double", **{**SETTINGS, "mistakes": more})
         assert exercise.check(lambda x: x * 3).message == "Three."
 
-    def test_a_wrong_value_is_named_whatever_its_gradient(self, clouds):
+    def test_a_wrong_value_without_a_gradient_is_named_by_the_value(self, clouds):
         outcome = clouds.check(lambda x, y, s: distances(x.detach(), y, 1.0))
         assert outcome.message == "No scale."
+
+    def test_right_or_wrong_values_with_another_gradient_are_another_mistake(self, clouds):
+        outcome = clouds.check(lambda x, y, s: distances(x.detach() + 0 * x, y, 1.0))
+        assert "I expected" in outcome.message
+
+    def test_a_mistake_may_be_one_that_raises(self, lesson):
+        raising = [*MISTAKES, Mistake("of a text", lambda x: x + "a", "It is no text.")]
+        exercise = Exercise(lesson, "exercise-double", **{**SETTINGS, "mistakes": raising})
+        assert exercise.check(lambda x: x + "b").message == "It is no text."
+        assert "ZeroDivisionError" in exercise.check(lambda x: x / 0).message
 
     def test_two_mistakes_at_once_are_none_of_the_list(self, clouds):
         outcome = clouds.check(lambda x, y, s: (2 * distances(x, y, 1.0)[0], distances(x, y, 1.0)[1]))
@@ -333,6 +343,32 @@ class TestClasses:
                 return NotImplemented
 
         assert reversal.check(Half).kind == "unattempted"
+
+    def test_what_a_backward_changes_is_seen(self, reversal):
+        class Changes(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x):
+                ctx.x = x
+                return x.view_as(x)
+
+            @staticmethod
+            def backward(ctx, gradient):
+                ctx.x.data += 1
+                return -gradient
+
+        assert reversal.check(Changes).message.startswith("You changed `x` itself")
+
+    def test_a_sign_of_the_gradient_counts(self, reversal):
+        class Absolute(Reversal):
+            @staticmethod
+            def backward(ctx, gradient):
+                return -gradient.abs()
+
+        assert reversal.check(Absolute).kind == "wrong"
+
+    def test_an_instance_or_a_function_is_no_class(self, reversal):
+        for answer in (torch.nn.Linear(2, 2), double):
+            assert reversal.check(answer).message.startswith("I expected a class, and got")
 
     def test_an_error_in_a_method_has_its_line(self, reversal):
         class Broken(Reversal):
@@ -462,7 +498,7 @@ class TestTraining:
             "Your code raised `AttributeError`: 'float' object has no attribute 'missing' (line 2 of your function) It "
             "happened behind step 2."
         )
-        assert drawn == [None]
+        assert drawn == []
 
     def test_an_error_of_the_experiment_is_not_put_on_the_learner(self, training):
         broken = Experiment(lambda answer: iter([1 / 0]), training.experiment.draw, str, "The band.")

@@ -9,18 +9,15 @@ from recmtl_lessons.lessons.cross_domain_transfer.linking import (
     GENTLY,
     account,
     constant_error,
-    for_few,
     grid_of_gains,
     in_worlds,
     linked_in_one_table,
     match_accounts,
     objective_with,
-    one_table_embed,
     score_penalties,
 )
 from recmtl_lessons.lessons.cross_domain_transfer.matching import (
     match,
-    match_by,
     match_each,
     mmd_at_a_fixed_bandwidth,
     mmd_of,

@@ -9,9 +9,10 @@ from recmtl_lessons.lessons.cross_domain_transfer.pictures import (
 )
 from recmtl_lessons.lessons.cross_domain_transfer.questions import LESSON
 from recmtl_lessons.teaching import Explorer, Slider, log_stops
+from recmtl_lessons.training import Scores
 
 
-def explore_matching(band: matching.Matched) -> Explorer:
+def explore_matching(band: dict[str, Scores]) -> Explorer:
     """Return the explorer of the MMD: its weight, and the bandwidth of its kernel."""
     return Explorer(
         lesson=LESSON,
@@ -29,7 +30,7 @@ def explore_matching(band: matching.Matched) -> Explorer:
     )
 
 
-def explore_linking(grid: linking.Grid) -> Explorer:
+def explore_linking(grid: dict[float, linking.Errors]) -> Explorer:
     """Return the explorer of the map: link some accounts, relate the tastes, and see who gains."""
     return Explorer(
         lesson=LESSON,

@@ -4,7 +4,7 @@ A model knows users and items by their numbers alone. What it may carry over is 
 accounts belong to one person is what `shared_users` says.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -13,37 +13,41 @@ from torch import Tensor
 
 from recmtl_lessons.datasets import WorldSettings, make_world, place_within
 from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
+from recmtl_lessons.lessons.cross_domain_transfer.matching import SETTINGS
 from recmtl_lessons.models import CrossDomainTransferNetwork, squared_mmd
 from recmtl_lessons.teaching import Running
-from recmtl_lessons.training import ManyModels
+from recmtl_lessons.training import ManyModels, Scores
 
 ACCOUNTS = WorldSettings(
     domains=("books", "films"), n_users=300, n_items=60, taste_dim=4, nuisance_dim=0,
     interactions=12_000, sparsity=0.25, relatedness=0.9,
 )  # fmt: skip
 RATINGS_A_USER = (2, 4, 8, 16)  # a quarter of the users has this many ratings of films to learn from
-STEPS = 150
-PENALTY = 0.3  # on other worlds 0.2 to 0.45 served every arm as well as any, at every relatedness
+STEPS, PENALTY, RELATEDNESS, OVERLAPS = (
+    SETTINGS["linking"][name] for name in ("steps", "penalty", "relatedness", "overlaps")
+)
 ALONE = {"source": 0.0, "overlap": 0.0}
 LINKED = {"source": 1.0, "overlap": 1.0}
 GENTLY = {"source": 0.1, "overlap": 1.0}
-RELATEDNESS = (0.0, 0.3, 0.6, 0.9)
-OVERLAPS = (0.0, 0.5, 1.0)
+#: RMSE of some arms by the number of ratings that a user had to learn from, and of the "few" with two or four.
+Errors = dict[int | str, Scores]
 
 # The data: for each seed a world of its own.
 
 
 @dataclass(frozen=True)
 class Ledgers:
-    """Ratings as three columns, one world per seed; each tensor is (S, n) and ``rating`` is centred at 3.
+    """Ratings of two domains as three columns, one world or one split per seed; each tensor is (S, n).
 
     Attributes
     ----------
     source : dict {"user", "item", "rating": Tensor}
-        All ratings of the first domain.
+        All ratings of the first domain. Ratings are centred: those of a world at 3.
     train, test : dict
         Ratings of the second: the first few of each user, by time, and those after the sixteenth. No pair of user and
         item is in both.
+    valid : dict or None
+        Ratings of the second to stop by, where there are any.
     sizes : (int, int, int)
         Numbers of users, of items of the first domain and of items of the second.
     """
@@ -52,16 +56,12 @@ class Ledgers:
     train: dict[str, Tensor]
     test: dict[str, Tensor]
     sizes: tuple[int, int, int]
+    valid: dict[str, Tensor] | None = None
 
     @property
     def streams(self) -> dict[str, dict[str, Tensor]]:
         """Return what training sees."""
         return {"source": self.source, "target": self.train}
-
-    @property
-    def n_seeds(self) -> int:
-        """Return the number of worlds."""
-        return len(self.train["rating"])
 
 
 @lru_cache(maxsize=8)
@@ -101,7 +101,7 @@ def stacked(columns: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 # Networks and their objective.
 
 
-def build(sizes: tuple[int, int, int], embedding_dim: int = 8) -> Callable[[], CrossDomainTransferNetwork]:
+def build(sizes: tuple[int, int, int]) -> Callable[[], CrossDomainTransferNetwork]:
     """Make the lesson's network: each user of the source may come to the target as the same person or as a stranger.
 
     The target knows twice as many users as the source. Numbers below ``n_users`` are linked to the source's, the others
@@ -112,9 +112,9 @@ def build(sizes: tuple[int, int, int], embedding_dim: int = 8) -> Callable[[], C
     return lambda: CrossDomainTransferNetwork(
         {"source": (n_users, source_items)},
         {"target": (2 * n_users, target_items)},
-        embedding_dim,
+        embedding_dim=8,
         hidden_dims=(16,),
-        shared_dims=(embedding_dim + 2,),
+        shared_dims=(10,),
         shared_users={("source", "target"): torch.stack([everybody, everybody], dim=1)},
     )
 
@@ -128,35 +128,34 @@ def account(user: Tensor, overlap: float | Tensor, n_users: int) -> Tensor:
     return torch.where(scattered < overlap * n_users, user, user + n_users)
 
 
-def plain_embed(model, domain: str, user: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the embeddings of users and of items, each from a table of their own."""
-    return model.embed(domain, user, item)
-
-
 def one_table_embed(model, domain: str, user: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
     """Broken on purpose: item 5 is looked up in the users' table, and finds user 5."""
     n_items = model.vocab_sizes[domain][1]
     return model.embed(domain, user, item)[0], model.user_embeddings(item + (n_items if domain == "target" else 0))
 
 
-def objective_with(n_users: int, embed: Callable = plain_embed) -> Callable:
+def objective_with(
+    n_users: int, embed: Callable = CrossDomainTransferNetwork.embed, domains: tuple[str, str] = ("source", "target")
+) -> Callable:
     """Return the objective: squared error of both shops, a penalty on the embeddings, an MMD of what is shared.
 
     A setting has ``source``, the weight of the source's ratings; ``overlap``, the share of users whose accounts are
-    linked; and may have ``mmd``, the weight of the alignment, and ``penalty``.
+    linked; and may have ``mmd``, the weight of the alignment, and ``penalty``. The source's rows and the target's are
+    taken for rows of ``domains``.
     """
 
     def objective(model, batch, setting, progress):
         loss, logs, shared = 0.0, {}, {}
-        for domain, weight in (("source", setting["source"]), ("target", 1.0)):
-            rows = batch[domain]
-            user = rows["user"] if domain == "source" else account(rows["user"], setting["overlap"], n_users)
+        weights = (setting["source"], 1.0)
+        for stream, domain, weight in zip(("source", "target"), domains, weights, strict=True):
+            rows = batch[stream]
+            user = rows["user"] if stream == "source" else account(rows["user"], setting["overlap"], n_users)
             embedded = embed(model, domain, user, rows["item"])
-            shared[domain] = model.encode_embeddings(domain, *embedded)  # (batch, shared)
-            error = (model.read(domain, shared[domain]) - rows["rating"]).square().mean()
+            shared[stream] = model.encode_embeddings(domain, *embedded)  # (batch, shared)
+            error = (model.read(domain, shared[stream]) - rows["rating"]).square().mean()
             size = sum(part.square().sum(1).mean() for part in embedded)
             loss = loss + weight * (error + setting.get("penalty", PENALTY) * size)
-            logs[domain] = error
+            logs[stream] = error
         if "mmd" in setting:
             distance = model.compute_domain_alignment_loss(shared["source"][:48], shared["target"][:48])
             loss, logs = loss + setting["mmd"] * distance, {**logs, "mmd": distance}
@@ -165,21 +164,25 @@ def objective_with(n_users: int, embed: Callable = plain_embed) -> Callable:
     return objective
 
 
-def many_networks(ledgers: Ledgers, settings, embed: Callable = plain_embed, embedding_dim: int = 8) -> ManyModels:
+def many_networks(
+    ledgers: Ledgers, settings, objective: Callable | None = None, batch_size: int = 192, rate: float = 5e-2
+) -> ManyModels:
     """Return a stack of the lesson's networks, one for each setting and seed."""
     return ManyModels(
-        build(ledgers.sizes, embedding_dim),
-        objective_with(ledgers.sizes[0], embed),
+        build(ledgers.sizes),
+        objective or objective_with(ledgers.sizes[0]),
         ledgers.streams,
         settings,
-        range(ledgers.n_seeds),
-        batch_size=192,
+        range(len(ledgers.train["rating"])),
+        batch_size=batch_size,
         # The towers learn slowly: they correct the product of the embeddings, and are where few ratings are overfitted.
-        learning_rate={"": 5e-2, "towers": 1e-3, "shared_layers": 1e-3},
+        learning_rate={"": rate, "towers": 1e-3, "shared_layers": 1e-3},
     )
 
 
-def predictions(models: ManyModels, table: dict[str, Tensor], n_users: int, embed: Callable = plain_embed) -> Tensor:
+def predictions(
+    models: ManyModels, table: dict[str, Tensor], n_users: int, embed: Callable = CrossDomainTransferNetwork.embed
+) -> Tensor:
     """Return each model's prediction of the target's rows, under the overlap that it was trained with: (M, n)."""
     overlaps = sorted({setting["overlap"] for setting in models.settings})
 
@@ -195,138 +198,97 @@ def predictions(models: ManyModels, table: dict[str, Tensor], n_users: int, embe
     return answers[torch.arange(len(answers)), own]
 
 
-def error_by_ratings(models: ManyModels, ledgers: Ledgers, embed: Callable = plain_embed) -> Tensor:
-    """Return the RMSE on held-out ratings, by how many a user had to learn from: (settings, S, groups)."""
-    test = ledgers.test
-    error = predictions(models, test, ledgers.sizes[0], embed) - test["rating"].repeat(models.n_settings, 1)  # (M, n)
-    few = few_of(test["user"]).repeat(models.n_settings, 1)
-    groups = [few == number for number in RATINGS_A_USER]
-    rmse = torch.stack([((error**2 * g).sum(1) / g.sum(1)).sqrt() for g in groups], dim=1)  # (M, groups)
-    return models.by_setting(rmse)
+def error_by_ratings(
+    models: ManyModels, ledgers: Ledgers, arms: Sequence[Hashable], embed: Callable = CrossDomainTransferNetwork.embed
+) -> Errors:
+    """Return the RMSE of each arm on held-out ratings, as `by_ratings` does."""
+    answers = models.by_setting(predictions(models, ledgers.test, ledgers.sizes[0], embed))
+    return by_ratings(arms, answers - ledgers.test["rating"], ledgers.test["user"])
 
 
-def for_few(error: Tensor) -> Tensor:
-    """Return the RMSE of users with two or four ratings, from `error_by_ratings`: (..., groups) -> (...)."""
-    return error[..., :2].square().mean(-1).sqrt()
+def by_ratings(arms: Sequence[Hashable], wrong_by: Tensor, user: Tensor) -> Errors:
+    """Return the RMSE of arms whose answers are wrong by so much, (arms, S, n), to these users, (S, n)."""
+    few = few_of(user)
+    found = {n: ((wrong_by**2 * (few == n)).sum(-1) / (few == n).sum(-1)).sqrt() for n in RATINGS_A_USER}
+    found["few"] = torch.stack([found[2], found[4]], dim=-1).square().mean(-1).sqrt()
+    return {name: Scores("RMSE", tuple(arms), values) for name, values in found.items()}
 
 
 # The experiments.
 
 
-def linked_in_one_table(seeds: tuple[int, ...] = SEEDS) -> Tensor:
-    """Return the RMSE with all accounts linked, but users and items in one table: (S, groups)."""
+def linked_in_one_table(seeds: tuple[int, ...] = SEEDS) -> Errors:
+    """Return the errors with all accounts linked, but users and items in one table: those of arm "one table"."""
     ledgers = open_ledgers(replace(ACCOUNTS, relatedness=max(RELATEDNESS)), seeds)
-    models = many_networks(ledgers, [LINKED], one_table_embed).fit(STEPS, label="one table")
-    return error_by_ratings(models, ledgers, one_table_embed)[0]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """RMSE on held-out films in worlds of several kinds: R relatednesses, O overlaps, S seeds, groups of users.
-
-    Attributes
-    ----------
-    relatedness, overlaps : tuple of float
-        R and O of them.
-    linked : Tensor, (R, O, S, groups)
-        The error with the source, and a share of the accounts linked; the first share is 0.
-    """
-
-    relatedness: tuple[float, ...]
-    overlaps: tuple[float, ...]
-    linked: Tensor
-
-    @property
-    def gain(self) -> Tensor:
-        """Return how much lower the RMSE of users with few ratings is than with nobody linked, (R, O, S)."""
-        few = for_few(self.linked)
-        return few[:, :1] - few
+    objective = objective_with(ledgers.sizes[0], one_table_embed)
+    models = many_networks(ledgers, [LINKED], objective).fit(STEPS, label="one table")
+    return error_by_ratings(models, ledgers, ("one table",), one_table_embed)
 
 
 def grid_of_gains(
     relatedness: Sequence[float] = RELATEDNESS, overlaps: Sequence[float] = OVERLAPS, seeds: tuple[int, ...] = SEEDS
-) -> Grid:
-    """Train with every overlap in worlds of every relatedness, as one stack."""
-    error = in_worlds([{"source": 1.0, "overlap": o} for o in overlaps], relatedness, seeds, "relatedness and overlap")
-    return Grid(tuple(relatedness), tuple(overlaps), error)
+) -> dict[float, Errors]:
+    """Train with every overlap in worlds of every relatedness, as one stack: errors of arms named by their overlap."""
+    arms = {overlap: {"source": 1.0, "overlap": overlap} for overlap in overlaps}
+    return in_worlds(arms, relatedness, seeds, "relatedness and overlap")
 
 
 def in_worlds(
-    settings: Sequence[dict[str, float]], relatedness: Sequence[float], seeds: tuple[int, ...] = SEEDS,
+    arms: Mapping[Hashable, dict[str, float]], relatedness: Sequence[float], seeds: tuple[int, ...] = SEEDS,
     label: str = "training", steps: int | None = None,
-) -> Tensor:  # fmt: skip
-    """Return each setting's RMSE in worlds of each relatedness, trained as one stack: (R, settings, S, groups)."""
+) -> dict[float, Errors]:  # fmt: skip
+    """Return each arm's errors in worlds of each relatedness, trained as one stack."""
     ledgers = side_by_side([open_ledgers(replace(ACCOUNTS, relatedness=r), seeds) for r in relatedness])
-    models = many_networks(ledgers, settings).fit(steps or STEPS, label=label)
-    error = error_by_ratings(models, ledgers).unflatten(1, (len(relatedness), len(seeds)))
-    return error.transpose(0, 1)
+    models = many_networks(ledgers, list(arms.values())).fit(steps or STEPS, label=label)
+    errors = error_by_ratings(models, ledgers, tuple(arms))
+    parts = {r: slice(k * len(seeds), (k + 1) * len(seeds)) for k, r in enumerate(relatedness)}
+    return {
+        r: {name: replace(scores, values=scores.values[:, part]) for name, scores in errors.items()}
+        for r, part in parts.items()
+    }
 
 
-def score_penalties(
-    penalties: Sequence[float] = (0.1, 0.2, 0.3, 0.45, 0.7),
-    relatedness: float = 0.9,
-    steps: int | None = None,
-    seeds: tuple[int, ...] = DESIGN_SEEDS,
-) -> dict[str, dict[float, float]]:
+def score_penalties(relatedness: float = 0.9, steps: int | None = None) -> dict[str, dict[float, float]]:
     """Return the mean RMSE of people with few ratings, for each way and penalty, in worlds that no claim is about.
 
     It is how `PENALTY` was chosen: one number for all ways, near the best of each.
     """
     ways = {"alone": ALONE, "nobody linked": {"source": 1.0, "overlap": 0.0}, "all linked": LINKED}
-    settings = [{**way, "penalty": penalty} for way in ways.values() for penalty in penalties]
-    scores = for_few(in_worlds(settings, (relatedness,), seeds, "penalties", steps))[0].mean(1)  # (settings,)
-    rows = scores.view(len(ways), len(penalties)).tolist()
-    return {name: dict(zip(penalties, row, strict=True)) for name, row in zip(ways, rows, strict=True)}
+    grid = SETTINGS["linking"]["penalty_grid"]
+    arms = {(name, penalty): {**way, "penalty": penalty} for name, way in ways.items() for penalty in grid}
+    scores = in_worlds(arms, (relatedness,), DESIGN_SEEDS, "penalties", steps)[relatedness]["few"]
+    return {name: {penalty: float(scores[name, penalty].mean()) for penalty in grid} for name in ways}
 
 
-def constant_error(relatedness: float, seeds: tuple[int, ...] = SEEDS) -> Tensor:
-    """Return the RMSE of always answering the mean rating of films, by ratings per user: (S, groups)."""
+def constant_error(relatedness: float, seeds: tuple[int, ...] = SEEDS) -> Errors:
+    """Return the errors of always answering the mean rating of films: those of arm "constant"."""
     ledgers = open_ledgers(replace(ACCOUNTS, relatedness=relatedness), seeds)
-    error = ledgers.train["rating"].mean(1, keepdim=True) - ledgers.test["rating"]  # (S, n)
-    few = few_of(ledgers.test["user"])
-    groups = [few == number for number in RATINGS_A_USER]
-    return torch.stack([((error**2 * g).sum(1) / g.sum(1)).sqrt() for g in groups], dim=1)
+    wrong_by = ledgers.train["rating"].mean(1, keepdim=True) - ledgers.test["rating"]  # (S, n)
+    return by_ratings(("constant",), wrong_by[None], ledgers.test["user"])
 
 
 def side_by_side(many: Sequence[Ledgers]) -> Ledgers:
-    """Return several kinds of ledgers as one, along the seeds; vocabularies as the largest."""
+    """Return several kinds of ledgers as one, along the seeds, cut to the rows that all have."""
+
+    def together(tables: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        rows = min(table["user"].shape[1] for table in tables)
+        return {name: torch.cat([table[name][:, :rows] for table in tables]) for name in tables[0]}
+
     parts = (together([getattr(ledgers, part) for ledgers in many]) for part in ("source", "train", "test"))
-    return Ledgers(*parts, largest(ledgers.sizes for ledgers in many))
+    return Ledgers(*parts, many[0].sizes)
 
 
-def together(tables: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Put tables of (S, n) columns one after another along the seeds, cut to the rows that all have."""
-    rows = min(table["user"].shape[1] for table in tables)
-    return {name: torch.cat([table[name][:, :rows] for table in tables]) for name in tables[0]}
+def match_accounts(weights: Sequence[float] = (0.0, 1.0, 10.0), seeds: tuple[int, ...] = SEEDS) -> dict[str, Scores]:
+    """Add the alignment of the first half to the networks of the second, with no account linked.
 
-
-def largest(sizes: Iterable[tuple[int, int, int]]) -> tuple[int, int, int]:
-    """Return sizes that have room for all of these."""
-    return tuple(max(column) for column in zip(*sizes, strict=True))
-
-
-@dataclass(frozen=True)
-class MatchedAccounts:
-    """Error and distance of the shops where an MMD of the shared representations is trained, and nobody is linked.
-
-    Attributes
-    ----------
-    weights : tuple of float
-    error : Tensor, (weights, S)
-        RMSE of users with few ratings.
-    mmd : Tensor, (weights, S)
-        Squared MMD between the representations of held-out films and of books.
+    Returns
+    -------
+    dict {measure: Scores of the weights}
+        ``error``, the RMSE of users with few ratings, and ``mmd``, the squared MMD between the representations of
+        held-out films and of books.
     """
-
-    weights: tuple[float, ...]
-    error: Tensor
-    mmd: Tensor
-
-
-def match_accounts(weights: Sequence[float] = (0.0, 1.0, 10.0), seeds: tuple[int, ...] = SEEDS) -> MatchedAccounts:
-    """Add the alignment of the first half to the networks of the second, with no account linked."""
     ledgers = open_ledgers(ACCOUNTS, seeds)
-    settings = {"source": (1.0,), "overlap": (0.0,), "mmd": tuple(weights)}
+    settings = {"source": (1.0,), "overlap": (0.0,), "mmd": weights}
     models = many_networks(ledgers, settings).fit(STEPS, label="matching accounts")
     rows, n_users = 200, ledgers.sizes[0]
 
@@ -335,8 +297,8 @@ def match_accounts(weights: Sequence[float] = (0.0, 1.0, 10.0), seeds: tuple[int
         return squared_mmd(books, model.encode_domain("target", user + n_users, item))
 
     columns = [ledgers.source["user"], ledgers.source["item"], ledgers.test["user"], ledgers.test["item"]]
-    mmd = models.by_setting(models.each(distance, *(column[:, :rows] for column in columns))).cpu()
-    return MatchedAccounts(tuple(weights), for_few(error_by_ratings(models, ledgers)), mmd)
+    mmd = models.by_setting(models.each(distance, *(column[:, :rows] for column in columns)))
+    return {"error": error_by_ratings(models, ledgers, weights)["few"], "mmd": Scores("MMD²", tuple(weights), mmd)}
 
 
 # Training that is watched.
@@ -344,23 +306,10 @@ def match_accounts(weights: Sequence[float] = (0.0, 1.0, 10.0), seeds: tuple[int
 
 @dataclass(frozen=True)
 class LiveLinking:
-    """A training as far as it has come: eight worlds, with nobody linked and with some.
-
-    Attributes
-    ----------
-    step : int
-    error : Tensor, (2, S, groups)
-        RMSE with nobody linked and a weight of 1, and with the share and the weight of the controls.
-    """
+    """A training as far as it has come: the errors in eight worlds with "nobody linked" and as "yours", at a step."""
 
     step: int
-    error: Tensor
-
-    @property
-    def gain(self) -> Tensor:
-        """Return the gain of the users with few ratings, (S,)."""
-        few = for_few(self.error)
-        return few[0] - few[1]
+    errors: Errors
 
 
 def train_live(overlap: float, relatedness: float, weight: float, seed: int) -> Iterator[Running]:
@@ -370,7 +319,7 @@ def train_live(overlap: float, relatedness: float, weight: float, seed: int) -> 
     models = many_networks(ledgers, [{"source": 1.0, "overlap": 0.0}, {"source": weight, "overlap": overlap}])
 
     def snapshot() -> LiveLinking:
-        return LiveLinking(models.history_steps[-1], error_by_ratings(models, ledgers))
+        return LiveLinking(models.history_steps[-1], error_by_ratings(models, ledgers, ("nobody linked", "yours")))
 
     for moment in models.train(STEPS, every=20):
         yield Running(moment.step, moment.steps, snapshot)

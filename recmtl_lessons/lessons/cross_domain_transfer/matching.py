@@ -5,6 +5,8 @@ The shops are those of lesson 01, and so is the network, so that the alignments 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -22,16 +24,13 @@ from recmtl_lessons.models import (
     task_loss,
 )
 from recmtl_lessons.teaching import Running
-from recmtl_lessons.training import ManyModels, concurrently_for, proxy_a_distance
+from recmtl_lessons.teaching.texts import read_yaml
+from recmtl_lessons.training import ManyModels, Scores, concurrently, proxy_a_distance
 from recmtl_lessons.training.shops import CLICK, STEPS, adversarial_objective, click_auc, plane
 from recmtl_lessons.training.shops import many_networks as _many_networks
 
-WEIGHTS = {
-    "MMD": (0.0, 0.1, 1.0, 10.0),
-    "adversary": (0.1, 1.0, 10.0),
-    "CORAL": (1e3, 1e4, 3e4),
-    "means": (0.1, 1.0),
-}
+SETTINGS = read_yaml(Path(__file__).with_name("settings.yaml"))
+WEIGHTS = SETTINGS["weights"]
 ROWS = 32  # of each shop, in which a step compares the distributions: its cost grows with the square
 
 
@@ -105,56 +104,29 @@ OBJECTIVES = {
 # The experiment: for each alignment a row of weights.
 
 
-@dataclass(frozen=True)
-class Matched:
-    """Scores of networks trained with one alignment, on rows that nothing was trained on: W settings, S seeds.
-
-    Attributes
-    ----------
-    settings : tuple of dict
-        The settings, one per row.
-    home_auc, abroad_auc : Tensor, (W, S)
-    mmd : Tensor, (W, S)
-        Squared MMD of the two shops' features, at the bandwidths of the median.
-    a_distance : Tensor, (W, S)
-        What a fresh classifier finds of the shop: 0 nothing, 2 everything.
-    """
-
-    settings: tuple[dict[str, float], ...]
-    home_auc: Tensor
-    abroad_auc: Tensor
-    mmd: Tensor
-    a_distance: Tensor
-
-    def at(self, **setting: float) -> int:
-        """Return the row of the setting with these values."""
-        return next(k for k, s in enumerate(self.settings) if all(s[name] == v for name, v in setting.items()))
-
-
 def many_networks(shops: Shops, objective: Callable, settings) -> ManyModels:
     """Return a stack of lesson 01's networks, trained with another objective and the same rates."""
     seeds = range(len(shops.train["home"]["x"]))
     return _many_networks(shops.streams("click"), settings, seeds, objective=objective)
 
 
-def match(
-    name: str, settings: dict[str, Sequence[float]] | None = None, shops: Shops | None = None, label: str | None = None
-) -> Matched:
-    """Train with an alignment of `OBJECTIVES`, at its `WEIGHTS` or other settings, and measure."""
-    return match_by(OBJECTIVES[name], settings or {"weight": WEIGHTS[name]}, label or name, shops)
+def match(objective: Callable, settings: dict[str, Sequence[float]], label: str, shops: Shops | None = None):
+    """Train one network for each setting and seed, all at once, and measure each on its later half.
 
-
-def match_each(*names: str) -> dict[str, Matched]:
-    """Train with several alignments of `OBJECTIVES`, each at its `WEIGHTS`, and measure."""
-    return concurrently_for(names, match)
-
-
-def match_by(
-    objective: Callable, settings: dict[str, Sequence[float]], label: str, shops: Shops | None = None
-) -> Matched:
-    """Train one network for each setting and seed, all at once, and measure each on its later half."""
+    Returns
+    -------
+    dict {measure: Scores of the settings}
+        ``home`` and ``abroad``: AUC of clicks. ``fresh``: what a fresh classifier finds of the shop, 0 nothing, 2
+        everything. An arm is named by its weight, or by a tuple of all numbers of its setting if there are several.
+    """
     shops = shops or open_shops()
     return measured(many_networks(shops, objective, settings).fit(STEPS, label=label), shops)
+
+
+def match_each(shops: Shops | None = None) -> dict[str, dict[str, Scores]]:
+    """Train with every alignment of `OBJECTIVES`, each at its `WEIGHTS`, and measure, as `match` does."""
+    jobs = (partial(match, OBJECTIVES[name], {"weight": weights}, name, shops) for name, weights in WEIGHTS.items())
+    return dict(zip(WEIGHTS, concurrently(*jobs), strict=True))
 
 
 def score_weights(seeds: tuple[int, ...] = DESIGN_SEEDS) -> dict[str, dict[float, float]]:
@@ -163,35 +135,31 @@ def score_weights(seeds: tuple[int, ...] = DESIGN_SEEDS) -> dict[str, dict[float
     It is how the weights were chosen. It takes labels from abroad, which a shop without labels does not have: this
     favours every alignment alike.
     """
-    shops, found = open_shops(SHOP, seeds), {}
-    for name, weights in WEIGHTS.items():
-        scores = match(name, shops=shops).abroad_auc.mean(1)
-        found[name] = dict(zip(weights, scores.tolist(), strict=True))
-    return found
+    found = match_each(open_shops(SHOP, seeds))
+    return {name: {w: float(scores["abroad"][w].mean()) for w in WEIGHTS[name]} for name, scores in found.items()}
 
 
-def measured(models: ManyModels, shops: Shops) -> Matched:
-    """Return every score of a stack of networks, (W, S) each."""
-    home, abroad = (models.each(lambda m, x: m.encode(x), shops.test[d]["x"]) for d in ("home", "abroad"))
-    both = torch.cat([home, abroad], dim=1)  # (M, 2n, hidden)
-    shop = torch.arange(2, device=both.device).repeat_interleave(home.shape[1])
-    split = models.by_setting
-    return Matched(
-        settings=models.settings[:: models.n_seeds],
-        home_auc=split(click_auc(models, shops, "home")),
-        abroad_auc=split(click_auc(models, shops, "abroad")),
-        mmd=split(torch.vmap(squared_mmd, chunk_size=16)(home[:, :200], abroad[:, :200])).cpu(),
-        a_distance=split(proxy_a_distance(both, shop)).cpu(),
-    )
+def measured(models: ManyModels, shops: Shops) -> dict[str, Scores]:
+    """Measure a stack of networks, as `match` returns it."""
+    both = torch.cat([models.each(lambda m, x: m.encode(x), shops.test[d]["x"]) for d in ("home", "abroad")], dim=1)
+    shop = torch.arange(2, device=both.device).repeat_interleave(both.shape[1] // 2)
+    found = {
+        "home": ("AUC of clicks at home", click_auc(models, shops, "home")),
+        "abroad": ("AUC of clicks abroad", click_auc(models, shops, "abroad")),
+        "fresh": ("proxy A-distance", proxy_a_distance(both, shop)),
+    }
+    arms = [tuple(setting.values()) for setting in models.settings[:: models.n_seeds]]
+    arms = tuple(arm if len(arm) > 1 else arm[0] for arm in arms)
+    return {name: Scores(measure, arms, models.by_setting(values)) for name, (measure, values) in found.items()}
 
 
 # The kernel's reach.
 
 
-def pull_over_bandwidth(reaches: Sequence[float], shops: Shops | None = None) -> Tensor:
-    """Return how hard the MMD pulls the cloud of abroad at the start of training, at several bandwidths: (S, R).
+def pull_over_bandwidth(reaches: Sequence[float], shops: Shops | None = None) -> Scores:
+    """Return how hard the MMD pulls the cloud of abroad at the start of training, at several bandwidths.
 
-    The pull is the norm of the gradient averaged over abroad's rows, as a share of the hardest of the R pulls.
+    The pull is the norm of the gradient averaged over abroad's rows, as a share of the hardest pull.
     Bandwidths are ``reaches`` times the pooled median.
     """
     shops = shops or open_shops()
@@ -208,7 +176,7 @@ def pull_over_bandwidth(reaches: Sequence[float], shops: Shops | None = None) ->
         return torch.vmap(torch.func.grad(distance))(abroad, home).mean(1).norm(dim=1)  # (S,)
 
     pulls = torch.stack([pull(reach) for reach in reaches], dim=1)
-    return pulls / pulls.max(1, keepdim=True).values
+    return Scores("pull on abroad's cloud (hardest = 1)", tuple(reaches), (pulls / pulls.max(1, keepdim=True).values).T)
 
 
 # The two-sample test.
@@ -216,43 +184,31 @@ def pull_over_bandwidth(reaches: Sequence[float], shops: Shops | None = None) ->
 SHIFTS = (0.0, 0.1, 0.3, 0.5)
 
 
-@dataclass(frozen=True)
-class RejectionRates:
-    """How often the permutation test rejects at 5 %, over how far the samples lie apart.
-
-    Attributes
-    ----------
-    shifts : tuple of float
-    rejected : Tensor, (S, shifts)
-        Share of the tests that reject.
-    tests : tuple of int
-        How many tests were made per seed, for each shift.
-    """
-
-    shifts: tuple[float, ...]
-    rejected: Tensor
-    tests: tuple[int, ...]
-
-
-def rejection_rates(rows: int = 40, shifts: Sequence[float] = SHIFTS, seeds: Sequence[int] = SEEDS) -> RejectionRates:
+def rejection_rates(shifts: Sequence[float] = SHIFTS, seeds: Sequence[int] = SEEDS) -> tuple[Scores, dict[float, int]]:
     """Draw two small samples of features again and again, and test whether they differ.
 
     Both come from home, without a row in common. To the second is added ``shift`` times the way from home's mean to
     abroad's; at 0 both have one distribution, and there eight times as many tests are made.
+
+    Returns
+    -------
+    rejected : Scores of the shifts
+        Share of the tests that reject at 5 %.
+    tests : dict {shift: int}
+        How many tests were made per seed.
     """
-    rates, tests = [], tuple(200 if shift == 0 else 25 for shift in shifts)
+    rates, tests = [], {shift: 200 if shift == 0 else 25 for shift in shifts}
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
         shops = open_shops(SHOP, (seed,))
         home = torch.cat([half["home"]["x"][0] for half in (shops.train, shops.test)])  # (n, features)
         step = shops.train["abroad"]["x"][0].mean(0) - shops.train["home"]["x"][0].mean(0)
-        times = zip(shifts, tests, strict=True)
-        rates.append([_rejection_rate(home, shift * step, rows, n, generator) for shift, n in times])
-    return RejectionRates(tuple(shifts), torch.tensor(rates), tests)
+        rates.append([_rejection_rate(home, shift * step, n, generator) for shift, n in tests.items()])
+    return Scores("share rejected", tuple(shifts), torch.tensor(rates).T), tests
 
 
-def _rejection_rate(sample: Tensor, step: Tensor, rows: int, tests: int, generator: torch.Generator) -> float:
-    rejected = 0
+def _rejection_rate(sample: Tensor, step: Tensor, tests: int, generator: torch.Generator) -> float:
+    rows, rejected = 40, 0
     for _ in range(tests):
         drawn = sample[torch.randperm(len(sample), generator=generator)[: 2 * rows]]  # (2 rows, features)
         test = mmd_permutation_test(drawn[:rows], drawn[rows:] + step, generator, n_permutations=39)
@@ -265,22 +221,19 @@ def _rejection_rate(sample: Tensor, step: Tensor, rows: int, tests: int, generat
 
 @dataclass(frozen=True)
 class LiveMatching:
-    """A training as far as it has come: eight networks over T moments, and the features of the first.
+    """A training as far as it has come: eight networks and the features of the first.
 
     Attributes
     ----------
-    steps : tuple of int, T of them
-    mmd, home_auc, abroad_auc : Tensor, (S, T)
+    curves : Scores
+        ``mmd``, and ``home`` and ``abroad``, the AUC of clicks.
     points : Tensor, (P, 2)
         Features in a plane, in which the kernel's bandwidth is ``radius``.
     abroad, clicked : Tensor, (P,), bool
     radius : float
     """
 
-    steps: tuple[int, ...]
-    mmd: Tensor
-    home_auc: Tensor
-    abroad_auc: Tensor
+    curves: Scores
     points: Tensor
     abroad: Tensor
     clicked: Tensor
@@ -294,16 +247,13 @@ def train_live(weight: float, reach: float, seed: int) -> Iterator[Running]:
     models = many_networks(shops, objective_with(mmd_at_one_scale), settings)
 
     def snapshot() -> LiveMatching:
-        curves = (models.history[name] for name in ("mmd", "home_auc", "abroad_auc"))
-        return LiveMatching(tuple(models.history_steps), *curves, *_plane(models, shops, reach))
+        curves = {name: models.history[name] for name in ("mmd", "home", "abroad")}
+        return LiveMatching(Scores.of("", curves, models.history_steps), *_plane(models, shops, reach))
 
     def measure(models: ManyModels) -> dict[str, Tensor]:
         home, abroad = (models.each(lambda m, x: m.encode(x), shops.test[d]["x"][:, :150]) for d in ("home", "abroad"))
-        return {
-            "mmd": torch.vmap(squared_mmd)(home, abroad),
-            "home_auc": click_auc(models, shops, "home"),
-            "abroad_auc": click_auc(models, shops, "abroad"),
-        }
+        clicks = {domain: click_auc(models, shops, domain) for domain in ("home", "abroad")}
+        return {"mmd": torch.vmap(squared_mmd)(home, abroad), **clicks}
 
     for moment in models.train(STEPS, every=20, measure=measure):
         yield Running(moment.step, moment.steps, snapshot)

@@ -1,22 +1,33 @@
-"""What the lesson draws: plain functions of a result and a figure."""
+"""The lesson's looks, and those drawings that no shared one makes."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
-from torch import Tensor
 
 from recmtl_lessons.datasets.shops import Shops
-from recmtl_lessons.lessons.cross_domain_transfer.genres import GenreTransfer
-from recmtl_lessons.lessons.cross_domain_transfer.linking import RATINGS_A_USER, Grid, LiveLinking
+from recmtl_lessons.lessons.cross_domain_transfer.linking import RATINGS_A_USER, Errors, LiveLinking
 from recmtl_lessons.lessons.cross_domain_transfer.linking import STEPS as LINKING_STEPS
-from recmtl_lessons.lessons.cross_domain_transfer.matching import LiveMatching, Matched, RejectionRates
+from recmtl_lessons.lessons.cross_domain_transfer.matching import LiveMatching
 from recmtl_lessons.models import median_bandwidth, squared_mmd
 from recmtl_lessons.teaching import style
 from recmtl_lessons.teaching.claim import t_interval
 from recmtl_lessons.teaching.clouds import draw_clouds
-from recmtl_lessons.teaching.looks import GREY
+from recmtl_lessons.teaching.looks import GREY, Look, draw_line, line_at
+from recmtl_lessons.training import Scores
 from recmtl_lessons.training.shops import STEPS
+
+LOOKS = {
+    "MMD": Look("MMD", "blue", "o", "-"),
+    "adversary": Look("adversary", "vermillion", "^", "--"),
+    "CORAL": Look("CORAL", "green", "s", "-."),
+    "means": Look("means", "black", "D", ":"),
+    "home": Look("home", "blue", "o", "-"),
+    "abroad": Look("abroad", "vermillion", "^", "--"),
+    "linked": Look("linked", "vermillion", "^"),
+    "pooled": Look("all in one pool", "blue", "o"),
+    "rule": Look("the rule without a network", "black", "s"),
+}
 
 
 def draw_kernel(shops: Shops, figure, reaches: Sequence[float] = (0.1, 1.0, 10.0), rows: int = 24) -> list[float]:
@@ -38,24 +49,16 @@ def draw_kernel(shops: Shops, figure, reaches: Sequence[float] = (0.1, 1.0, 10.0
     return found
 
 
-def draw_alignments(results: Mapping[str, Matched], figure) -> None:
+def draw_alignments(results: Mapping[str, Mapping[str, Scores]], figure) -> None:
     """Draw, over the weight of each alignment, AUC abroad and what a fresh classifier still finds of the shop."""
     left, right = style.panels(figure, 2)
-    looks = {
-        "MMD": ("blue", "o", "-"), "adversary": ("vermillion", "^", "--"), "CORAL": ("green", "s", "-."),
-        "means": ("black", "D", ":"),
-    }  # fmt: skip
-    nothing = results["MMD"]
-    for name, result in results.items():
-        weights = [setting["weight"] for setting in result.settings]
-        place = [_place(weight) for weight in weights]
-        style.band(left, place, result.abroad_auc.T, name, *looks[name])
-        style.band(right, place, result.a_distance.T, name, *looks[name])
-    for axis, scores in ((left, nothing.abroad_auc), (right, nothing.a_distance)):
-        axis.axhline(scores[0].mean(), color=GREY, lw=1.4, ls=":")
+    for axis, measure in ((left, "abroad"), (right, "fresh")):
+        for name, result in results.items():
+            result[measure].draw(axis, LOOKS[name], place=_place)
+        line_at(axis, float(results["MMD"][measure][0.0].mean()), "")
         axis.set_xticks([_place(w) for w in _SHOWN], _SHOWN_AS)
         axis.set(xlabel="weight of the alignment", xlim=(-0.4, _place(_SHOWN[-1]) + 0.7))
-    left.text(0.0, nothing.abroad_auc[0].mean() - 0.04, "no alignment", fontsize=11, color=GREY)
+    left.text(0.0, results["MMD"]["abroad"][0.0].mean() - 0.04, "no alignment", fontsize=11, color=GREY)
     left.set(ylim=(0.3, 1.0), ylabel="AUC of clicks abroad", title="Who is served?")
     right.set(ylim=(0, 2.45), ylabel="proxy A-distance: 0 guesses, 2 knows", title="What a fresh classifier finds")
     right.legend(loc="upper right", ncols=2)
@@ -70,35 +73,39 @@ def _place(weight: float) -> float:
     return 1.0 + math.log10(weight / 0.1) if weight >= 0.1 else weight / 0.1
 
 
-def draw_bandwidth(reaches: Sequence[float], pull: Tensor, fixed: Matched, figure) -> None:
-    """Draw how hard the MMD pulls, over its bandwidth, and AUC abroad after training with one that stays."""
+def draw_bandwidth(pull: Scores, fixed: Scores, figure) -> None:
+    """Draw how hard the MMD pulls, over its bandwidth, and AUC abroad after training with one that stays.
+
+    Arms of ``fixed`` are (weight, bandwidth).
+    """
     left, right = style.panels(figure, 2)
-    style.band(left, reaches, pull, "pull", "blue", "o", "-")
+    pull.draw(left, Look("pull", "blue"))
     left.axvline(1.0, color=GREY, lw=1.4, ls=":")
     left.text(1.1, 0.03, "median", color=GREY, fontsize=12)
     left.set(
-        xscale="log", ylim=(-0.03, 1.08), xlabel="bandwidth, in pooled medians",
-        ylabel="pull on abroad's cloud (hardest = 1)", title="At the start of training",
+        xscale="log", ylim=(-0.03, 1.08), xlabel="bandwidth, in pooled medians", ylabel=pull.measure,
+        title="At the start of training",
     )  # fmt: skip
-    bandwidths = sorted({setting["bandwidth"] for setting in fixed.settings})
-    for weight, label, *look in ((1.0, "weight 1", "vermillion", "^", "--"), (100.0, "weight 100", "black", "s", ":")):
-        rows = [fixed.at(bandwidth=bandwidth, weight=weight) for bandwidth in bandwidths]
-        style.band(right, bandwidths, fixed.abroad_auc[rows].T, label, *look)
+    for weight, look in (
+        (1.0, Look("weight 1", "vermillion", "^", "--")),
+        (100.0, Look("weight 100", "black", "s", ":")),
+    ):
+        over = {bandwidth: fixed[w, bandwidth] for w, bandwidth in fixed if w == weight}
+        Scores.of(fixed.measure, over).draw(right, look)
     right.set(
-        xscale="log", ylim=(0.3, 1.0), xlabel="bandwidth, fixed", ylabel="AUC of clicks abroad",
-        title="After training with it",
+        xscale="log", ylim=(0.3, 1.0), xlabel="bandwidth, fixed", ylabel=fixed.measure, title="After training with it",
     )  # fmt: skip
     right.legend(loc="upper left")
 
 
-def draw_test(rates: RejectionRates, figure) -> None:
+def draw_test(rejected: Scores, figure) -> None:
     """Draw the share of samples that the permutation test rejects, over how far they lie apart."""
     (axis,) = style.panels(figure, 1)
-    style.band(axis, rates.shifts, rates.rejected, "rejected", "blue", "o", "-")
-    axis.axhline(0.05, color=GREY, lw=1.4, ls=":")
-    axis.text(rates.shifts[-1], 0.08, "5 %", color=GREY, fontsize=12, ha="right")
+    rejected.draw(axis, Look("rejected", "blue"))
+    line_at(axis, 0.05, "")
+    axis.text(rejected.arms[-1], 0.08, "5 %", color=GREY, fontsize=12, ha="right")
     axis.set(
-        ylim=(-0.02, 1.05), xlabel="shift, as a share of the way from home to abroad", ylabel="share rejected",
+        ylim=(-0.02, 1.05), xlabel="shift, as a share of the way from home to abroad", ylabel=rejected.measure,
         title="How often the test says: different",
     )  # fmt: skip
 
@@ -128,48 +135,47 @@ def draw_network(figure) -> None:
     axis.text(5.4, 0.5, "a product of the embeddings\nruns beside each tower", color=GREY, fontsize=12, ha="center")
 
 
-def draw_ratings(ways: Mapping[str, Tensor], constant: Tensor, figure) -> None:
-    """Draw the RMSE over the number of ratings that a user had to learn from, for each way; (S, groups) each."""
+def draw_ratings(ways: Mapping[str, tuple[Errors, Hashable]], constant: Errors, figure) -> None:
+    """Draw the RMSE over the number of ratings that a user had to learn from, for an arm of some errors a way."""
     (axis,) = style.panels(figure, 1)
     _over_ratings(axis, ways)
-    axis.plot(range(len(RATINGS_A_USER)), constant.mean(0), color=GREY, lw=1.6, ls=":")
-    axis.text(len(RATINGS_A_USER) - 1, constant.mean() + 0.01, "the mean rating always", color=GREY, ha="right")
+    level = [float(constant[n]["constant"].mean()) for n in RATINGS_A_USER]
+    axis.plot(range(len(level)), level, color=GREY, lw=1.6, ls=":")
+    mean = sum(level) / len(level)
+    axis.text(len(level) - 1, mean + 0.01, "the mean rating always", color=GREY, ha="right")
     axis.set(title="Who gains from whom?")
     axis.legend(loc="lower left")
 
 
-_WAYS = (
-    ("blue", "o", "-"), ("green", "s", "-."), ("vermillion", "^", "--"), ("black", "D", ":"),
-)  # fmt: skip
-
-
-def _over_ratings(axis, ways: Mapping[str, Tensor]) -> None:
+def _over_ratings(axis, ways: Mapping[str, tuple[Errors, Hashable]]) -> None:
     place = range(len(RATINGS_A_USER))
-    for (name, error), look in zip(ways.items(), _WAYS, strict=False):
-        style.band(axis, place, error, name, *look)
+    looks = (("blue", "o", "-"), ("green", "s", "-."), ("vermillion", "^", "--"), ("black", "D", ":"))
+    for (name, (errors, arm)), look in zip(ways.items(), looks, strict=False):
+        draw_line(axis, place, torch.stack([errors[n][arm] for n in RATINGS_A_USER], dim=1), Look(name, *look))
     axis.set_xticks(place, RATINGS_A_USER)
     axis.set(ylim=(0.5, 1.15), xlabel="ratings of films a user has given", ylabel="RMSE of their other ratings")
 
 
-def draw_grid(grid: Grid, figure) -> None:
+def draw_grid(grid: Mapping[float, Errors], figure) -> None:
     """Draw the gain over overlap and relatedness as a heat map with its numbers."""
     (axis,) = style.panels(figure, 1)
     _heat_map(axis, grid)
 
 
-def _heat_map(axis, grid: Grid) -> None:
-    gain = grid.gain.mean(2)  # (R, O)
-    edges = [_edges(values) for values in (grid.overlaps, grid.relatedness)]
+def _heat_map(axis, grid: Mapping[float, Errors]) -> None:
+    rows = {relatedness: errors["few"] for relatedness, errors in grid.items()}
+    overlaps = next(iter(rows.values())).arms
+    gain = [[float(few.lead(overlaps[0], over=overlap).mean()) for overlap in overlaps] for few in rows.values()]
+    edges = [_edges(values) for values in (overlaps, tuple(rows))]
     axis.pcolormesh(*edges, gain, cmap="RdBu", vmin=-0.3, vmax=0.3)
-    for r, relatedness in enumerate(grid.relatedness):
-        for o, overlap in enumerate(grid.overlaps):
-            value = float(gain[r, o])
+    for relatedness, row in zip(rows, gain, strict=True):
+        for overlap, value in zip(overlaps, row, strict=True):
             axis.text(
                 overlap, relatedness, _signed(value), ha="center", va="center", fontsize=13,
                 color="white" if abs(value) > 0.18 else "black",
             )  # fmt: skip
-    axis.set_xticks(grid.overlaps, [f"{overlap:.0%}" for overlap in grid.overlaps])
-    axis.set_yticks(grid.relatedness, [f"{relatedness:g}" for relatedness in grid.relatedness])
+    axis.set_xticks(overlaps, [f"{overlap:.0%}" for overlap in overlaps])
+    axis.set_yticks(list(rows), [f"{relatedness:g}" for relatedness in rows])
     axis.grid(visible=False)
     axis.set(
         xlabel="share of accounts linked", ylabel="correlation of tastes", xlim=(edges[0][0], edges[0][-1]),
@@ -188,24 +194,25 @@ def _edges(values: Sequence[float]) -> list[float]:
     return [values[0] - half, *(value + half for value in values)]
 
 
-def draw_live_linking(result: LiveLinking, grid: Grid, figure, controls: dict) -> None:
+def draw_live_linking(result: LiveLinking, grid: Mapping[float, Errors], figure, controls: dict) -> None:
     """Draw the map with your place in it, and the error of your two arms, by number of ratings."""
     place, curves = style.panels(figure, 2)
     _heat_map(place, grid)
-    gain, _, _ = t_interval(result.gain)
+    gain = result.errors["few"].lead("nobody linked", over="yours").mean()
     place.text(
         controls["overlap"], controls["relatedness"], f"★ {_signed(float(gain))}", ha="center", va="center",
         fontsize=15, fontweight="bold", bbox={"fc": style.PALETTE["yellow"], "ec": "black", "lw": 1.6, "pad": 3.5},
     )  # fmt: skip
-    _over_ratings(curves, {"nobody linked": result.error[0], "yours": result.error[1]})
+    _over_ratings(curves, {arm: (result.errors, arm) for arm in ("nobody linked", "yours")})
     curves.set(title=f"Your place, eight worlds, step {result.step} of {LINKING_STEPS}")
     curves.legend(loc="lower left")
 
 
 def describe_live_linking(result: LiveLinking, controls: dict) -> str:
     """Say the live picture in words."""
-    gain, low, high = t_interval(result.gain)
-    without, yours = result.error[:, :, :2].square().mean((1, 2)).sqrt().tolist()
+    few = result.errors["few"]
+    gain, low, high = t_interval(few.lead("nobody linked", over="yours"))
+    without, yours = few.values.square().mean(1).sqrt().tolist()
     return (
         f"{controls['overlap']:.0%} of the accounts linked, tastes correlated at {controls['relatedness']:g}, books "
         f"weighed {controls['weight']:g}, step {result.step} of {LINKING_STEPS}, 8 worlds: RMSE of users with 2 or 4 "
@@ -214,7 +221,7 @@ def describe_live_linking(result: LiveLinking, controls: dict) -> str:
     )
 
 
-def draw_live_matching(result: LiveMatching, band: Matched, figure, controls: dict) -> None:
+def draw_live_matching(result: LiveMatching, band: Mapping[str, Scores], figure, controls: dict) -> None:
     """Draw the two clouds and the kernel's reach, the curves, and the place in the band."""
     from matplotlib.patches import Circle
 
@@ -226,16 +233,14 @@ def draw_live_matching(result: LiveMatching, band: Matched, figure, controls: di
     else:
         clouds.text(0, min(result.radius + 0.1, 1.85), "σ", ha="center", fontsize=14)
     clouds.set_aspect("equal")
-    style.band(curves, result.steps, result.abroad_auc, "AUC abroad", "vermillion", None, "--")
-    style.band(curves, result.steps, result.mmd, "MMD² (median σ)", "black", None, "-")
-    curves.set(xlim=(0, STEPS), ylim=(-0.05, 1.3), xlabel="training step", title="Eight networks, live")
+    looks = {"abroad": Look("AUC abroad", "vermillion", None, "--"), "mmd": Look("MMD² (median σ)", "black", None)}
+    result.curves.only(*looks).draw(curves, looks)
+    curves.set(xlim=(0, STEPS), ylim=(-0.05, 1.3), ylabel="", title="Eight networks, live")
     curves.set_yticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     curves.legend(loc="upper left")
-    grid = [_place(setting["weight"]) for setting in band.settings]
-    style.band(place, grid, band.home_auc.T, "home", "blue", "o", "-")
-    style.band(place, grid, band.abroad_auc.T, "abroad", "vermillion", "^", "--")
-    for scores, label in ((result.home_auc, None), (result.abroad_auc, "yours")):
-        style.star(place, _place(controls["weight"]), scores[:, -1], label)
+    for name, label in (("home", None), ("abroad", "yours")):
+        band[name].draw(place, LOOKS[name], place=_place)
+        style.star(place, _place(controls["weight"]), result.curves[name][:, -1], label)
     shown = _SHOWN[:4]
     place.set_xticks([_place(w) for w in shown], [f"{w:g}" for w in shown])
     place.set(
@@ -246,35 +251,32 @@ def draw_live_matching(result: LiveMatching, band: Matched, figure, controls: di
 
 def describe_live_matching(result: LiveMatching, controls: dict) -> str:
     """Say the live picture in words."""
-    mean, low, high = t_interval(result.abroad_auc[:, -1])
+    end = result.curves.at_end()
+    mean, low, high = t_interval(end["abroad"])
     return (
-        f"Weight {controls['weight']:g}, bandwidth {controls['reach']:g} times the median, step {result.steps[-1]} of "
-        f"{STEPS}, 8 networks: squared MMD {float(result.mmd[:, -1].mean()):.3f}, AUC abroad {mean:.2f} (95 % interval "
-        f"{low:.2f} to {high:.2f}), at home {float(result.home_auc[:, -1].mean()):.2f}."
+        f"Weight {controls['weight']:g}, bandwidth {controls['reach']:g} times the median, step "
+        f"{result.curves.steps[-1]} of {STEPS}, 8 networks: squared MMD {end['mmd'].mean():.3f}, AUC abroad {mean:.2f} "
+        f"(95 % interval {low:.2f} to {high:.2f}), at home {end['home'].mean():.2f}."
     )
 
 
-def draw_genres(result: GenreTransfer, figure) -> None:
+def draw_genres(result: Mapping[str, Scores], figure) -> None:
     """Draw how much lower than alone the error of each way is, for each pair of genres."""
     (axis,) = style.panels(figure, 1)
-    rows = torch.arange(len(result.pairs))
-    ways = (
-        (result.linked, "linked", "vermillion", "^", -0.22),
-        (result.pooled, "all in one pool", "blue", "o", 0.0),
-        (result.rule, "the rule without a network", "black", "s", 0.22),
-    )
-    for errors, label, colour, marker, lift in ways:
-        gains = result.alone - errors  # (pairs, S)
+    rows = torch.arange(len(result))
+    for arm, lift in (("linked", -0.22), ("pooled", 0.0), ("rule", 0.22)):
+        gains = torch.stack([scores.lead("alone", over=arm) for scores in result.values()])  # (pairs, S)
         mean, low, high = t_interval(gains.T)
-        axis.plot(gains, (rows[:, None] + lift).expand_as(gains), "o", ms=4, color=style.PALETTE[colour], alpha=0.3)
+        look, colour = LOOKS[arm], style.PALETTE[LOOKS[arm].colour]
+        axis.plot(gains, (rows[:, None] + lift).expand_as(gains), "o", ms=4, color=colour, alpha=0.3)
         axis.errorbar(
-            mean, rows + lift, xerr=[mean - low, high - mean], fmt=marker, ms=10, lw=3, capsize=6,
-            color=style.PALETTE[colour], label=label,
+            mean, rows + lift, xerr=[mean - low, high - mean], fmt=look.marker, ms=10, lw=3, capsize=6, color=colour,
+            label=look.label,
         )  # fmt: skip
     axis.axvline(0, color=GREY, lw=1.2)
-    axis.set_yticks(rows, [f"{source} → {target}" for source, target in result.pairs])
+    axis.set_yticks(rows, result)
     axis.set(
         xlabel="RMSE of the second genre alone minus RMSE of each way (right: better)",
-        title="MovieLens: what the other genre is worth", ylim=(len(result.pairs) - 0.05, -0.5),
+        title="MovieLens: what the other genre is worth", ylim=(len(result) - 0.05, -0.5),
     )  # fmt: skip
     axis.legend(loc="lower left", ncols=3, fontsize=11)

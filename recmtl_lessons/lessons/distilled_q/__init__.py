@@ -1,12 +1,5 @@
 """Lesson 08: distilled Q-networks. Its experiments, its pictures, its explorers and its questions."""
 
-from recmtl_lessons.lessons.distilled_q.attention import (
-    attention_of,
-    cut,
-    differs_by_state,
-    differs_by_task,
-    untrained,
-)
 from recmtl_lessons.lessons.distilled_q.breaking import (
     gradients_at_one,
     gradients_by_temperature,
@@ -23,14 +16,19 @@ from recmtl_lessons.lessons.distilled_q.choosing import (
 from recmtl_lessons.lessons.distilled_q.exercises import exercise_loss, exercise_target, exercise_tokens
 from recmtl_lessons.lessons.distilled_q.experiments import (
     Teachers,
+    attention_of,
     by_temperature,
     compare,
-    count_parameters,
+    compare_on_films,
+    cut,
+    differs_by_state,
+    differs_by_task,
     school,
+    share_of_best,
     student,
+    untrained,
 )
 from recmtl_lessons.lessons.distilled_q.explorers import explore_attention, explore_distilling
-from recmtl_lessons.lessons.distilled_q.films import compare_on_films
 from recmtl_lessons.lessons.distilled_q.pictures import (
     draw_attention,
     draw_comparison,

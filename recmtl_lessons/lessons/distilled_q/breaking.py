@@ -1,13 +1,13 @@
 """Two classic mistakes: attention with nobody else to look at, and a distillation loss without T squared."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from recmtl_lessons.lessons._seeds import SEEDS
 from recmtl_lessons.lessons.distilled_q.experiments import (
+    KEPT,
     PLAIN,
     SHORT,
     STATE_DIM,
@@ -16,7 +16,7 @@ from recmtl_lessons.lessons.distilled_q.experiments import (
     kept,
     student,
 )
-from recmtl_lessons.training import Actors
+from recmtl_lessons.training import Actors, Scores
 from recmtl_lessons.training.q_learning import Distilling, draw_batch, teach
 
 WIDTH, HEADS = 16, 2
@@ -43,53 +43,28 @@ def gradients_at_one(seeds: Sequence[int] = SEEDS, copies: int = 1) -> tuple[Ten
     return tuple(torch.stack(norms) for norms in zip(*found, strict=True))
 
 
-@dataclass(frozen=True)
-class Gradients:
-    """Norms of a student's gradients by temperature, before training; S seeds.
+def gradients_by_temperature(of: School, temperatures: Sequence[float] = AT) -> dict[str, Scores]:
+    """Take the distillation's gradient at several temperatures, before training, with T squared and without.
 
-    Attributes
-    ----------
-    temperatures : tuple of float
-    right, without : Tensor, (temperatures, S)
-        Of the distillation loss, with the factor T squared and without.
+    Returns
+    -------
+    dict {"with T²" or "without": Scores of the temperatures}
     """
-
-    temperatures: tuple[float, ...]
-    right: Tensor
-    without: Tensor
-
-
-def gradients_by_temperature(of: School, temperatures: Sequence[float] = AT) -> Gradients:
-    """Take the distillation's gradient at several temperatures, with T squared and without."""
     with_square = [{**PLAIN, "temperature": t, "factor": 1.0} for t in temperatures]
     settings = with_square + [{**setting, "factor": setting["temperature"] ** -2} for setting in with_square]
     students = Actors(student, settings, of.seeds)
     batch = draw_batch(students, of.transfer_set, 64, torch.Generator().manual_seed(0))
     squares = sum(g.square().flatten(1).sum(1) for g in students.gradients(teach, batch).values())
-    right, without = students.by_setting(squares.sqrt()).chunk(2)
-    return Gradients(tuple(temperatures), right, without)
+    norms = zip(("with T²", "without"), students.by_setting(squares.sqrt()).chunk(2), strict=True)
+    return {name: Scores("norm of the gradient", tuple(temperatures), values) for name, values in norms}
 
 
-@dataclass(frozen=True)
-class WithoutSquare:
-    """What students keep that learn from teachers and rewards by halves, at a high temperature; (S,) each.
+def train_without_square(of: School, how: Distilling = SHORT, temperature: float = HOT) -> Scores:
+    """Train from teachers and rewards by halves, hot: "with T²", "without" it, and from the rewards alone.
 
-    Attributes
-    ----------
-    right, without : Tensor
-        With the factor T squared and without.
-    rewards : Tensor
-        From the same rewards, and no teacher at all.
+    That one, "no teacher", has the same rewards.
     """
-
-    right: Tensor
-    without: Tensor
-    rewards: Tensor
-
-
-def train_without_square(of: School, how: Distilling = SHORT, temperature: float = HOT) -> WithoutSquare:
-    """Train with the mistake: half of the loss is the distillation, but for the factor that is missing."""
     half = {"temperature": temperature, "weight": 0.5}
     settings = [{**half, "factor": 1.0}, {**half, "factor": temperature**-2}, {**half, "weight": 0.0, "factor": 1.0}]
     students = from_teachers(student, of, settings, how, "teachers and rewards")
-    return WithoutSquare(*kept(students, of))
+    return Scores(KEPT, ("with T²", "without", "no teacher"), kept(students, of))

@@ -2,21 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from recmtl_lessons.lessons._seeds import DESIGN_SEEDS
 from recmtl_lessons.lessons.distilled_q.experiments import (
-    ACTIONS,
     DISTILLING,
     FROM_REWARDS,
-    HEADS,
-    OWN,
     PLAIN,
-    SHARED,
+    SETTINGS,
     SHORT,
-    STATE_DIM,
     VALIDATION,
     School,
     from_rewards,
@@ -27,9 +24,9 @@ from recmtl_lessons.lessons.distilled_q.experiments import (
 )
 from recmtl_lessons.models.distilled_q import MultiTaskDistilledQNetwork
 
-RATES = (2.5e-3, 5e-3, 1e-2)
-#: The trunk's widths and those of each task's own layers, {units of the last: (both)}. The lesson's are the second.
-WIDTHS = {"24 units": ((64, 48), (24,)), "40 units": (SHARED, OWN)}
+RATES, TAUS, WIDTHS = (SETTINGS[name] for name in ("rates", "taus", "widths"))
+#: What was measured once, mean and 95 % interval: longer trainings (`score_longer`), and eight seeds looked at once.
+LONGER, ON_FRESH_SEEDS = SETTINGS["longer"], SETTINGS["on_fresh_seeds"]
 MORE_SEEDS = range(32)
 
 
@@ -47,7 +44,7 @@ def score_distilling(
 
 
 def score_rewards(
-    updates: int = FROM_REWARDS.updates, rates: Sequence[float] = RATES, taus: Sequence[float] = (0.03, 0.1, 0.3)
+    updates: int = FROM_REWARDS.updates, rates: Sequence[float] = RATES, taus: Sequence[float] = TAUS
 ) -> dict[tuple[float, float], Tensor]:
     """Train the small network from rewards; return what it keeps, {(rate, tau): Tensor (S,)}."""
     of, scores = school(DESIGN_SEEDS, group=VALIDATION), {}
@@ -56,21 +53,6 @@ def score_rewards(
             how = replace(FROM_REWARDS, updates=updates, learning_rate=rate, tau=tau)
             scores[rate, tau] = kept(from_rewards(student, DESIGN_SEEDS, how)[0], of)[0]
     return scores
-
-
-#: What longer trainings keep, mean and 95 % interval, from `score_longer`.
-LONGER: dict[str, tuple[float, float, float]] = {
-    "from rewards, 200 steps": (0.76, 0.65, 0.87),
-    "from rewards, 400 steps": (0.95, 0.89, 1.02),
-    "the same, target network slower": (1.06, 1.00, 1.13),
-    "distilled at T = 1, 200 steps": (1.06, 1.00, 1.12),
-    "distilled at T = 30, 200 steps": (1.08, 1.04, 1.11),
-    "distilled at T = 0.03, 200 steps": (0.73, 0.62, 0.85),
-    "distilled at T = 0.03, 600 steps": (0.96, 0.89, 1.02),
-}
-
-#: What students keep on eight seeds that were looked at once: ``compare(school(range(300, 308))).student``.
-ON_FRESH_SEEDS = (1.085, 1.043, 1.127)
 
 
 def score_longer() -> dict[str, Tensor]:
@@ -98,11 +80,7 @@ def score_widths(seeds: Sequence[int] = MORE_SEEDS, at_once: int = 8) -> dict[st
     for part in torch.tensor(list(seeds)).split(at_once):
         of = school(part.tolist(), group=VALIDATION)
         for name, (shared, own) in WIDTHS.items():
-
-            def build(shared=shared, own=own):
-                return MultiTaskDistilledQNetwork(STATE_DIM, ACTIONS, shared, own, num_heads=HEADS)
-
-            students = from_teachers(build, of, [PLAIN])
+            students = from_teachers(partial(student, shared, own), of, [PLAIN])
             found[name][0].append(kept(students, of)[0])
             found[name][1].extend(silent_units(students.model(i), of, i) for i in range(len(students)))
     return {name: (torch.cat(scores), torch.stack(silent)) for name, (scores, silent) in found.items()}

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from recmtl_lessons.datasets import Ratings
 from recmtl_lessons.envs import (
     ACTIONS,
     STATE_DIM,
@@ -16,12 +18,14 @@ from recmtl_lessons.envs import (
     SessionUsers,
     join_users,
     make_users,
+    users_from_ratings,
 )
 from recmtl_lessons.envs import SURFACES as TASKS
 from recmtl_lessons.envs.users import mean_by_group
 from recmtl_lessons.lessons._seeds import SEEDS
 from recmtl_lessons.models.distilled_q import MultiTaskDistilledQNetwork
-from recmtl_lessons.training import Actors, Sessions, Stack, concurrently, with_bar
+from recmtl_lessons.teaching.texts import read_yaml
+from recmtl_lessons.training import Actors, Scores, Sessions, Stack, concurrently, with_bar
 from recmtl_lessons.training.actor_critic import DISCOUNT
 from recmtl_lessons.training.q_learning import (
     Distilling,
@@ -34,6 +38,7 @@ from recmtl_lessons.training.q_learning import (
     transfer_set_of,
 )
 
+SETTINGS = read_yaml(Path(__file__).with_name("settings.yaml"))
 USERS, TEST_USERS = 400, 40  # to learn from and to be judged on, a seed
 VALIDATION, TEST = 1, 2  # groups of users: settings are chosen on the one, claims are judged by the other
 ROWS = 4_000  # steps of each task that the teachers hand on
@@ -41,27 +46,22 @@ TEACHING = QLearning()
 DISTILLING = Distilling()
 SHORT = replace(DISTILLING, updates=80)  # to compare ways of learning while there is much to learn
 # Without teachers, as many gradient steps, each on about as many pairs of a state and a task.
-FROM_REWARDS = replace(TEACHING, updates=SHORT.updates, batch=64, learning_rate=5e-3, tau=0.1)
+FROM_REWARDS = replace(TEACHING, updates=SHORT.updates, **SETTINGS["from_rewards"])
 TEACHERS_HIDDEN = (128, 128)
-SHARED, OWN, HEADS = (64, 40), (40,), 2  # the student's widths
+SHARED, OWN = SETTINGS["widths"]["40 units"]  # the student's widths
+HEADS = 2
 WIDER = (72, 46)  # those without attention, for about as many parameters
 PLAIN = {"temperature": 1.0, "weight": 1.0}
+KEPT = "share of the teachers' return over random"
 _MODELS_TIMES_USERS = 40  # asked at once for their answers in all states: more do not fit into a processor's cache
 
-
-@dataclass(frozen=True)
-class Crowd:
-    """Where users come from: ``draw(seed, group)``, those to learn from with group 0."""
-
-    draw: Callable[[int, int], SessionUsers]
+Crowd = Callable[[int, int], SessionUsers]  # users by seed and group, those to learn from with group 0
 
 
 @lru_cache(maxsize=64)
-def _shop_users(seed: int, group: int) -> SessionUsers:
+def shop_users(seed: int, group: int) -> SessionUsers:
+    """Return invented users."""
     return make_users(TEST_USERS if group else USERS, seed, group=group)
-
-
-SHOP = Crowd(_shop_users)
 
 
 # The networks.
@@ -90,19 +90,26 @@ def _plain(widths: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])  # no ReLU on the Q-values
 
 
-def student() -> MultiTaskDistilledQNetwork:
-    """Return a small network for all tasks."""
-    return MultiTaskDistilledQNetwork(STATE_DIM, ACTIONS, SHARED, OWN, num_heads=HEADS)
+def student(
+    shared: Sequence[int] = SHARED,
+    own: Sequence[int] = OWN,
+    kind: type[MultiTaskDistilledQNetwork] = MultiTaskDistilledQNetwork,
+    attention: bool = True,
+) -> MultiTaskDistilledQNetwork:
+    """Return a small network for all tasks; without attention each task's token sees itself alone."""
+    return kind(STATE_DIM, ACTIONS, shared, own, num_heads=HEADS, attention=attention)
 
 
-def without_attention() -> MultiTaskDistilledQNetwork:
-    """Return the ablation: each task's token sees itself alone; a little wider, for as many parameters."""
-    return MultiTaskDistilledQNetwork(STATE_DIM, ACTIONS, WIDER, OWN, num_heads=HEADS, attention=False)
+#: The ablation, a little wider, for as many parameters.
+without_attention = partial(student, WIDER, attention=False)
 
 
-def count_parameters(model: nn.Module) -> int:
-    """Return the number of trainable numbers."""
-    return sum(parameter.numel() for parameter in model.parameters())
+class LooksEvenly(MultiTaskDistilledQNetwork):
+    """Every task looks at all tasks alike, itself included, whatever queries and keys say."""
+
+    def _weights(self, looking: Tensor, tokens: Tensor) -> Tensor:
+        size = len(self.tasks)
+        return tokens.new_full((len(tokens), self.num_heads, looking.shape[1], size), 1 / size)
 
 
 # What a network gets, exactly.
@@ -113,11 +120,13 @@ def planner(
     crowd: Crowd, task: str, seeds: tuple[int, ...], group: int = TEST, users: int = TEST_USERS
 ) -> SessionPlanner:
     """Return the sessions of all seeds' users of a group as Markov decision processes."""
-    crowds = [crowd.draw(seed, group)[:users] for seed in seeds]
+    crowds = [crowd(seed, group)[:users] for seed in seeds]
     return SessionPlanner(join_users(crowds), task, SessionSettings(), DISCOUNT)
 
 
-def greedy_returns(stack: Stack, crowd: Crowd = SHOP, group: int = TEST, users: int = TEST_USERS) -> dict[str, Tensor]:
+def greedy_returns(
+    stack: Stack, crowd: Crowd = shop_users, group: int = TEST, users: int = TEST_USERS
+) -> dict[str, Tensor]:
     """Return the expected discounted reward of a session of best actions alone, {task: Tensor (n_settings, S)}.
 
     Nothing is played: a policy's value is computed for each test user from what it does in all states.
@@ -141,7 +150,7 @@ def greedy_returns(stack: Stack, crowd: Crowd = SHOP, group: int = TEST, users: 
 
 @lru_cache(maxsize=32)
 def chance_returns(
-    seeds: tuple[int, ...], crowd: Crowd = SHOP, group: int = TEST, users: int = TEST_USERS
+    seeds: tuple[int, ...], crowd: Crowd = shop_users, group: int = TEST, users: int = TEST_USERS
 ) -> dict[str, Tensor]:
     """Return the same for actions drawn at random, {task: Tensor (S,)}."""
     return {task: mean_by_group(planner(crowd, task, seeds, group, users).even(), len(seeds)) for task in TASKS}
@@ -149,7 +158,7 @@ def chance_returns(
 
 @lru_cache(maxsize=32)
 def best_returns(
-    seeds: tuple[int, ...], crowd: Crowd = SHOP, group: int = TEST, users: int = TEST_USERS
+    seeds: tuple[int, ...], crowd: Crowd = shop_users, group: int = TEST, users: int = TEST_USERS
 ) -> dict[str, Tensor]:
     """Return the same for whoever knows the hidden tastes and plans, {task: Tensor (S,)}."""
     plans = {task: planner(crowd, task, seeds, group, users) for task in TASKS}
@@ -168,13 +177,13 @@ def _titled(label: str, stack: Stack) -> str:
     return label and f"{label}, {len(stack)} models"
 
 
-def sessions_for(stack: Stack, how: QLearning, crowd: Crowd = SHOP) -> Sessions:
+def sessions_for(stack: Stack, how: QLearning, crowd: Crowd = shop_users) -> Sessions:
     """Return sessions to learn from."""
-    return Sessions([crowd.draw(seed, 0) for seed in stack.seeds], TASKS, how.sessions, SessionSettings(), stack.seeds)
+    return Sessions([crowd(seed, 0) for seed in stack.seeds], TASKS, how.sessions, SessionSettings(), stack.seeds)
 
 
 def from_rewards(
-    build: Callable[[], nn.Module], seeds: Sequence[int], how: QLearning, label: str = "", crowd: Crowd = SHOP
+    build: Callable[[], nn.Module], seeds: Sequence[int], how: QLearning, label: str = "", crowd: Crowd = shop_users
 ) -> tuple[Stack, Memory]:
     """Train networks by double Q-learning, one per seed; return them, and the steps that they remember."""
     stack, target = (Actors(build, [{}], seeds, how.learning_rate, clip=how.clip) for _ in range(2))
@@ -214,7 +223,7 @@ class School:
 def school(
     seeds: Sequence[int] = SEEDS,
     how: QLearning = TEACHING,
-    crowd: Crowd = SHOP,
+    crowd: Crowd = shop_users,
     group: int = TEST,
     label: str = "teachers",
 ) -> School:
@@ -276,35 +285,19 @@ def share_of_best(of: School, users: int = TEST_USERS) -> Tensor:
 # What the lesson compares.
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Who keeps how much of the teachers' return over random, (S,) each.
-
-    Attributes
-    ----------
-    student, ablation : Tensor
-        Distilled, and distilled without attention.
-    short, rewards : Tensor
-        After fewer steps: distilled, and from rewards.
-    of_best : Tensor
-        The teachers' return over random as a share of that of whoever knows the tastes and plans.
-    students : Stack
-    """
-
-    student: Tensor
-    ablation: Tensor
-    short: Tensor
-    rewards: Tensor
-    of_best: Tensor
-    students: Stack
-
-
 def compare(
     of: School | None = None, distilling: Distilling = DISTILLING, rewards: QLearning = FROM_REWARDS
-) -> Comparison:
+) -> tuple[Scores, Stack]:
     """Train the small network from teachers, with attention and without, and from rewards; only once.
 
     The training from rewards may last as long as the distillation, so that there is a student of its length.
+
+    Returns
+    -------
+    kept : Scores
+        The share of the teachers' return over random that is kept by a "student" distilled, by the "ablation" without
+        attention, and after fewer steps: distilled ("short"), and from "rewards".
+    students : Stack
     """
     if not 1 <= rewards.updates <= distilling.updates:
         most = distilling.updates
@@ -313,7 +306,7 @@ def compare(
 
 
 @lru_cache(maxsize=2)
-def _compare(of: School, distilling: Distilling, rewards: QLearning) -> Comparison:
+def _compare(of: School, distilling: Distilling, rewards: QLearning) -> tuple[Scores, Stack]:
     on_the_way = {}
 
     def look(step: int, students: Stack) -> None:
@@ -329,37 +322,93 @@ def _compare(of: School, distilling: Distilling, rewards: QLearning) -> Comparis
         lambda: judged(from_teachers(without_attention, of, [PLAIN], distilling, "without attention")),
         lambda: judged(from_rewards(student, of.seeds, rewards, "from rewards", of.crowd)[0]),
     )
-    return Comparison(mine, without, on_the_way["short"], earned, share_of_best(of), students)
+    return Scores.of(KEPT, {"rewards": earned, **on_the_way, "student": mine, "ablation": without}), students
 
 
 TEMPERATURES = (0.03, 0.3, 1.0, 30.0)
 
 
-@dataclass(frozen=True)
-class ByTemperature:
-    """What students keep after a short training, (S,) each.
-
-    Attributes
-    ----------
-    kept : dict {temperature: Tensor}
-    wrong : Tensor
-        At temperature 1, with answers that belong to other states.
-    """
-
-    kept: dict[float, Tensor]
-    wrong: Tensor
-
-
 def by_temperature(
     of: School, at_one: Tensor, how: Distilling = SHORT, temperatures: Sequence[float] = TEMPERATURES
-) -> ByTemperature:
-    """Distil at several temperatures, and once from the answers to other states.
+) -> Scores:
+    """Distil at several temperatures for a short time, and once from the "wrong" answers, those to other states.
 
-    ``at_one`` is what students kept at temperature 1 after as many steps, (S,), as `Comparison.short`: they were
-    trained already.
+    ``at_one`` is what students kept at temperature 1 after as many steps, (S,): they were trained by `compare`.
     """
     others = [t for t in temperatures if t != 1.0]
     settings = [{**PLAIN, "temperature": t, "wrong": 0.0} for t in others] + [{**PLAIN, "wrong": 1.0}]
-    *right, wrong = kept(from_teachers(student, of, settings, how, "temperatures"), of)
-    found = {1.0: at_one, **dict(zip(others, right, strict=True))}
-    return ByTemperature({t: found[t] for t in temperatures}, wrong)
+    found = kept(from_teachers(student, of, settings, how, "temperatures"), of)
+    return Scores(KEPT, (1.0, *others, "wrong"), torch.cat([at_one[None], found])).only(*temperatures, "wrong")
+
+
+# Does the attention do anything? Its weights, and what is left of a trained student when they are replaced.
+
+
+def cut(students: Stack, of: School, whole: Tensor) -> Scores:
+    """Replace trained students' weights; return what they keep. Nothing is trained again.
+
+    ``whole`` is what they keep as trained, (S,), as `compare` found.
+    """
+    found = {"as trained": whole}
+    for name, changed in (("a third each", {"kind": LooksEvenly}), ("itself alone", {"attention": False})):
+        same = Actors(partial(student, **changed), [PLAIN], students.seeds)
+        same.load(students)
+        found[name] = kept(same, of)[0]
+    return Scores.of(KEPT, found)
+
+
+def attention_of(students: Stack, transfer_set: TransferSet, rows: int = 300) -> Tensor:
+    """Return each student's attention, mean over heads, in some states that teachers remember: (S, rows, K, K)."""
+    states = transfer_set.steps["state"]
+    spread = torch.linspace(0, states.shape[1] - 1, rows).long()
+    return students.each(lambda model, x: model.attention_weights(x).mean(1), states[:, spread])
+
+
+def untrained(seeds: Sequence[int]) -> Stack:
+    """Return students as they are before the first step."""
+    return Actors(student, [PLAIN], seeds)
+
+
+def differs_by_task(weights: Tensor) -> Tensor:
+    """Return the deviation over the tasks that look, of means over states; mean over those looked at: (S,)."""
+    return weights.mean(1).std(1).mean(1)
+
+
+def differs_by_state(weights: Tensor) -> Tensor:
+    """Return the standard deviation over states, mean over who looks at whom: (S,)."""
+    return weights.std(1).flatten(1).mean(1)
+
+
+# Real users: MovieLens. Tastes are measured from ratings; how a session runs stays invented.
+
+FILM_TEACHING, FILM_DISTILLING = replace(TEACHING, updates=120), replace(DISTILLING, updates=120)
+
+
+def film_crowd(ratings: Ratings) -> Crowd:
+    """Return raters as users of sessions."""
+
+    @lru_cache(maxsize=64)
+    def draw(seed: int, group: int) -> SessionUsers:
+        users = users_from_ratings(ratings, seed, group)
+        return users[:TEST_USERS] if group else users
+
+    return draw
+
+
+def compare_on_films(
+    ratings: Ratings,
+    seeds: Sequence[int] = SEEDS,
+    teaching: QLearning = FILM_TEACHING,
+    distilling: Distilling = FILM_DISTILLING,
+) -> Scores:
+    """Train teachers on sessions with people of MovieLens, and a student from them; S splits of the people.
+
+    Returns
+    -------
+    Scores
+        ``kept``: the share of the teachers' return over random that the student keeps. ``of_best``: that return as a
+        share of that of whoever knows the tastes and plans.
+    """
+    of = school(seeds, teaching, film_crowd(ratings), TEST, "films, teachers")
+    students = from_teachers(student, of, [PLAIN], distilling, "films, distilled")
+    return Scores.of("share of a return", {"kept": kept(students, of)[0], "of_best": share_of_best(of)})

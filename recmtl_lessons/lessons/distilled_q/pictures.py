@@ -1,25 +1,37 @@
-"""What the lesson draws: plain functions of a result and a figure."""
+"""The lesson's looks, and those drawings that no shared one makes."""
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from recmtl_lessons.envs import layout_of
 from recmtl_lessons.envs.surfaces import CATEGORIES, make_surface
-from recmtl_lessons.lessons.distilled_q.breaking import HOT, Gradients, WithoutSquare
-from recmtl_lessons.lessons.distilled_q.experiments import (
-    DISTILLING,
-    FROM_REWARDS,
-    TASKS,
-    ByTemperature,
-    Comparison,
-    School,
-)
-from recmtl_lessons.lessons.distilled_q.films import FilmComparison
+from recmtl_lessons.lessons.distilled_q.breaking import HOT
+from recmtl_lessons.lessons.distilled_q.experiments import DISTILLING, FROM_REWARDS, TASKS, School
 from recmtl_lessons.lessons.distilled_q.watching import WATCHED, Looking, Watched, answers, state_of
 from recmtl_lessons.teaching import style
+from recmtl_lessons.teaching.looks import Look, line_at
+from recmtl_lessons.training import Scores
 
-_GREY = "#555555"
+_SHORT, _LONG = f"{FROM_REWARDS.updates} steps", f"{DISTILLING.updates} steps"
+LOOKS = {
+    "rewards": Look(f"from rewards,\n{_SHORT}", "blue"),
+    "short": Look(f"distilled,\n{_SHORT}", "sky"),
+    "student": Look(f"distilled,\n{_LONG}", "green"),
+    "ablation": Look(f"no attention,\n{_LONG}", "orange"),
+    1.0: Look("this state's\nanswers", "green"),
+    "wrong": Look("another\nstate's", "black"),
+    "as trained": Look("as\ntrained", "green"),
+    "a third each": Look("a third\neach", "sky"),
+    "itself alone": Look("itself\nalone", "vermillion"),
+    "with T²": Look("with T²", "green", "o", "-"),
+    "without": Look("without", "vermillion", "s", "--"),
+    "no teacher": Look("no\nteacher", "blue"),
+    "kept": Look("student", "green"),
+    "of_best": Look("teachers", "black"),
+}
+STUDENTS = Look("students", "green")
+_LEVELS = {100: "teachers", 0: "random"}
+_OF_TEACHERS = "return over random,\n% of the teachers'"
 _SHOWN = CATEGORIES[:3]
 
 
@@ -43,56 +55,43 @@ def draw_idea(of: School, figure, task: str = "home", temperatures: tuple[float,
         axis.grid(axis="x", visible=False)
 
 
-def draw_comparison(result: Comparison, figure) -> None:
+def _draw_shares(axis, scores: Scores, looks=LOOKS, levels=_LEVELS) -> None:
+    """Draw shares of the teachers' return over random, in per cent, and levels with their names."""
+    Scores(_OF_TEACHERS, scores.arms, 100 * scores.values, scores.steps).draw(axis, looks)
+    for height, name in levels.items():
+        line_at(axis, height, name)
+
+
+def draw_comparison(kept: Scores, figure) -> None:
     """Draw what the small network keeps of its teachers' return, by how it learned."""
     (axis,) = style.panels(figure, 1)
-    short, long = FROM_REWARDS.updates, DISTILLING.updates
-    labels = (
-        f"from rewards,\n{short} steps", f"distilled,\n{short} steps",
-        f"distilled,\n{long} steps", f"no attention,\n{long} steps",
-    )  # fmt: skip
-    columns = [result.rewards, result.short, result.student, result.ablation]
-    style.points_with_interval(axis, labels, 100 * torch.stack(columns, dim=1), ("blue", "sky", "green", "orange"))
-    _line_at(axis, 100, "teachers")
-    _line_at(axis, 0, "random")
-    axis.set(ylabel="return over random,\n% of the teachers'", title="Small networks, users not learned from")
+    _draw_shares(axis, kept)
+    axis.set_title("Small networks, users not learned from")
 
 
-def _line_at(axis, height: float, text: str, side: str = "left") -> None:
-    axis.axhline(height, color=_GREY, lw=1.5, ls=":")
-    axis.text(
-        {"left": 0.005, "right": 0.995}[side], height, text, transform=axis.get_yaxis_transform(), va="bottom", ha=side,
-        fontsize=12, color=_GREY, style="italic",
-    )  # fmt: skip
-
-
-def draw_temperatures(result: ByTemperature, figure) -> None:
+def draw_temperatures(kept: Scores, figure) -> None:
     """Draw what students keep after a short training by the temperature, and with other states' answers."""
     left, right = style.panels(figure, 2, (2.0, 1.0))
-    temperatures = tuple(result.kept)
-    style.band(left, temperatures, 100 * torch.stack(list(result.kept.values()), dim=1), "distilled", "green", "o")
-    left.set_xscale("log")
-    left.set_xticks(temperatures, [f"{t:g}" for t in temperatures])
-    left.minorticks_off()
-    left.set(xlabel="temperature", ylabel="return over random,\n% of the teachers'", title="After a short training")
-    values = 100 * torch.stack([result.kept[1.0], result.wrong], dim=1)
-    style.points_with_interval(right, ("this state's\nanswers", "another\nstate's"), values, ("green", "black"))
-    right.set(title="Answers to ...", ylim=left.set_ylim(-115, 130))
-    for axis in (left, right):
-        _line_at(axis, 100, "teachers", "right")
-        _line_at(axis, 0, "random", "right")
+    temperatures = [t for t in kept if t != "wrong"]
+    _draw_shares(left, kept.only(*temperatures), STUDENTS)
+    _temperature_axis(left, temperatures)
+    left.set(ylabel=_OF_TEACHERS, title="After a short training")
+    _draw_shares(right, kept.only(1.0, "wrong"), levels=dict.fromkeys(_LEVELS, ""))  # named on the left
+    right.set(ylabel="", title="Answers to ...", ylim=left.set_ylim(-115, 130))
 
 
-def draw_attention(weights: Tensor, kept: dict[str, Tensor], figure) -> None:
+def _temperature_axis(axis, temperatures) -> None:
+    axis.set(xscale="log", xlabel="temperature")
+    axis.set_xticks(temperatures, [f"{t:g}" for t in temperatures])
+    axis.minorticks_off()
+
+
+def draw_attention(weights: Tensor, kept: Scores, figure) -> None:
     """Draw the mean attention of the first seed's student, and what students keep when weights are replaced."""
     left, right = style.panels(figure, 2, (1.0, 1.5))
     _matrix(left, weights[0].mean(0), "Who looks at whom", reach=2 / 3)  # nothing here is far from a third
-    labels = [name.replace(" ", "\n").replace("a\n", "a ") for name in kept]
-    style.points_with_interval(
-        right, labels, 100 * torch.stack(list(kept.values()), dim=1), ("green", "sky", "vermillion")
-    )
-    _line_at(right, 100, "teachers", "right")
-    right.set(ylabel="return over random,\n% of the teachers'", title="Weights replaced in trained students")
+    _draw_shares(right, kept, levels={100: "teachers"})
+    right.set(title="Weights replaced in trained students", xlim=(-1.0, 2.5))  # with room for a name on the left
 
 
 def _matrix(axis, weights: Tensor, title: str, even: float = 1 / 3, reach: float = 0.15, form: str = ".2f") -> None:
@@ -110,40 +109,30 @@ def _matrix(axis, weights: Tensor, title: str, even: float = 1 / 3, reach: float
     axis.set(xlabel="is looked at", ylabel="looks", title=title)
 
 
-def draw_square(gradients: Gradients, trained: WithoutSquare, figure) -> None:
+def draw_square(norms: dict[str, Scores], trained: Scores, figure) -> None:
     """Draw the gradient's norm over the temperature, and a training's outcome, with T squared and without."""
     left, right = style.panels(figure, 2, (1.25, 1.0))
-    for values, label, colour, marker, line in (
-        (gradients.right, "with T²", "green", "o", "-"), (gradients.without, "without", "vermillion", "s", "--"),
-    ):  # fmt: skip
-        colour = style.PALETTE[colour]
-        left.plot(gradients.temperatures, values.numpy(), color=colour, alpha=0.3, lw=1, ls=line)
-        left.plot(
-            gradients.temperatures, values.median(1).values.tolist(), color=colour, marker=marker, ls=line, label=label
-        )
-    left.set(xscale="log", yscale="log")
-    left.set_xticks(gradients.temperatures, [f"{t:g}" for t in gradients.temperatures])
-    left.minorticks_off()
-    left.set(xlabel="temperature", ylabel="norm of the gradient", title="What is left of the teacher")
+    for name, scores in norms.items():
+        look, colour = LOOKS[name], style.PALETTE[LOOKS[name].colour]
+        left.plot(scores.arms, scores.values.numpy(), color=colour, alpha=0.3, lw=1, ls=look.line)
+        medians = scores.values.median(1).values.tolist()
+        left.plot(scores.arms, medians, color=colour, marker=look.marker, ls=look.line, label=look.label)
+    _temperature_axis(left, scores.arms)
+    left.set(yscale="log", ylabel=scores.measure, title="What is left of the teacher")
     left.legend(loc="lower left")
-    values = 100 * torch.stack([trained.right, trained.without, trained.rewards], dim=1)
-    labels = ("with T²", "without", "no\nteacher")
-    style.points_with_interval(right, labels, values, ("green", "vermillion", "blue"))
-    _line_at(right, 0, "random", "right")
-    right.set(ylabel="return over random,\n% of the teachers'", title=f"Half rewards, T = {HOT:g}")
+    _draw_shares(right, trained, levels={0: "random"})
+    right.set(title=f"Half rewards, T = {HOT:g}", xlim=(-1.0, 2.5))
 
 
-def draw_films(result: FilmComparison, figure) -> None:
+def draw_films(films: Scores, figure) -> None:
     """Draw what the student keeps, and how far its teachers are on the way to the best."""
-    left, right = style.panels(figure, 2)
-    for axis, values, label, colour, of in (
-        (left, result.kept, "student", "green", "% of what its teachers get"),
-        (right, result.of_best, "teachers", "black", "% of what knowing\nthe tastes is worth"),
-    ):
-        style.points_with_interval(axis, (label,), 100 * values[:, None], (colour,))
-        _line_at(axis, 100, "teachers" if axis is left else "best possible")
-        axis.set(ylabel=of, ylim=(0, max(135, 108 * float(values.max()))))
-    left.set(title="Return over random, people of MovieLens")
+    for axis, arm, most, of in zip(
+        style.panels(figure, 2), films, ("teachers", "best possible"),
+        ("% of what its teachers get", "% of what knowing\nthe tastes is worth"), strict=True,
+    ):  # fmt: skip
+        _draw_shares(axis, films.only(arm), levels={100: most})
+        axis.set(ylabel=of, ylim=(0, max(135, 108 * float(films[arm].max()))))
+    figure.axes[0].set_title("Return over random, people of MovieLens")
 
 
 # The explorers.
@@ -157,22 +146,13 @@ def draw_watched(result: Watched, figure, controls: dict) -> None:
         (-0.2, result.teacher, "teacher", "black", None),
         (0.2, result.student, "student", "green", "//"),
     ):
-        left.bar(
-            places + shift,
-            values.tolist(),
-            width=0.38,
-            color=style.PALETTE[colour],
-            label=label,
-            hatch=hatch,
-            edgecolor="white",
-        )
+        left.bar(places + shift, values.tolist(), width=0.38, color=style.PALETTE[colour], label=label, hatch=hatch,
+                 edgecolor="white")  # fmt: skip
     left.set_xticks(places, actions_of(controls["task"]))
     left.set(ylim=(0, 1.18), ylabel=f"probability at T = {controls['temperature']:g}", title=_where(controls))
     left.grid(axis="x", visible=False)
     left.legend(loc="upper right", ncols=2)
-    style.band(right, result.updates, 100 * result.kept, "students", "green", "o")
-    _line_at(right, 100, "teachers")
-    _line_at(right, 0, "random")
+    _draw_shares(right, result.kept, {"student": STUDENTS})
     right.set(
         xlabel="update", ylabel="% of the teachers' return", ylim=(-200, 150), xlim=(-2, 1.03 * WATCHED.updates),
         title=f"ω = {controls['weight']:g}: return over random",
@@ -187,12 +167,12 @@ def describe_watched(result: Watched, controls: dict) -> str:
     """Put the picture into words."""
     labels = make_surface(controls["task"], len(_SHOWN)).actions
     best, copied = (labels[int(p.argmax())] for p in (result.teacher, result.student))
-    mean = float(result.kept[:, -1].mean())
+    mean = float(result.kept.at_end()["student"].mean())
     alike = "the student's too" if best == copied else f"the student's is {copied} ({float(result.student.max()):.2f})"
     return (
         f"Temperature {controls['temperature']:g}, share of the distillation {controls['weight']:g}. "
         f"{_where(controls)}: the teacher's likeliest action is {best} ({float(result.teacher.max()):.2f}), {alike}. "
-        f"After {result.updates[-1]} updates the students keep {100 * mean:.0f} % of their teachers' return over "
+        f"After {result.kept.steps[-1]} updates the students keep {100 * mean:.0f} % of their teachers' return over "
         "random."
     )
 

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from recmtl_lessons.envs.session import SessionRules, SessionSettings
-from recmtl_lessons.lessons.distilled_q.attention import untrained
 from recmtl_lessons.lessons.distilled_q.experiments import (
     DISTILLING,
+    KEPT,
     VALIDATION,
-    Comparison,
     School,
     kept,
     student,
+    untrained,
 )
 from recmtl_lessons.teaching import Running
-from recmtl_lessons.training import Actors, Stack
+from recmtl_lessons.training import Actors, Scores, Stack
 from recmtl_lessons.training.q_learning import distil
 
 AT_SCHOOL = 4  # seeds that train before one's eyes
@@ -45,7 +45,7 @@ def state_of(of: School, task: str, user: int, step: int) -> Tensor:
 
     The teacher acts. Chances of a click are drawn once and for all; the user clicks where they would leave otherwise.
     """
-    rules = SessionRules(of.crowd.draw(of.seeds[0], VALIDATION), task, SessionSettings())
+    rules = SessionRules(of.crowd(of.seeds[0], VALIDATION), task, SessionSettings())
     state, draws = rules.begin(torch.tensor([user - 1])), torch.Generator().manual_seed(user)
     for _ in range(step - 1):
         action = answers(of.teachers, rules.observe(state), task).argmax(-1)
@@ -73,18 +73,16 @@ class Watched:
     ----------
     teacher, student : Tensor, (actions,)
         Their probabilities in the state that was picked, at the temperature, in the first seed's world.
-    updates : tuple of int
-    kept : Tensor, (seeds, moments)
-        Share of the teachers' return over random.
+    kept : Scores
+        Of the arm "student", over the updates.
     """
 
     teacher: Tensor
     student: Tensor
-    updates: tuple[int, ...]
-    kept: Tensor
+    kept: Scores
 
 
-_trained: dict[tuple[School, float, float], tuple[Stack, tuple[int, ...], Tensor]] = {}
+_trained: dict[tuple[School, float, float], tuple[Stack, Scores]] = {}
 
 
 def watch(of: School, temperature: float, weight: float, task: str, user: int, step: int) -> Iterator[Running]:
@@ -96,9 +94,12 @@ def watch(of: School, temperature: float, weight: float, task: str, user: int, s
     says = (answers(of.teachers, state, task)[0] / scale / temperature).softmax(-1)
     updates, scores = [0], []
 
-    def shown(students: Stack, updates: tuple[int, ...], kept: Tensor) -> Watched:
+    def shown(students: Stack, kept: Scores) -> Watched:
         copies = (answers(students, state, task)[0] / scale / temperature).softmax(-1)
-        return Watched(says, copies, updates, kept)
+        return Watched(says, copies, kept)
+
+    def so_far() -> Scores:
+        return Scores.of(KEPT, {"student": torch.stack(scores, dim=1)}, updates)
 
     if key not in _trained:
         settings = [{"temperature": temperature, "weight": weight}]
@@ -109,12 +110,10 @@ def watch(of: School, temperature: float, weight: float, task: str, user: int, s
             if moment.step % EVERY == 0:
                 updates.append(moment.step)
                 scores.append(kept(students, by_few, FEW)[0])
-            yield Running(
-                moment.step, moment.steps, lambda: shown(students, tuple(updates), torch.stack(scores, dim=1)), "update"
-            )
+            yield Running(moment.step, moment.steps, lambda: shown(students, so_far()), "update")
         if len(_trained) > 40:
             _trained.clear()
-        _trained[key] = students, tuple(updates), torch.stack(scores, dim=1)
+        _trained[key] = students, so_far()
     return shown(*_trained[key])
 
 
@@ -139,9 +138,9 @@ class Looking:
     usual: Tensor
 
 
-def look(of: School, result: Comparison, task: str, user: int, step: int, head: str, when: str) -> Looking:
+def look(of: School, students: Stack, task: str, user: int, step: int, head: str, when: str) -> Looking:
     """Return attention in a state, of one head or the mean of both, distilled or not trained yet."""
-    model = (result.students if when == WHEN[0] else untrained(of.seeds[:1])).model(0)
+    model = (students if when == WHEN[0] else untrained(of.seeds[:1])).model(0)
     state = state_of(of, task, user, step)
     with torch.no_grad():
         here, usual = (

@@ -14,7 +14,7 @@ from recmtl_lessons.lessons.domain_adversarial.experiments import (
     STEPS,
     auc_of,
     course_band,
-    measured,
+    difference_from_the_stack,
     networks,
     open_shops,
     own_scores,

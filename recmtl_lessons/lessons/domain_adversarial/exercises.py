@@ -12,20 +12,39 @@ from recmtl_lessons.lessons.domain_adversarial.questions import TEXTS
 from recmtl_lessons.teaching.exercise import Experiment
 
 
-class _Reversal(torch.autograd.Function):
+class RowReversal(torch.autograd.Function):
     """The identity, whose gradient comes back with row k times minus alpha[k]."""
 
     @staticmethod
     def forward(ctx, x, alpha):
+        """Hand ``x`` on."""
         ctx.alpha = alpha
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx, gradient):
+        """Turn the gradient."""
         return -ctx.alpha[:, None] * gradient, None
 
 
-def _reversal_with(backward: Callable, forward: Callable = lambda x, alpha: x.view_as(x)) -> type:
+class Reversal(torch.autograd.Function):
+    """The same with one strength for all rows, as the notebook writes it."""
+
+    @staticmethod
+    def forward(ctx, x, lam):
+        """Hand ``x`` on."""
+        ctx.lam = lam
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        """Turn the gradient."""
+        return -ctx.lam * gradient, None
+
+
+def _reversal_with(
+    backward: Callable, forward: Callable = lambda x, alpha: x.view_as(x), gradients: Callable = lambda g: (g, None)
+) -> type:
     class Mistaken(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x, alpha):
@@ -34,14 +53,14 @@ def _reversal_with(backward: Callable, forward: Callable = lambda x, alpha: x.vi
 
         @staticmethod
         def backward(ctx, gradient):
-            return backward(gradient, ctx.alpha), None
+            return gradients(backward(gradient, ctx.alpha))
 
     return Mistaken
 
 
 def _rows_to_reverse(generator: torch.Generator) -> Iterator[dict]:
-    for n in (2, 3, 5):  # as many rows as columns, or not: alpha belongs to the rows
-        x = torch.randn(n, 2 if n < 3 else n, generator=generator).requires_grad_()
+    for n, width in ((2, 3), (3, 3), (4, 2)):  # as many rows as columns, or not: alpha belongs to the rows
+        x = torch.randn(n, width, generator=generator).requires_grad_()
         yield {"x": x, "alpha": 0.2 + 2 * torch.rand(n, generator=generator)}
 
 
@@ -49,7 +68,7 @@ exercise_reversal = TEXTS.exercise(
     "exercise-reversal",
     cases=_rows_to_reverse,
     call=lambda answer, x, alpha: answer.apply(x, alpha),
-    solution=_Reversal,
+    solution=RowReversal,
     mistakes={
         "plain identity": _reversal_with(lambda g, a: g),
         "no sign": _reversal_with(lambda g, a: a[:, None] * g),
@@ -59,7 +78,9 @@ exercise_reversal = TEXTS.exercise(
         "columns": _reversal_with(lambda g, a: -a * g),
         "one for all": _reversal_with(lambda g, a: -a.mean() * g),
         "forward negated": _reversal_with(lambda g, a: -a[:, None] * g, lambda x, a: -a[:, None] * x),
+        "forward turned": _reversal_with(lambda g, a: -a[:, None] * g, lambda x, a: -x),
         "no gradient": _reversal_with(lambda g, a: None),
+        "one gradient": _reversal_with(lambda g, a: -a[:, None] * g, gradients=lambda g: g),
     },
 )
 
@@ -69,9 +90,8 @@ def objective(encoder, task_head, domain_classifier, home, abroad, clicks, lam):
     shared_home, shared_abroad = encoder(home), encoder(abroad)  # (n, hidden) each
     task = F.binary_cross_entropy_with_logits(task_head(shared_home), clicks)
     shared = torch.cat([shared_home, shared_abroad])
-    reversed_ = _Reversal.apply(shared, torch.full((len(shared),), float(lam)))
     domains = torch.tensor([0] * len(home) + [1] * len(abroad))
-    return task + F.cross_entropy(domain_classifier(reversed_), domains)
+    return task + F.cross_entropy(domain_classifier(Reversal.apply(shared, lam)), domains)
 
 
 def _objective_with(
@@ -81,19 +101,23 @@ def _objective_with(
     head_sees: str = "shared",
     clicked: str = "home",
     told_apart: str = "both",
+    swapped: bool = False,
+    from_logits: Callable = F.binary_cross_entropy_with_logits,
+    behind: bool = False,
 ) -> Callable:
     """The objective with another domain loss, reversal or sum, or with other rows before a head."""
 
     def answer(encoder, task_head, domain_classifier, home, abroad, clicks, lam):
         shared = encoder(torch.cat([home, abroad]))
-        turned = _Reversal.apply(shared, torch.full((len(shared),), float(strength(lam))))
-        domains = torch.tensor([0] * len(home) + [1] * len(abroad))
+        turned = shared if behind else Reversal.apply(shared, strength(lam))
+        domains = torch.tensor([int(swapped)] * len(home) + [int(not swapped)] * len(abroad))
         known = len(home) if clicked == "home" else len(shared)
         labels = torch.cat([clicks, torch.zeros(len(abroad))])[:known]
         logits = task_head((shared if head_sees == "shared" else turned)[:known])
         seen = len(home) if told_apart == "home" else len(shared)
-        task = F.binary_cross_entropy_with_logits(logits, labels)
-        return together(task, domain(domain_classifier(turned[:seen]), domains[:seen]), lam)
+        told = domain_classifier(turned[:seen])
+        told = Reversal.apply(told, strength(lam)) if behind else told
+        return together(from_logits(logits, labels), domain(told, domains[:seen]), lam)
 
     return answer
 
@@ -133,6 +157,19 @@ exercise_objective = TEXTS.exercise(
         "no reversal": _objective_with(strength=lambda lam: -1.0),
         "two signs": _objective_with(together=lambda t, d, lam: t - d),
         "a minus for a reversal": _objective_with(strength=lambda lam: -1.0, together=lambda t, d, lam: t - lam * d),
+        "strength in the sum, no reversal": _objective_with(
+            strength=lambda lam: -1.0, together=lambda t, d, lam: t + lam * d
+        ),
+        "reversal behind the classifier": _objective_with(behind=True),
+        "strength forgotten": _objective_with(strength=lambda lam: 1.0),
+        "minus lambda": _objective_with(strength=lambda lam: -lam),
+        "detached": _objective_with(strength=lambda lam: 0.0),
+        "domains swapped": _objective_with(swapped=True),
+        "a mean for each shop": _objective_with(
+            lambda logits, d: F.cross_entropy(logits[d == 0], d[d == 0]) + F.cross_entropy(logits[d == 1], d[d == 1])
+        ),
+        "sigmoid before": _objective_with(from_logits=lambda x, y: F.binary_cross_entropy_with_logits(x.sigmoid(), y)),
+        "domain only": _objective_with(together=lambda t, d, lam: d),
         "strength in the sum": _objective_with(strength=lambda lam: 1.0, together=lambda t, d, lam: t + lam * d),
         "strength twice": _objective_with(together=lambda t, d, lam: t + lam * d),
         "task only": _objective_with(together=lambda t, d, lam: t),
@@ -175,5 +212,8 @@ exercise_distance = TEXTS.exercise(
         "absolute": lambda h, a, n: abs(2 * ((h + a) / n - 1)),
         "cut off": lambda h, a, n: max(0.0, 2 * ((h + a) / n - 1)),
         "one domain": lambda h, a, n: 2 * (2 * h / n - 1),
+        "the other domain": lambda h, a, n: 2 * (2 * a / n - 1),
+        "the error itself": lambda h, a, n: 1 - (h + a) / (2 * n),
+        "sum of the errors": lambda h, a, n: 2 * (1 - 2 * (2 - (h + a) / n)),
     },
 )

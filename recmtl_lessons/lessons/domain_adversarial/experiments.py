@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -112,8 +112,13 @@ def sweep(
         classifier and by a new one. ``banner at home`` and ``banner abroad``: its standardised weight in the score.
         ``over training``: AUC of clicks abroad, moment by moment.
     """
-    shops = shops or open_shops()
-    return measured(_fit(networks(shops, lambdas, **options), shops, label), shops)
+    found = measured(_fit(networks(shops, lambdas, **options), shops or open_shops(), label), shops)
+    if shops is None and not options and {0.0, 1.0} <= set(lambdas):
+        _LAST.update(found)
+    return found
+
+
+_LAST: dict[str, Scores] = {}  # what the claims' own sweep came to
 
 
 def _fit(models: ManyModels, shops: Shops, label: str) -> ManyModels:
@@ -162,6 +167,33 @@ def taste_alone(shops: Shops | None = None) -> Tensor:
     """Return the AUC abroad of ranking by taste, as the features show it, and by nothing else: (S,)."""
     fields = (shops or open_shops()).test["abroad"]
     return auc(fields["taste"], fields["click"])
+
+
+def difference_from_the_stack(train: Callable) -> float:
+    """Train one network with a loop of one's own, and the stack's of the same seed; return how far they end apart.
+
+    In float64: sums in another order differ in float32's seventh digit, and now and then such a difference grows.
+
+    Parameters
+    ----------
+    train : callable (network, batches, steps, shop)
+        As the notebook writes it.
+
+    Returns
+    -------
+    float
+        The largest difference of any weight.
+    """
+    shops, seed = open_shops().double(), SEEDS[0]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        mine = DomainAdversarialNetwork(shops.train["home"]["x"].shape[-1], HIDDEN, 2, CLICK).double()
+    shop = shops.one(0)
+    train(mine, draw_batches(shop.streams("click"), seed, STEPS), STEPS, shop)
+    stack = networks(shops, (1.0,)).fit(STEPS, label="the same in float64")
+    theirs = stack.model(stack.number(seed, lam=1.0, gamma=GAMMA))
+    pairs = zip(mine.parameters(), theirs.parameters(), strict=True)
+    return max(float((own - other).detach().abs().max()) for own, other in pairs)
 
 
 def trained_abroad(shops: Shops | None = None) -> Tensor:
@@ -242,10 +274,9 @@ def optimizer_of(network: DomainAdversarialNetwork) -> torch.optim.Adam:
     return torch.optim.Adam([{"params": slow}, fast], lr=LEARNING_RATE[""], betas=BETAS)
 
 
-@cache
 def course_band() -> Scores:
-    """Return the AUC abroad over training without and with the adversary, of the networks of the claims."""
-    return sweep((0.0, 1.0), label="the course's")["over training"]
+    """Return the AUC abroad over training without and with the adversary: of the last sweep, or of a small one."""
+    return _LAST.get("over training") or sweep((0.0, 1.0), label="the course's")["over training"]
 
 
 # Three domains, two tasks.

@@ -111,7 +111,7 @@ class Shops:
     train, valid, test : dict {field: Tensor (S, n, ...)}
         Of the user: ``user`` () the number, ``features`` (D, WIDTH), ``history`` (D,) the lengths, ``mask`` (D,), and
         ``closest`` (D,), the mask that leaves only the most related shop. Of the row: ``query`` () the number of the
-        shop asked about, ``item`` (TASTES,), ``click`` (), and ``affinity`` (), its true logit.
+        shop asked about, ``item`` (TASTES,), ``click`` ().
     relatedness : Tensor, (S, D, D)
     worlds : tuple of World
     """
@@ -203,7 +203,6 @@ def _fields(world: World, rows: Tensor, features: Tensor, history: Tensor) -> di
         "query": query,
         "item": world.item_factors[query, world.item[rows]],
         "click": world.click[rows],
-        "affinity": world.affinity[rows],
     }
 
 
@@ -223,18 +222,14 @@ def profiles(world: World, known: Tensor) -> tuple[Tensor, Tensor]:
     cells = world.settings.n_users * n_domains
     total = torch.zeros(cells, TASTES).index_add_(0, cell, turned_items(world)[known])
     n = torch.bincount(cell, minlength=cells)
-    return profile(total, n).view(-1, n_domains, WIDTH), n.view(-1, n_domains)
+    mean = 4.0 * total / n.clamp(min=1).unsqueeze(-1)  # standard deviation about 1
+    features = torch.cat([mean, ((n + 1.0).log() - math.log(9)).unsqueeze(-1)], dim=-1)  # (cells, WIDTH)
+    return features.view(-1, n_domains, WIDTH), n.view(-1, n_domains)
 
 
 def turned_items(world: World) -> Tensor:
     """Return each row's item, turned around if it was not clicked, at half its length: (N, TASTES)."""
     return (world.click - 0.5)[:, None] * world.item_factors[world.domain, world.item]
-
-
-def profile(total: Tensor, n: Tensor) -> Tensor:
-    """Return the sum of turned items, (..., TASTES), and the number of them, (...), as features (..., WIDTH)."""
-    mean = 4.0 * total / n.clamp(min=1).unsqueeze(-1)  # standard deviation about 1
-    return torch.cat([mean, ((n + 1.0).log() - math.log(9)).unsqueeze(-1)], dim=-1)
 
 
 # The networks and the objective, right and wrong.

@@ -41,7 +41,7 @@ def explore_training(reference: Comparison) -> Explorer:
             Slider("attention_dim", "Width of queries and keys", (1, 2, 4, 8, 16, 32), 8),
         ],
         compute=train_live,
-        draw=lambda result, figure, controls: draw_live(result, reference, figure),
+        draw=lambda result, figure, controls: draw_live(result, reference.live_auc, figure),
         describe=describe_live,
         seeded=True,
         size=(10.0, 4.2),

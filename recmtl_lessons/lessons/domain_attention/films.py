@@ -25,7 +25,6 @@ from recmtl_lessons.lessons.domain_attention.experiments import (
 from recmtl_lessons.models import MultiDomainAttentionNetwork
 from recmtl_lessons.training import ManyModels, Scores, auc
 
-GENRES = SETTINGS["genres"]
 _ARMS = {"attention": ATTENTION, "uniform": UNIFORM, "own genre only": CLOSEST, "blind": {**UNIFORM, "blind": 1.0}}
 _GENRE_ROWS = 500  # of each genre, in each half of the users
 
@@ -60,7 +59,7 @@ class GenreAttention:
 
 def attend_to_genres(
     ratings: Ratings,
-    genres: Sequence[str] = GENRES,
+    genres: Sequence[str] = SETTINGS["genres"],
     steps: int = SETTINGS["genre_steps"],
     seeds: tuple[int, ...] = SEEDS,
     rate: float = SETTINGS["genre_rate"],
@@ -107,9 +106,9 @@ def film_rows(ratings: Ratings, genres: Sequence[str], seeds: Sequence[int] = SE
     """Return rows of two halves of the users for each seed, {"train" or "test": {field: Tensor (S, G * n, ...)}}.
 
     A user is known in a genre by one half of their ratings of it, drawn once; the rows are drawn from the other half. A
-    row's user has a history in its genre and in at least two others: ``seen`` says in which, ``new`` leaves out the row's
-    genre, ``closest`` all others. A film is known by its year, its number of ratings
-    and its other genres; films of two of the named genres are left out.
+    row's user has a history in its genre and in at least two others: ``seen`` says in which, ``new`` leaves out its
+    genre, ``closest`` all others. A film is known by its year, its number of ratings and its other genres; films of two
+    of the named genres are left out.
     """
     films = genre_domains(ratings, genres, min_user_ratings=0)
     liked = (films.rating >= 4).float()

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -12,11 +11,10 @@ from recmtl_lessons.datasets import World
 from recmtl_lessons.lessons.domain_attention.experiments import (
     DOMAINS,
     TASTES,
-    TOWN,
     by_domain,
     compare,
     place_in_history,
-    profile,
+    profiles,
 )
 from recmtl_lessons.models import MultiDomainAttentionNetwork
 
@@ -25,7 +23,7 @@ LOOKED_AT = 60  # users
 
 
 @dataclass(frozen=True)
-class Look:
+class OneUser:
     """What the first attention network of `compare` makes of one user that it was not trained on. D domains, C items.
 
     Attributes
@@ -50,50 +48,15 @@ class Look:
     truth: Tensor
 
 
-@dataclass(frozen=True)
-class _Desk:
-    """What `look` needs: a network, its world, users to look at, and sums of their first interactions."""
-
-    network: MultiDomainAttentionNetwork
-    world: World
-    users: Tensor  # (U,)
-    history: Tensor  # (U, D)
-    sums: Tensor  # (n_users, D, longest + 1, TASTES): of the first 0, 1, 2, ... turned items
-    available: Tensor  # (n_users, D)
-
-
-@lru_cache(maxsize=1)
-def _desk() -> _Desk:
-    result = compare()
-    world, test, longest = result.shops.worlds[0], result.shops.test, max(TOWN.histories)
-    users, row = _first_rows(test["user"][0])
-    place = place_in_history(world)
-    known = place < longest
-    turned = (world.click - 0.5)[:, None] * world.item_factors[world.domain, world.item]
-    single = torch.zeros(world.settings.n_users, len(DOMAINS), longest + 1, TASTES)
-    single[world.user[known], world.domain[known], place[known] + 1] = turned[known]
-    cell = (world.user * len(DOMAINS) + world.domain)[known]
-    available = torch.bincount(cell, minlength=world.settings.n_users * len(DOMAINS)).view(-1, len(DOMAINS))
-    return _Desk(result.networks[0], world, users, test["history"][0, row], single.cumsum(2), available)
-
-
-def _first_rows(users: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each user once, in increasing order, and a row of theirs."""
-    unique, inverse = users.unique(return_inverse=True)
-    row = torch.empty_like(unique)
-    row[inverse] = torch.arange(len(users))
-    return unique, row
-
-
 def typical_user(asked: str, length: int) -> int:
     """Return the user, counted from 1, whose weights for a shop are nearest to the mean of all."""
     row = DOMAINS.index(asked)
-    users = range(1, min(LOOKED_AT, len(_desk().users)) + 1)
+    users = range(1, min(LOOKED_AT, len(compare().shops.test["user"][0].unique())) + 1)
     weights = torch.stack([look(user, asked, length, "none").weights[row] for user in users])
     return int((weights - weights.mean(0)).square().sum(1).argmin()) + 1
 
 
-def look(user: int, asked: str, length: int, out: str) -> Look:
+def look(user: int, asked: str, length: int, out: str) -> OneUser:
     """Ask the trained network about one user.
 
     Parameters
@@ -107,26 +70,28 @@ def look(user: int, asked: str, length: int, out: str) -> Look:
     out : str
         A shop to take out, or "none".
     """
-    desk = _desk()
-    who, query = int(desk.users[user - 1]), DOMAINS.index(asked)
-    relatedness = desk.world.relatedness[query]
+    result = compare()
+    world, network, test = result.shops.worlds[0], result.networks[0], result.shops.test
+    who, query = int(test["user"][0].unique()[user - 1]), DOMAINS.index(asked)
+    relatedness = world.relatedness[query]
     closest = int(relatedness.masked_fill(F.one_hot(torch.tensor(query), len(DOMAINS)).bool(), -2.0).argmax())
-    history = desk.history[user - 1].clone()
-    history[closest] = min(length, int(desk.available[who, closest]))
+    limit = torch.zeros(world.settings.n_users, len(DOMAINS), dtype=torch.long)
+    limit[who] = test["history"][0, (test["user"][0] == who).nonzero()[0, 0]]
+    limit[who, closest] = length
     if out != "none":
-        history[DOMAINS.index(out)] = 0
-    totals = desk.sums[who, torch.arange(len(DOMAINS)), history]  # (D, TASTES)
-    features = profile(totals, history)
-    weights = _weights_of_one(desk.network, features, history)
-    items, truth = _candidates(desk.world, who, query)
+        limit[who, DOMAINS.index(out)] = 0
+    found = profiles(world, place_in_history(world) < limit[world.user, world.domain])
+    features, history = (table[who] for table in found)  # (D, WIDTH) and (D,)
+    weights = _weights_of_one(network, features, history)
+    items, truth = _candidates(world, who, query)
     known = (history > 0) & (torch.arange(len(DOMAINS)) != query)
     if known.any():
         n = len(items)
         table = by_domain(features.expand(n, -1, -1))
-        probability = desk.network.predict(asked, table, known.expand(n, -1), items)
+        probability = network.predict(asked, table, known.expand(n, -1), items)
     else:
         probability = torch.full((len(items),), math.nan)
-    return Look(DOMAINS[closest], history, relatedness, weights, probability, truth)
+    return OneUser(DOMAINS[closest], history, relatedness, weights, probability, truth)
 
 
 def _weights_of_one(network: MultiDomainAttentionNetwork, features: Tensor, history: Tensor) -> Tensor:

@@ -7,21 +7,35 @@ from torch import Tensor
 
 from recmtl_lessons.lessons.domain_attention.experiments import (
     DOMAINS,
-    LIVE_ROWS,
     STEPS,
     Comparison,
-    Gains,
     LiveTraining,
-    Removal,
     Turning,
-    TwinTown,
+    agreement,
 )
 from recmtl_lessons.lessons.domain_attention.films import GenreAttention
-from recmtl_lessons.lessons.domain_attention.looking import Look
+from recmtl_lessons.lessons.domain_attention.looking import OneUser
 from recmtl_lessons.teaching import style
 from recmtl_lessons.teaching.claim import t_interval
-from recmtl_lessons.teaching.looks import GREY, line_at, look_of
-from recmtl_lessons.training import auc
+from recmtl_lessons.teaching.looks import GREY, Look, line_at, look_of
+from recmtl_lessons.training import Scores
+
+LOOKS = {
+    "uniform": Look("all alike", "orange", None, "--"),
+    "closest": Look("closest shop\nonly", "green"),
+    "concatenation": Look("all in\none row", "purple"),
+    "fixed": Look("one weight\na pair of shops", "sky"),
+    "attention": Look("attention", "blue"),
+    "truth": Look("by the truth,\nnot trained", "black"),
+    "turned": Look("weight of games", "vermillion", "^"),
+    "by length": Look("weight", "blue"),
+    "any": Look("any of\nthem", "orange"),
+    "films": Look("films\n(a twin)", "purple"),
+    "games": Look("games\n(its twin)", "purple"),
+    "music": Look("music", "green"),
+    "films + games": Look("both\ntwins", "vermillion"),
+    "yours": Look("yours", "blue"),
+}
 
 
 def draw_idea(figure) -> None:
@@ -58,30 +72,19 @@ def draw_idea(figure) -> None:
 def draw_comparison(result: Comparison, figure) -> None:
     """Draw the AUC of the six ways to use the other shops, the same seeds joined."""
     (axis,) = style.panels(figure, 1)
-    names = {
-        "uniform": "all alike",
-        "closest": "closest shop\nonly",
-        "concatenation": "all in\none row",
-        "fixed": "one weight\na pair of shops",
-        "attention": "attention",
-        "truth": "by the truth,\nnot trained",
-    }
-    values = torch.stack([result.auc[arm] for arm in names], dim=1)
-    style.points_with_interval(axis, list(names.values()), values, _ARM_COLOURS)
-    axis.set(ylabel="AUC of clicks, users new to the shop", title="Six ways to use the other shops")
-
-
-_ARM_COLOURS = ("orange", "green", "purple", "sky", "blue", "black")
+    result.auc.only("uniform", "closest", "concatenation", "fixed", "attention", "truth").draw(axis, LOOKS)
+    axis.set_title("Six ways to use the other shops")
 
 
 def draw_weights(result: Comparison, figure) -> None:
     """Draw one seed's relatedness and learned weights as matrices, then every pair of every seed as a point."""
     truth, learned, points = style.panels(figure, 3, (1.0, 1.0, 1.15))
     heat_map(truth, result.shops.relatedness[0], DOMAINS, "Relatedness, one seed", signed=True)
-    heat_map(learned, result.weights[0], DOMAINS, "Learned weights")
+    weights = result.weights
+    heat_map(learned, weights[0], DOMAINS, "Learned weights")
     truth.set(ylabel="shop asked about")
-    _draw_pairs(points, result.shops.relatedness, result.weights)
-    points.set_title(f"All {len(result.weights)} seeds")
+    _draw_pairs(points, result.shops.relatedness, weights)
+    points.set_title(f"All {len(weights)} seeds")
 
 
 def _draw_pairs(axis, relatedness: Tensor, weights: Tensor) -> None:
@@ -122,37 +125,34 @@ def heat_map(
     axis.set_title(title)
 
 
-def draw_turning(turning: Turning, uneven: Gains, figure) -> None:
+def draw_turning(turning: Turning, by_length: Scores, figure) -> None:
     """Draw the weight of a shop as it turns around, and weights by the length of the history."""
     left, right = style.panels(figure, 2)
-    style.band(left, turning.levels, turning.weight.T, "weight of games", "vermillion", "^", "-")
-    _line_of_equal_weights(left)
-    left.set_xticks(turning.levels, [f"{level:g}".replace("-", "−") for level in turning.levels])
-    left.set(xlabel="relatedness of games to the others", ylabel="mean weight", ylim=(0, None))
-    left.set_title("A shop turns around")
-    lengths = (2, 8, 32)
-    values = torch.stack([uneven.weight_at(n) for n in lengths], dim=1)
-    style.band(right, range(len(lengths)), values, "weight", "blue", "o", "-")
-    _line_of_equal_weights(right)
-    right.set_xticks(range(len(lengths)), [str(n) for n in lengths])
-    right.set(xlabel="interactions in the history", ylim=(0, None), title="Equally related shops")
+    turning.weight.draw(left, LOOKS["turned"])
+    levels = turning.weight.arms
+    left.set_xticks(levels, [f"{level:g}".replace("-", "−") for level in levels])
+    left.set(xlabel="relatedness of games to the others", ylabel="mean weight", title="A shop turns around")
+    lengths = by_length.arms
+    by_length.draw(right, LOOKS["by length"], place=lengths.index)
+    right.set_xticks(range(len(lengths)), lengths)
+    right.set(xlabel="interactions in the history", title="Equally related shops")
+    for axis in (left, right):
+        _line_of_equal_weights(axis)
+        axis.set_ylim(0, None)
 
 
-def draw_removal(removal: Removal, twins: TwinTown, figure) -> None:
+def draw_removal(lost: Scores, twins: dict[str, Scores], figure) -> None:
     """Draw what is lost with the most attended shop, the second, and so on, and then in a town with twins."""
     left, right = style.panels(figure, 2, (1.0, 1.1))
-    others = len(removal.by_rank)
-    ranks = ("most\nattended", "second", "third", *(f"{k}th" for k in range(4, others)))[: others - 1]
-    _bars(
-        left, (*ranks, "least", "any of\nthem"), (*removal.by_rank, removal.at_random), (*["blue"] * others, "orange")
-    )
+    *ranks, _ = lost
+    names = ("most\nattended", "second", "third", *(f"{k}th" for k in ranks[3:]))
+    looks = [Look(name) for name in (*names[: len(ranks) - 1], "least")]
+    _bars(left, lost, [*looks, LOOKS["any"]])
     left.set(ylabel="AUC lost", title="Take one shop out")
-    names = {"films": "films\n(a twin)", "games": "games\n(its twin)", "music": "music", "films + games": "both\ntwins"}
-    _bars(right, tuple(names.values()), [twins.damage[n] for n in names], ("purple", "purple", "green", "vermillion"))
-    weights = {name: float(twins.weight[name].mean()) for name in ("films", "games", "music")}
-    for k, out in enumerate(names):
-        weight = sum(weights[name] for name in out.split(" + "))
-        high = float(t_interval(twins.damage[out])[2])
+    shown = twins["lost"].only("films", "games", "music", "films + games")
+    highs = _bars(right, shown, [LOOKS[out] for out in shown])
+    for k, (out, high) in enumerate(zip(shown, highs, strict=True)):
+        weight = sum(float(twins["weight"][name].mean()) for name in out.split(" + "))
         right.text(k, high + 0.006, f"weight {weight:.2f}", ha="center", fontsize=12)
     right.set(ylabel="AUC lost, same scale", title="Books, asked in a town with twins")
     top = 1.1 * right.get_ylim()[1]
@@ -160,29 +160,29 @@ def draw_removal(removal: Removal, twins: TwinTown, figure) -> None:
         axis.set_ylim(-0.01, top)
 
 
-def _bars(axis, names: Sequence[str], values: Sequence[Tensor], colours: Sequence[str]) -> None:
+def _bars(axis, scores: Scores, looks: Sequence[Look]) -> list[float]:
+    """Draw a bar an arm, and return where their intervals end."""
     hatches = ("", "//", "..", "xx", "\\\\")
-    for k, (value, colour) in enumerate(zip(values, colours, strict=True)):
-        mean, low, high = t_interval(value)
+    highs = []
+    for k, (arm, look) in enumerate(zip(scores, looks, strict=True)):
+        mean, low, high = t_interval(scores[arm])
+        highs.append(float(high))
         axis.bar(
-            k, mean, 0.7, yerr=[[mean - low], [high - mean]], capsize=6, color=style.PALETTE[colour], alpha=0.75,
+            k, mean, 0.7, yerr=[[mean - low], [high - mean]], capsize=6, color=style.PALETTE[look.colour], alpha=0.75,
             hatch=hatches[k % len(hatches)], edgecolor="white", ecolor="black",
         )  # fmt: skip
     axis.axhline(0, color=GREY, lw=1)
-    axis.set_xticks(range(len(names)), names)
+    axis.set_xticks(range(len(looks)), [look.label for look in looks])
+    return highs
 
 
 def draw_genres(result: GenreAttention, figure) -> None:
     """Draw who attends to whom among users new to a genre, and what is lost without."""
     left, right = style.panels(figure, 2)
-    for axis, values, title in (
-        (left, result.weights, "Weights"),
-        (right, result.damage, "AUC lost"),
-    ):
+    for axis, values, name, digits in ((left, result.weights, "Weights", 2), (right, result.lost, "AUC lost", 3)):
         mean, low, high = (torch.as_tensor(x) for x in t_interval(values))
-        half = float((high - low).max() / 2)
-        title += f" (each ±{half:.2f} at most)" if values is result.weights else f" (each ±{half:.3f} at most)"
-        heat_map(axis, mean, result.genres, title, signed=values is result.damage, fontsize=13.5)
+        title = f"{name} (each ±{float((high - low).max() / 2):.{digits}f} at most)"
+        heat_map(axis, mean, result.genres, title, signed=axis is right, fontsize=13.5)
     left.set(ylabel="genre asked about", xlabel="genre attended to")
     right.set(xlabel="genre taken out")
 
@@ -190,7 +190,7 @@ def draw_genres(result: GenreAttention, figure) -> None:
 # The explorers' pictures.
 
 
-def draw_look(result: Look, figure, controls: dict) -> None:
+def draw_look(result: OneUser, figure, controls: dict) -> None:
     """Draw one user: weights for each shop asked about, flows to the one that is, predictions beside the truth."""
     heat, flows, items = style.panels(figure, 3, (1.0, 1.05, 1.0))
     heat_map(heat, result.weights, DOMAINS, f"User {controls['user']}: weights")
@@ -210,7 +210,7 @@ def draw_look(result: Look, figure, controls: dict) -> None:
     items.legend(loc="upper left", ncols=2, columnspacing=1.0, handletextpad=0.2)
 
 
-def _draw_flows(result: Look, name: str, axis) -> None:
+def _draw_flows(result: OneUser, name: str, axis) -> None:
     axis.set(xlim=(0, 10), ylim=(-0.6, 4.4))
     axis.axis("off")
     asked = DOMAINS.index(name)
@@ -232,7 +232,7 @@ def _draw_flows(result: Look, name: str, axis) -> None:
     axis.text(8.5, 1.9, name, fontsize=14, weight="bold", va="center", color=style.PALETTE["vermillion"])
 
 
-def describe_look(result: Look, controls: dict) -> str:
+def describe_look(result: OneUser, controls: dict) -> str:
     """Say the picture of one user in words."""
     user, asked, out = (controls[name] for name in ("user", "asked", "out"))
     row = result.weights[DOMAINS.index(asked)]
@@ -248,31 +248,26 @@ def describe_look(result: Look, controls: dict) -> str:
     )
 
 
-def draw_live(result: LiveTraining, reference: Comparison, figure) -> None:
+def draw_live(result: LiveTraining, reference: Scores, figure) -> None:
     """Draw the AUC while the networks train, and their weights over the true relatedness, now."""
     curves, points = style.panels(figure, 2)
-    for arm, label, colour, line in (
-        ("attention", "temperature 1, width 8", "black", ":"),
-        ("uniform", "all alike", "orange", "--"),
-    ):
-        rows = slice(LIVE_ROWS)  # as the live networks are scored
-        level = float(auc(reference.logits[arm][:, rows], reference.shops.test["click"][:, rows]).mean())
-        curves.axhline(level, color=style.PALETTE[colour], lw=1.6, ls=line, label=label)
-    style.band(curves, result.steps, result.auc, "yours", "blue", "o", "-")
-    curves.set(xlim=(0, STEPS), ylim=(0.48, 0.76), xlabel="training step", ylabel="AUC of clicks")
-    curves.set_title(f"{len(result.auc)} networks, live")
+    for arm, look in (("attention", Look("temperature 1, width 8", "black", line=":")), ("uniform", LOOKS["uniform"])):
+        level = float(reference[arm].mean())
+        curves.axhline(level, color=style.PALETTE[look.colour], lw=1.6, ls=look.line, label=look.label)
+    result.curve.draw(curves, LOOKS)
+    curves.set(xlim=(0, STEPS), ylim=(0.48, 0.76), title=f"{len(result.weights)} networks, live")
     curves.legend(loc="lower right")
     _draw_pairs(points, result.relatedness, result.weights)
     points.set_ylim(-0.03, 1.03)
-    points.set_title(f"Rank correlation {float(result.agreement.mean()):.2f}")
+    points.set_title(f"Rank correlation {float(agreement(result.weights, result.relatedness).mean()):.2f}")
 
 
 def describe_live(result: LiveTraining, controls: dict) -> str:
     """Say the live picture in words."""
-    mean, low, high = t_interval(result.auc[:, -1])
-    rank = t_interval(result.agreement)
+    mean, low, high = t_interval(result.curve.at_end()["yours"])
+    rank = t_interval(agreement(result.weights, result.relatedness))
     return (
-        f"Temperature {controls['temperature']:g}, width {controls['attention_dim']}, step {result.steps[-1]} of "
-        f"{STEPS}, {len(result.auc)} networks: AUC {mean:.3f} (95 % interval {low:.3f} to {high:.3f}); rank correlation"
-        f" of weights and relatedness {rank[0]:.2f} ({rank[1]:.2f} to {rank[2]:.2f})."
+        f"Temperature {controls['temperature']:g}, width {controls['attention_dim']}, step {result.curve.steps[-1]} of "
+        f"{STEPS}, {len(result.weights)} networks: AUC {mean:.3f} (95 % interval {low:.3f} to {high:.3f}); rank "
+        f"correlation of weights and relatedness {rank[0]:.2f} ({rank[1]:.2f} to {rank[2]:.2f})."
     )

@@ -2,15 +2,6 @@
 
 from recmtl_lessons.lessons._seeds import MORE_SEEDS
 from recmtl_lessons.lessons.hierarchical.chain import (
-    BOOTSTRAPS,
-    FLAT_Q,
-    FLAT_Q_HISTORY,
-    FLAT_Q_STOPS,
-    NO_GRADIENT,
-    SEES_HISTORY,
-    TWO_GOALS,
-    TWO_LEVELS,
-    WAITS,
     compare_on_chain,
     score_flat_policies,
     score_tables,
@@ -29,11 +20,8 @@ from recmtl_lessons.lessons.hierarchical.pictures import (
 )
 from recmtl_lessons.lessons.hierarchical.questions import LESSON, prediction, study_question
 from recmtl_lessons.lessons.hierarchical.sessions import (
-    FLAT,
-    FOR_PROGRESS,
     LATE,
     ON_FRESH_SEEDS,
-    RANDOM_GOALS,
     TRAINING,
     compare,
     compare_on_films,

@@ -32,14 +32,10 @@ from recmtl_lessons.training.two_levels import Stepped, Training, Walker, train
 
 SETTINGS = read_yaml(Path(__file__).with_name("settings.yaml"))
 CHAIN = SETTINGS["chain"]
-TRAINING, FLAT_TRAINING = Training(**CHAIN["two_levels"]), Training(**CHAIN["flat"])
+TRAINING = Training(**CHAIN["two_levels"])
+FLAT_TRAINING = replace(TRAINING, **CHAIN["flat"])
 EVERY = 5  # updates between two points of a curve
-TWO_LEVELS = "two levels"
-BOOTSTRAPS, WAITS, SEES_HISTORY = "flat policy, λ = 0.5", "flat policy, λ = 1", "flat policy that sees the history"
-FLAT_ARMS = {BOOTSTRAPS: CHAIN["bootstraps"], WAITS: CHAIN["waits"], SEES_HISTORY: CHAIN["sees_history"]}
-FLAT_Q, FLAT_Q_HISTORY = "flat Q-learning", "flat Q-learning that sees the history"
-FLAT_Q_STOPS = "flat Q-learning that stops exploring half way"
-TWO_GOALS, NO_GRADIENT = "one goal followed, another recorded", "controllers without gradient"
+FLAT_ARMS = CHAIN["policies"]
 
 
 def judged_on_the_way(
@@ -207,9 +203,9 @@ class QLearning:
 
 # The plain table, the same one with the history, for which this is best, and what is best without: see `score_tables`.
 TABLES = {
-    FLAT_Q: QLearning(),
-    FLAT_Q_HISTORY: QLearning(history=True),
-    FLAT_Q_STOPS: QLearning(epsilon=0.0, exploration_fraction=0.5),
+    "flat Q": QLearning(),
+    "flat Q, history": QLearning(history=True),
+    "flat Q, stops": QLearning(epsilon=0.0, exploration_fraction=0.5),
 }
 RATE, EPISODES = 0.1, 4  # how far an entry moves towards its target; episodes that a table runs side by side
 
@@ -290,9 +286,10 @@ def compare_on_chain(
 
     Returns
     -------
-    dict {"learners", `TWO_GOALS` or `NO_GRADIENT`: Scores of learners over training}
-        Undiscounted returns, exact: tables act greedily when judged, networks as they do while they learn. The two
-        mistakes stand beside the right two levels, the first on three quarters of the seeds, the second on the others.
+    dict {"learners", "two goals" or "no gradient": Scores of learners over training}
+        Undiscounted returns, exact: tables act greedily when judged, networks as they do while they learn. Each mistake
+        stands beside the right two levels: one goal followed and another recorded, on three quarters of the seeds, and
+        controllers under ``no_grad``, on the others.
     """
     if len(seeds) < 4:
         raise ValueError(f"seeds: got {len(seeds)}, expected at least 4")
@@ -304,14 +301,14 @@ def compare_on_chain(
         lambda: q_learning(list(TABLES.values()), seeds, how.environment_steps, math.ceil(how.updates / EVERY)),
     )
     steps = tuple(update * how.sessions * how.steps for update in updates)
-    learners = {TWO_LEVELS: right, **policies, **dict(zip(TABLES, tables, strict=True))}
+    learners = {"two levels": right, **policies, **dict(zip(TABLES, tables, strict=True))}
 
     def scores(by_arm: dict[str, Tensor], part: slice = slice(None)) -> Scores:
         return Scores.of("exact return", {arm: values[part].float() for arm, values in by_arm.items()}, steps)
 
     most = slice(len(seeds) - len(seeds) // 4)
-    parts = {TWO_GOALS: most, NO_GRADIENT: slice(most.stop, None)}
-    mistakes = {mistake: scores({TWO_LEVELS: right, mistake: wrong}, part) for mistake, part in parts.items()}
+    parts = {"two goals": most, "no gradient": slice(most.stop, None)}
+    mistakes = {mistake: scores({"two levels": right, mistake: wrong}, part) for mistake, part in parts.items()}
     return {"learners": scores(learners), **mistakes}
 
 
@@ -363,7 +360,7 @@ def train_flat_policies(arms: Sequence[dict], seeds: Sequence[int], how: Trainin
 def score_flat_policies(
     grid: Mapping[str, Sequence[float]] = CHAIN["grid_of_policies"], seeds: Sequence[int] = DESIGN_SEEDS
 ) -> dict[tuple[float, ...], Tensor]:
-    """Return what flat policies earn, {(history, discount, lambda, entropy, rate), in the grid's order: Tensor (S,)}."""
+    """Return what flat policies earn, {settings in the order of the grid: Tensor (S,)}."""
     *names, rate_name = grid
     arms, found = [dict(zip(names, arm, strict=True)) for arm in product(*(grid[name] for name in names))], {}
     for rate in grid[rate_name]:

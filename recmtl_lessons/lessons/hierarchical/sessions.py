@@ -1,4 +1,4 @@
-"""Sessions whose reward comes late, with invented users and with those of MovieLens: two levels beside a flat policy."""
+"""Sessions whose reward comes late, of invented users and of those of MovieLens: two levels beside a flat policy."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from recmtl_lessons.envs import (
 )
 from recmtl_lessons.envs.users import N_CATEGORIES, mean_by_group
 from recmtl_lessons.lessons._seeds import MORE_SEEDS, MOST_SEEDS, SEEDS
-from recmtl_lessons.lessons.hierarchical.chain import SETTINGS, TWO_LEVELS, judged_on_the_way
+from recmtl_lessons.lessons.hierarchical.chain import SETTINGS, judged_on_the_way
 from recmtl_lessons.models import HierarchicalMultiTaskRL, MultiTaskPolicyNetwork
 from recmtl_lessons.teaching import Running
 from recmtl_lessons.training import (
@@ -44,16 +44,15 @@ USERS, TEST_USERS = 200, 200  # a seed
 TIME_LIMIT = 60  # steps of a session that is learned from
 HORIZON = 40  # steps of a session that judges: a reward after them would count less than 1.5 per cent
 GLANCE, LOOK = 32, 512  # sessions that a model is judged on: on the way, and in the end
-TRAINING, FLAT_TRAINING = (Training(**SETTINGS["sessions"][name]) for name in ("two_levels", "flat"))
+TRAINING = Training(**SETTINGS["sessions"]["two_levels"])
+FLAT_TRAINING = replace(TRAINING, **SETTINGS["sessions"]["flat"])
 ON_FRESH_SEEDS = SETTINGS["on_fresh_seeds"]
 EVERY = 7  # updates between two glances
 
-FLAT, RANDOM_GOALS, FOR_PROGRESS = "flat", "two levels, goals by chance", "flat, paid for progress"
-ARMS = (TWO_LEVELS, FLAT, RANDOM_GOALS, FOR_PROGRESS)
-CONTROLS = (RANDOM_GOALS, FOR_PROGRESS)
+ARMS = ("two levels", "flat", "goals by chance", "paid for progress")
+CONTROLS = ARMS[2:]
 CONTROL_SEEDS = len(MORE_SEEDS)  # what the controls show is large, and seen on fewer seeds
 
-BEST = "best, tastes known"
 LIVE, FLAT_LIVE = (replace(how, updates=12) for how in (TRAINING, FLAT_TRAINING))
 LIVE_SEEDS = 4
 LIVE_EVERY, LIVE_SESSIONS = 3, 64  # updates between two points, and sessions that a model is judged on there
@@ -258,18 +257,20 @@ def compare_users(
 
     def learn(arm: str) -> tuple[Stack, tuple[int, ...], Tensor]:
         few = slice(CONTROL_SEEDS if arm in CONTROLS else None)
-        if arm in (TWO_LEVELS, RANDOM_GOALS):
+        if arm in ("two levels", "goals by chance"):
             stack, walker = two_levels(learned[few], seeds[few], settings, how)
-            by_chance = torch.full((len(stack),), arm == RANDOM_GOALS)
+            by_chance = torch.full((len(stack),), arm == "goals by chance")
             training = train(stack, walker, how, meta_untaught=by_chance, every=every)
             judge = partial(judge_two_levels, stack, judged[few], settings, how.goal_steps)
         else:
-            kind = PaidForProgress if arm == FOR_PROGRESS else Sessions
+            kind = PaidForProgress if arm == "paid for progress" else Sessions
             stack, sessions = flat_policies(learned[few], seeds[few], settings, flat_how, kind)
             training = actor_critic.train(stack, sessions, flat_how, every=every)
             judge = partial(judge_flat, stack, judged[few], settings)
         clicks = f"{clicks_needed} clicks" if clicks_needed > 1 else "each click"
-        return stack, *judged_on_the_way(training, how.updates, f"{arm}, {clicks} a reward", judge, partial(judge, played=LOOK))
+        return stack, *judged_on_the_way(
+            training, how.updates, f"{arm}, {clicks} a reward", judge, partial(judge, played=LOOK)
+        )
 
     learned_by = concurrently_for(arms, learn)
     updates = learned_by[arms[0]][1]
@@ -300,7 +301,7 @@ def compare_on_films(
     """
     learned = [users_from_ratings(ratings, seed, 0) for seed in seeds]
     judged = [users_from_ratings(ratings, seed, 2)[:TEST_USERS] for seed in seeds]
-    return compare_users(learned, judged, LATE, (TWO_LEVELS, FLAT), seeds, how, flat_how, every=how.updates)
+    return compare_users(learned, judged, LATE, ("two levels", "flat"), seeds, how, flat_how, every=how.updates)
 
 
 # One setting, live.
@@ -316,7 +317,7 @@ def train_live(
     best = best_returns([users[:20] for users in judged], settings)
     stack, walker = two_levels(learned, seeds, settings, how)
     policies, sessions = flat_policies(learned, seeds, settings, flat_how)
-    steps, found = [], {TWO_LEVELS: [], FLAT: [], BEST: []}
+    steps, found = [], {"two levels": [], "flat": [], "best, tastes known": []}
 
     def snapshot() -> Scores:
         curves = {arm: torch.stack(values, dim=1) for arm, values in found.items()}
@@ -326,9 +327,9 @@ def train_live(
     beside = actor_critic.train(policies, sessions, flat_how, every=LIVE_EVERY)
     for moment, _ in zip(above, beside, strict=True):
         steps.append(moment.step * how.sessions * how.steps)
-        found[TWO_LEVELS].append(judge_two_levels(stack, judged, settings, goal_steps, LIVE_SESSIONS))
-        found[FLAT].append(judge_flat(policies, judged, settings, LIVE_SESSIONS))
-        found[BEST].append(best)
+        found["two levels"].append(judge_two_levels(stack, judged, settings, goal_steps, LIVE_SESSIONS))
+        found["flat"].append(judge_flat(policies, judged, settings, LIVE_SESSIONS))
+        found["best, tastes known"].append(best)
         yield Running(moment.step, moment.steps, snapshot, "update")
     return snapshot()
 
@@ -336,7 +337,7 @@ def train_live(
 def score_rates(
     clicks_needed: int,
     rates: Sequence[float] = SETTINGS["sessions"]["rates"],
-    arms: Sequence[str] = (TWO_LEVELS, FLAT, FOR_PROGRESS),
+    arms: Sequence[str] = ("two levels", "flat", "paid for progress"),
     seeds: Sequence[int] = range(24),
 ) -> dict[tuple[str, float], Tensor]:
     """Return what arms earn by learning rate, with users of group 1, {(arm, rate): Tensor (S,)}."""

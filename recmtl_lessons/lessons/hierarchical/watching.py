@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from recmtl_lessons.envs import SessionRules
-from recmtl_lessons.lessons.hierarchical.sessions import LATE, TASK, TRAINING, TWO_LEVELS, Comparison, settings_of
+from recmtl_lessons.lessons.hierarchical.sessions import LATE, TASK, TRAINING, Comparison, settings_of
 
 STEPS = 45
 SHOWN_USERS = 20  # that can be picked
@@ -84,7 +84,7 @@ def follow(
     if user not in range(len(users)):
         raise ValueError(f"user: got {user!r}, expected 0 to {len(users) - 1}")
     hands = [_chosen(f"goal_{k}", goal, users.categories) for k, goal in enumerate((goal_1, goal_2, goal_3), 1)]
-    rules, network = SessionRules(users, TASK, settings_of(LATE)), result.stacks[TWO_LEVELS].model(agent)
+    rules, network = SessionRules(users, TASK, settings_of(LATE)), result.stacks["two levels"].model(agent)
     luck = torch.rand(STEPS, 3, generator=torch.Generator().manual_seed(1_000 * seed + user), dtype=torch.float64)
     state, rows, states, age, goal, count = rules.begin(torch.tensor([user])), [], [], 0, None, 0
     wished = network.goal_probabilities(rules.observe(state))[0].detach()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,9 +9,10 @@ from torch.func import functional_call, grad
 from torch.nn import functional as F
 
 from recmtl_lessons.datasets.few_shot import SHOTS, Tasks
-from recmtl_lessons.lessons.maml.experiments import SHOP_ARMS, Comparison
+from recmtl_lessons.lessons.maml.experiments import SHOP_ARMS
 from recmtl_lessons.models import MAMLRecommender
-from recmtl_lessons.training.few_shot import FIELDS, HIDDEN, INNER_STEPS, mean_error
+from recmtl_lessons.training import Scores
+from recmtl_lessons.training.few_shot import ERROR, FIELDS, HIDDEN, INNER_STEPS, Compared, mean_error
 
 
 def meta_gradient_in_place(network, tasks, rate):
@@ -37,26 +37,15 @@ def meta_gradient(network: MAMLRecommender, tasks: tuple[Tensor, ...], rate: flo
     return torch.cat([g.flatten() for g in torch.autograd.grad(losses.mean(), network.parameters())])
 
 
-@dataclass(frozen=True)
-class Gradients:
-    """How far meta-gradients lie apart, as shares of the right one's length, (S,) each.
+def compare_gradients(result: Compared, users: int = 16) -> dict[str, Tensor]:
+    """Compare the meta-gradients of one batch of training users, at the start of a training.
 
-    Attributes
-    ----------
-    in_place_to_first_order : Tensor
-        Between the one with parameters overwritten and first-order MAML's.
-    in_place_to_right : Tensor
-    cosine : Tensor
-        Of the angle between the one with parameters overwritten and the right one.
+    Returns
+    -------
+    dict {name: Tensor (S,)}
+        How far the one with parameters overwritten lies from first-order MAML's (``to first order``) and from the right
+        one (``to right``), as shares of the right one's length; and the ``cosine`` of its angle with the right one.
     """
-
-    in_place_to_first_order: Tensor
-    in_place_to_right: Tensor
-    cosine: Tensor
-
-
-def compare_gradients(result: Comparison, users: int = 16) -> Gradients:
-    """Compare the meta-gradients of one batch of training users, at the start of a training."""
     rows = []
     for s in range(result.models["MAML"].n_seeds):
         torch.manual_seed(s)
@@ -68,7 +57,7 @@ def compare_gradients(result: Comparison, users: int = 16) -> Gradients:
         size = right.norm()
         cosine = F.cosine_similarity(broken, right, dim=0)
         rows.append(torch.stack([(broken - first).norm() / size, (broken - right).norm() / size, cosine]))
-    return Gradients(*torch.stack(rows, dim=1))
+    return dict(zip(("to first order", "to right", "cosine"), torch.stack(rows, dim=1), strict=True))
 
 
 # Wrong ways to adapt a network that was trained rightly.
@@ -84,7 +73,7 @@ def broadcast_loss(model, params, x, y):
     return (functional_call(model, params, (x,)) - y).square().mean()
 
 
-def adapted_errors(result: Comparison, loss: Callable = right_loss, dropout: float = 0.0) -> Tensor:
+def adapted_errors(result: Compared, loss: Callable = right_loss, dropout: float = 0.0) -> Tensor:
     """Return the trained MAML networks' errors after three steps with this loss, and with dropout left on, (S,)."""
     test, rate = result.users.test.shots(SHOTS), SHOP_ARMS["MAML"].rate
     models = result.models["MAML"]
@@ -95,6 +84,16 @@ def adapted_errors(result: Comparison, loss: Callable = right_loss, dropout: flo
         model.load_state_dict(trained.state_dict())
         answers.append(_adapt_all(model, test, s, rate, loss))
     return mean_error(torch.stack(answers), test)
+
+
+def adapted_wrongly(result: Compared) -> Scores:
+    """Return the errors of the trained MAML networks, not adapted, adapted rightly, and in two wrong ways."""
+    return Scores.of(ERROR, {
+        "not adapted": result.before["MAML"],
+        "adapted": adapted_errors(result),
+        "dropout": adapted_errors(result, dropout=0.2),
+        "broadcast": adapted_errors(result, broadcast_loss),
+    })  # fmt: skip
 
 
 @torch.no_grad()

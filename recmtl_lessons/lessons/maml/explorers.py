@@ -1,8 +1,6 @@
 """The lesson's explorers: one wave, one user's path, and the reader as a new user."""
 
 from recmtl_lessons.datasets import Ratings
-from recmtl_lessons.lessons.maml.experiments import Comparison
-from recmtl_lessons.lessons.maml.films import TO_RATE, FilmComparison, open_desk, recommend
 from recmtl_lessons.lessons.maml.path import ORDERS, SHOTS_TO_TRY, adaptation_path
 from recmtl_lessons.lessons.maml.pictures import (
     describe_fit,
@@ -14,8 +12,10 @@ from recmtl_lessons.lessons.maml.pictures import (
     short_title,
 )
 from recmtl_lessons.lessons.maml.questions import LESSON
+from recmtl_lessons.lessons.maml.reader import TO_RATE, open_desk, recommend
 from recmtl_lessons.lessons.maml.sinusoid import SHORT_STEPS, ShortRun, fit_a_wave
 from recmtl_lessons.teaching import Choice, Explorer, Slider, log_stops
+from recmtl_lessons.training.few_shot import Compared
 
 
 def explore_waves(run: ShortRun) -> Explorer:
@@ -37,7 +37,7 @@ def explore_waves(run: ShortRun) -> Explorer:
     )
 
 
-def explore_path(result: Comparison) -> Explorer:
+def explore_path(result: Compared) -> Explorer:
     """Return the explorer of adapting: where it starts, how far each step goes, how many there are, and on what."""
     return Explorer(
         lesson=LESSON,
@@ -57,9 +57,9 @@ def explore_path(result: Comparison) -> Explorer:
     )
 
 
-def explore_cold_start(ratings: Ratings, result: FilmComparison) -> Explorer:
+def explore_cold_start(ratings: Ratings, result: Compared) -> Explorer:
     """Return the explorer of the reader's own cold start: ten films to rate, and what each step recommends."""
-    desk = open_desk(ratings, result.network)
+    desk = open_desk(ratings, result.models["MAML"].model(0))
     first = {"toy_story": 5, "shrek": 5, "mask": 4, "alien": 1, "fargo": 1}
     sliders = [
         Slider(key, short_title(title), (0, 1, 2, 3, 4, 5), first.get(key, 0), "stars")

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recmtl_lessons.lessons.maml.experiments import Comparison
 from recmtl_lessons.models import MAMLRecommender
+from recmtl_lessons.training.few_shot import Compared
 
 ORDERS = {"MAML": "MAML", "first-order MAML": "first-order MAML", "joint training": "joint"}
 SHOTS_TO_TRY = (1, 2, 5, 10, 20, 50)
@@ -44,7 +44,7 @@ class Path:
 
 
 @torch.no_grad()
-def adaptation_path(result: Comparison, start: str, rate: float, steps: int, shots: int, user: int) -> Path:
+def adaptation_path(result: Compared, start: str, rate: float, steps: int, shots: int, user: int) -> Path:
     """Let the first network of an arm take steps on some ratings of one user, and of all users to be judged."""
     network, test = result.models[ORDERS[start]].model(0), result.users.test
     x, y = test.support_x[0, :, :shots], test.support_y[0, :, :shots]

@@ -1,19 +1,36 @@
-"""What the lesson draws: plain functions of a result and a figure."""
+"""The lesson's looks, and those drawings that no shared one makes."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from recmtl_lessons.lessons.maml.experiments import ByRatings, Comparison
-from recmtl_lessons.lessons.maml.films import TO_RATE, TOP, FilmComparison, Recommendations
 from recmtl_lessons.lessons.maml.path import Path
+from recmtl_lessons.lessons.maml.reader import TO_RATE, TOP, Recommendations
 from recmtl_lessons.lessons.maml.sinusoid import Fit, ShortRun
 from recmtl_lessons.teaching import style
-from recmtl_lessons.teaching.looks import GREY
+from recmtl_lessons.teaching.looks import GREY, Look, draw_line, line_at
+from recmtl_lessons.training import Scores
+from recmtl_lessons.training.few_shot import Compared
 
-_NAMES = {"MAML": "MAML", "joint": "joint training"}
-_LOOKS = {"MAML": ("vermillion", "^", "-"), "joint": ("blue", "o", "--")}
+LOOKS = {
+    "MAML": Look("MAML", "vermillion", "^", "-"),
+    "joint": Look("joint training", "blue", "o", "--"),
+    "as it is": Look("joint,\nas it is", "sky"),
+    "joint, longer": Look("six times\nas long", "purple"),
+    "first-order MAML": Look("first-order\nMAML", "orange"),
+    "ANIL": Look("ANIL", "green"),
+    "own mean": Look("own\nmean", "black"),
+    "bias alone": Look("its bias\nalone", "purple"),
+    "film mean + offset": Look("film mean\n+ offset", "green"),
+    "not adapted": Look("not adapted", "sky"),
+    "adapted": Look("adapted", "vermillion"),
+    "dropout": Look("with\ndropout 0.2", "black"),
+    "broadcast": Look("(K, 1) against\n(K,)", "purple"),
+}
+TUNED = LOOKS | {"joint": replace(LOOKS["joint"], label="joint, fine-tuned")}
 
 
 def draw_idea(figure) -> None:
@@ -41,10 +58,9 @@ def draw_idea(figure) -> None:
 def draw_waves(run: ShortRun, figure) -> None:
     """Draw the error over many new waves, step by step."""
     (axis,) = style.panels(figure, 1)
-    for name, scores in run.error.items():
-        style.band(axis, range(scores.shape[1]), scores, _NAMES[name], *_LOOKS[name])
-    axis.set_xticks(range(scores.shape[1]))
-    axis.set(title="200 new waves, ten points of each", xlabel="inner step", ylabel="squared error", ylim=(0, None))
+    run.error.draw(axis, LOOKS)
+    axis.set_xticks(run.error.steps)
+    axis.set(title="200 new waves, ten points of each", xlabel="inner step", ylim=(0, None))
     axis.legend(loc="lower left")
 
 
@@ -53,16 +69,17 @@ def draw_fit(fit: Fit, figure, controls: dict) -> None:
     *fits, errors = style.panels(figure, 3, (1.0, 1.0, 0.85))
     step = controls["step"]
     for axis, (name, curves) in zip(fits, fit.curves.items(), strict=True):
-        colour, marker, line = _LOOKS[name]
-        axis.plot(fit.x, fit.truth, color="#999999", ls="-", lw=5, alpha=0.5, label="the wave")
+        look, colour = LOOKS[name], style.PALETTE[LOOKS[name].colour]
+        axis.plot(fit.x, fit.truth, color=GREY, ls="-", lw=5, alpha=0.3, label="the wave")
         axis.plot(fit.x, curves[0], color="black", ls=":", lw=1.8, label="before")
-        axis.plot(fit.x, curves[step], color=style.PALETTE[colour], ls="-", lw=3, label=f"after {_steps(step)}")
+        axis.plot(fit.x, curves[step], color=colour, ls="-", lw=3, label=f"after {_steps(step)}")
         axis.plot(fit.points_x, fit.points_y, "o", ms=8, color="black", label="its points")
-        axis.set(title=_NAMES[name], xlabel="x", ylim=(-6, 8.5), xlim=(-5, 5))
+        axis.set(title=look.label, xlabel="x", ylim=(-6, 8.5), xlim=(-5, 5))
         axis.legend(loc="upper left", fontsize=10, ncols=2, columnspacing=0.8, handlelength=1.6)
         steps = range(len(curves))
-        errors.plot(steps, fit.error[name], color=style.PALETTE[colour], marker=marker, ls=line, label=_NAMES[name])
-        errors.plot(step, fit.error[name][step], marker, ms=15, color=style.PALETTE[colour], mec="black", mew=2)
+        draw = {"color": colour, "marker": look.marker}
+        errors.plot(steps, fit.error[name], ls=look.line, label=look.label, **draw)
+        errors.plot(step, fit.error[name][step], ls="", ms=15, mec="black", mew=2, **draw)
     fits[0].set_ylabel("y")
     top = max(float(error.max()) for error in fit.error.values())
     errors.set_xticks(range(0, len(steps), 2))
@@ -80,63 +97,60 @@ def describe_fit(fit: Fit, controls: dict) -> str:
     )
 
 
-def draw_comparison(result: Comparison, figure) -> None:
+def _beside_as_it_is(result: Compared, *arms: str) -> Scores:
+    """Return the errors of some arms after adapting, with joint training "as it is" among them."""
+    still = {"as it is": result.before["joint"]}
+    return Scores.of(result.after.measure, {arm: still[arm] if arm in still else result.after[arm] for arm in arms})
+
+
+def draw_comparison(result: Compared, figure) -> None:
     """Draw the error of every arm on new users: seeds joined, means with intervals."""
     (axis,) = style.panels(figure, 1)
-    labels = ("joint,\nas it is", "joint,\nfine-tuned", "six times\nas long", "first-order\nMAML", "ANIL", "MAML")
-    arms = ("joint", "joint, longer", "first-order MAML", "ANIL", "MAML")
-    values = torch.stack([result.before["joint"], *(result.after[arm] for arm in arms)], dim=1)  # (S, 6)
-    style.points_with_interval(axis, labels, values, ("sky", "blue", "purple", "orange", "green", "vermillion"))
-    axis.set(ylabel="mean absolute error, stars", title="New users, ten ratings each: lower is better")
+    arms = ("as it is", "joint", "joint, longer", "first-order MAML", "ANIL", "MAML")
+    looks = LOOKS | {"joint": replace(LOOKS["joint"], label="joint,\nfine-tuned")}
+    _beside_as_it_is(result, *arms).draw(axis, looks)
+    axis.set(title="New users, ten ratings each: lower is better")
 
 
-def draw_by_ratings(result: ByRatings, figure) -> None:
+def draw_by_ratings(result: Compared, found: Mapping[str, Mapping[int, Scores]], figure) -> None:
     """Left: errors after three steps, by number of ratings. Right: what MAML is ahead by."""
     left, right = style.panels(figure, 2)
-    places = range(len(result.ratings))
-    for name, label in (("joint", "joint, fine-tuned"), ("MAML", "MAML")):
-        style.band(left, places, result.in_three_steps[name].T, label, *_LOOKS[name])
-    still = result.without[:, None].expand(-1, len(places))
-    style.band(left, places, still, "joint, as it is", "black", None, ":")
-    left.set(ylabel="mean absolute error, stars", title="After three steps")
+    three, numbers = found["three steps"], list(found["three steps"])
+    for name in ("joint", "MAML"):
+        draw_line(left, range(len(numbers)), torch.stack([scores[name] for scores in three.values()], 1), TUNED[name])
+    still = result.before["joint"][:, None].expand(-1, len(numbers))
+    draw_line(left, range(len(numbers)), still, Look("joint, as it is", "black", None, ":"))
+    left.set(ylabel=result.after.measure, title="After three steps")
     left.legend(loc="lower left")
-    three = result.in_three_steps["joint"] - result.in_three_steps["MAML"]
-    style.band(right, places, three.T, "three steps each", "purple", "s", "-")
-    leisure = result.as_long_as_helps["joint"] - result.as_long_as_helps["MAML"]
-    at = [result.ratings.index(k) for k in result.few]
-    style.band(right, at, leisure.T, "as many as help", "green", "D", "--")
-    right.axhline(0, color=GREY, lw=1.2, ls=":")
+    looks = Look("three steps each", "purple", "s", "-"), Look("as many as help", "green", "D", "--")
+    for race, look in zip(found.values(), looks, strict=True):
+        ahead = torch.stack([scores.lead("joint", over="MAML") for scores in race.values()], 1)
+        draw_line(right, [numbers.index(k) for k in race], ahead, look)
+    line_at(right, 0, "")
     right.set(ylabel="MAML is ahead by, stars", title="The gap to fine-tuning")
     right.legend(loc="upper left")
     for axis in (left, right):
-        axis.set_xticks(places, result.ratings)
+        axis.set_xticks(range(len(numbers)), numbers)
         axis.set(xlabel="ratings of the new user")
 
 
-def draw_broken(right: Tensor, wrong: dict[str, Tensor], still: Tensor, figure) -> None:
-    """Draw what wrong inner steps cost: errors of the same trained networks, (S,) each."""
+def draw_broken(result: Scores, figure) -> None:
+    """Draw what wrong inner steps cost: errors of the same trained networks."""
     (axis,) = style.panels(figure, 1)
-    labels = ("not adapted", "adapted", *wrong)
-    values = torch.stack([still, right, *wrong.values()], dim=1)
-    style.points_with_interval(axis, labels, values, ("sky", "vermillion", "black", "purple"))
-    axis.set(ylabel="mean absolute error, stars", title="The same networks, adapted rightly and wrongly")
+    result.draw(axis, LOOKS)
+    axis.set(title="The same networks, adapted rightly and wrongly")
 
 
-def draw_films(result: FilmComparison, figure) -> None:
+def draw_films(result: Compared, figure) -> None:
     """Left: the arms on new users of MovieLens. Right: MAML and joint training, step by step."""
     left, right = style.panels(figure, 2, (1.25, 1.0))
-    labels = ("own\nmean", "joint,\nas it is", "its bias\nalone", "film mean\n+ offset", "fine-\ntuned", "MAML")
-    after = result.after
-    arms = ("bias alone", "film mean + offset", "joint", "MAML")
-    columns = (after["own mean"], result.before["joint"], *(after[arm] for arm in arms))
-    colours = ("black", "sky", "purple", "green", "blue", "vermillion")
-    style.points_with_interval(left, labels, torch.stack(columns, dim=1), colours)
-    left.set(ylabel="mean absolute error, stars", title="New users of MovieLens")
-    for name, label in (("joint", "joint, fine-tuned"), ("MAML", "MAML")):
-        scores = result.by_step[name]
-        style.band(right, range(len(scores)), scores.T, label, *_LOOKS[name])
-    right.set_xticks(range(len(result.by_step["MAML"])))
-    right.set(xlabel="inner steps on ten ratings", title="Step by step")
+    arms = ("own mean", "as it is", "bias alone", "film mean + offset", "joint", "MAML")
+    looks = LOOKS | {"joint": replace(LOOKS["joint"], label="fine-\ntuned")}
+    _beside_as_it_is(result, *arms).draw(left, looks)
+    left.set(title="New users of MovieLens")
+    result.by_step.draw(right, TUNED)
+    right.set_xticks(result.by_step.steps)
+    right.set(xlabel="inner steps on ten ratings", ylabel="", title="Step by step")
     right.legend(loc="upper right")
 
 
@@ -252,7 +266,8 @@ def draw_recommendations(result: Recommendations, figure, controls: dict) -> Non
         look = result.top[-1].tolist().index(film) if kept else 0  # its place at the end says which colour and marker
         axis.plot(
             range(last + 1), place[:, k].clamp(max=TOP + 1), marker=style.MARKERS[look] if kept else ".",
-            ls="-" if kept else ":", color=colours[look] if kept else "#999999", lw=2.4 if kept else 1.4, clip_on=True,
+            ls="-" if kept else ":", color=colours[look] if kept else GREY, alpha=1.0 if kept else 0.6,
+            lw=2.4 if kept else 1.4, clip_on=True,
         )  # fmt: skip
     for step, side, align in ((0, -0.02 * last, "right"), (last, 1.02 * last, "left")):
         for rank, film in enumerate(result.top[step].tolist(), start=1):

@@ -13,64 +13,51 @@ import torch
 from torch import Tensor
 
 from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
+from recmtl_lessons.lessons.maml.experiments import SETTINGS
 from recmtl_lessons.models import MAMLRecommender
-from recmtl_lessons.training import ManyModels, concurrently_for
+from recmtl_lessons.training import ManyModels, Scores, concurrently_for
+from recmtl_lessons.training.few_shot import FIELDS, joint_objective
 
 AT_STEPS = (0, 1, 5, 10)
-RATE = 0.01  # of the inner steps, as in the paper
+RATE = SETTINGS["waves"]["MAML"]  # of the inner steps, as in the paper
 SHORT_UPDATES = 300
 SHORT_TASKS = 8  # an update; the paper has 25
 SHORT_RATE = 0.004  # Adam's; the paper has 0.001
 SHORT_STEPS = 10
-# For new waves: MAML's is the paper's, joint training's the best on other waves (`score_joint_waves`).
-SHORT_RATES = {"MAML": RATE, "joint": 0.02}
-
-# Mean squared error after 0, 1, 5 and 10 steps, with the half-width of its 95 % interval over 600 tasks: what the full
-# run printed (torch 2.13, CPU), by the number of points.
-FULL_RUN: Mapping[int, tuple[tuple[float, float], ...]] = {
-    5: ((3.01, 0.22), (0.79, 0.07), (0.46, 0.05), (0.42, 0.05)),
-    10: ((3.02, 0.22), (0.41, 0.03), (0.18, 0.03), (0.14, 0.02)),
-}
+FULL_RUN = SETTINGS["full_run"]
 
 
-@dataclass(frozen=True)
-class Waves:
-    """Some sine waves y = amplitude sin(x - phase), each (T, 1)."""
-
-    amplitude: Tensor
-    phase: Tensor
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the heights at x, (T, points)."""
-        return self.amplitude * torch.sin(x - self.phase)
+def heights(x: Tensor, amplitude: Tensor, phase: Tensor) -> Tensor:
+    """Return sine waves at x, (T, points); amplitude and phase are (T, 1)."""
+    return amplitude * torch.sin(x - phase)
 
 
-def draw_waves(count: int, generator: torch.Generator) -> Waves:
-    """Draw amplitudes from 0.1 to 5 and phases from 0 to pi (Finn et al. 2017, section 5.1)."""
+def draw_waves(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw amplitudes from 0.1 to 5 and phases from 0 to pi (Finn et al. 2017, section 5.1), (T, 1) each."""
     amplitude = 0.1 + 4.9 * torch.rand(count, 1, generator=generator)
-    return Waves(amplitude, math.pi * torch.rand(count, 1, generator=generator))
+    return amplitude, math.pi * torch.rand(count, 1, generator=generator)
 
 
 def draw_tasks(count: int, points: int, queries: int, generator: torch.Generator) -> tuple[Tensor, ...]:
     """Draw stacked tasks: points x from -5 to 5 of a wave each, (T, points, 1), (T, points), and the same to query."""
     waves = draw_waves(count, generator)
     x = 10 * torch.rand(count, points + queries, generator=generator) - 5
-    y = waves(x)
+    y = heights(x, *waves)
     return x[:, :points, None], y[:, :points], x[:, points:, None], y[:, points:]
 
 
 @dataclass(frozen=True)
 class ShortRun:
-    """What a training of seconds came to; S seeds.
+    """What a training of seconds came to.
 
     Attributes
     ----------
-    error : dict {"MAML", "joint": Tensor (S, SHORT_STEPS + 1)}
+    error : Scores of "MAML" and "joint"
         Mean squared error over 200 new waves after each inner step on ten points.
     networks : dict {"MAML", "joint": list of MAMLRecommender}
     """
 
-    error: dict[str, Tensor]
+    error: Scores
     networks: dict[str, list[MAMLRecommender]]
 
 
@@ -80,31 +67,23 @@ def network() -> MAMLRecommender:
 
 
 def _meta(model, batch, setting, progress):
-    waves = batch["waves"]
-    return model.query_losses(tuple(waves[f] for f in ("x", "y", "new_x", "new_y"))).mean(), {}
-
-
-def _joint(model, batch, setting, progress):
-    waves = batch["waves"]
-    x, y = torch.cat([waves["x"], waves["new_x"]], 1).flatten(0, 1), torch.cat([waves["y"], waves["new_y"]], 1)
-    return (model(x).squeeze(1) - y.flatten()).square().mean(), {}
+    return model.query_losses(tuple(batch["users"][field] for field in FIELDS)).mean(), {}  # at the network's own rate
 
 
 def short_run(seeds: Sequence[int] = SEEDS, updates: int = SHORT_UPDATES) -> ShortRun:
     """Train MAML and a joint network on the same waves, eight seeds at once, and let both fit new waves."""
-    networks = concurrently_for(SHORT_RATES, lambda name: _networks(name, seeds, updates))
+    networks = concurrently_for(SETTINGS["waves"], lambda name: _networks(name, seeds, updates))
     error = {
         name: torch.stack([_error_by_step(net, seed, rate) for net, seed in zip(networks[name], seeds, strict=True)])
-        for name, rate in SHORT_RATES.items()
+        for name, rate in SETTINGS["waves"].items()
     }
-    return ShortRun(error, networks)
+    return ShortRun(Scores.of("squared error", error, range(SHORT_STEPS + 1)), networks)
 
 
 def _networks(name: str, seeds: Sequence[int], updates: int) -> list[MAMLRecommender]:
-    fields = ("x", "y", "new_x", "new_y")
     drawn = [draw_tasks(2_000, 10, 10, torch.Generator().manual_seed(seed)) for seed in seeds]
-    data = {"waves": {field: torch.stack([d[k] for d in drawn]) for k, field in enumerate(fields)}}
-    objective = {"MAML": _meta, "joint": _joint}[name]
+    data = {"users": {field: torch.stack([d[k] for d in drawn]) for k, field in enumerate(FIELDS)}}  # a wave is a user
+    objective = {"MAML": _meta, "joint": joint_objective}[name]
     models = ManyModels(network, objective, data, [{"none": 0.0}], seeds, SHORT_TASKS, SHORT_RATE)
     models.fit(updates, label=f"sinusoid, {name}", every=updates)
     return [models.model(k) for k in range(len(seeds))]
@@ -123,8 +102,8 @@ def _error_by_step(model: MAMLRecommender, seed: int, rate: float) -> Tensor:
     return torch.stack(losses)
 
 
-def score_joint_waves(rates: Sequence[float] = (0.003, 0.005, 0.01, 0.02, 0.03, 0.05)) -> dict[float, float]:
-    """Score rates by the joint networks' error after five steps, on the design seeds: so `SHORT_RATES` has its own."""
+def score_joint_waves(rates: Sequence[float] = SETTINGS["tried_of_waves"]) -> dict[float, float]:
+    """Score rates by the joint networks' error after five steps, on the design seeds: so theirs was chosen."""
     networks = list(zip(DESIGN_SEEDS, _networks("joint", DESIGN_SEEDS, SHORT_UPDATES), strict=True))
     return {
         rate: float(torch.stack([_error_by_step(net, seed, rate)[5] for seed, net in networks]).mean())
@@ -158,18 +137,19 @@ class Fit:
 @torch.no_grad()
 def fit_a_wave(run: ShortRun, amplitude: float, phase: float, points: int) -> Fit:
     """Let the first network of each arm take `SHORT_STEPS` steps on some points of one wave."""
-    wave = Waves(torch.tensor([[amplitude]]), torch.tensor([[phase]]))
+    wave = torch.tensor([[amplitude]]), torch.tensor([[phase]])
     points_x = 10 * torch.rand(1, 20, generator=torch.Generator().manual_seed(0))[:, :points] - 5
-    points_y, x = wave(points_x), torch.linspace(-5, 5, 121)[None]
+    x = torch.linspace(-5, 5, 121)[None]
+    points_y, truth = heights(points_x, *wave), heights(x, *wave)
     curves = {}
     for name, models in run.networks.items():
         model, params, curve = models[0], None, [models[0](x.T).squeeze(1)]
         for _ in range(SHORT_STEPS):
-            params = model.inner_update(points_x.T, points_y[0], params=params, inner_lr=SHORT_RATES[name])
+            params = model.inner_update(points_x.T, points_y[0], params=params, inner_lr=SETTINGS["waves"][name])
             curve.append(model(x.T, params).squeeze(1))
         curves[name] = torch.stack(curve)
-    error = {name: (curve - wave(x)).square().mean(1) for name, curve in curves.items()}
-    return Fit(x[0], wave(x)[0], points_x[0], points_y[0], curves, error)
+    error = {name: (curve - truth).square().mean(1) for name, curve in curves.items()}
+    return Fit(x[0], truth[0], points_x[0], points_y[0], curves, error)
 
 
 # The full run.

@@ -19,8 +19,9 @@ from recmtl_lessons.lessons.policy.experiments import (
     sessions_for,
     shared_network,
     stack_of,
+    way,
 )
-from recmtl_lessons.training import Chooser, Sessions, Stack
+from recmtl_lessons.training import Chooser, Scores, Sessions, Stack
 from recmtl_lessons.training.actor_critic import DISCOUNT, Training, by_rows, choose_with
 
 DROPOUT = 0.2
@@ -77,7 +78,7 @@ def with_dropout(seeds: tuple[int, ...] = SEEDS, how: Training = TRAINING) -> Dr
     plain = stack_of(shared_network, [{"discount": DISCOUNT}], seeds, how)
     plain.load(stack, "policy.")
     found = exact_returns(stack, [WORLD])
-    share = bounds(WORLD, seeds).share({task: values[0] for task, values in found.items()})
+    share = way(bounds(WORLD, seeds), {task: values[0] for task, values in found.items()})
     return Dropout(_ratios(stack, how), _ratios(plain, how), share)
 
 
@@ -96,27 +97,16 @@ def _ratios(stack: Stack, how: Training) -> Tensor:
     return stack.evaluate(objective, batch)[1]["ratio"].detach()
 
 
-@dataclass(frozen=True)
-class ShortSessions:
-    """Policies from sessions that are cut off early, (S,) each.
-
-    Attributes
-    ----------
-    value, value_wrong : Tensor
-        What each expects of a session at its start, mean over the tasks, in discounted reward.
-    found, found_wrong : Tensor
-        What it gets in sessions that are not cut off.
-    """
-
-    value: Tensor
-    value_wrong: Tensor
-    found: Tensor
-    found_wrong: Tensor
-
-
 @lru_cache(maxsize=2)
-def with_short_sessions(seeds: tuple[int, ...] = SEEDS, how: Training = TRAINING) -> ShortSessions:
-    """Train on sessions of four steps, once bootstrapping at the limit, once taking it for an end."""
+def with_short_sessions(seeds: tuple[int, ...] = SEEDS, how: Training = TRAINING) -> Scores:
+    """Train on sessions of four steps, once bootstrapping at the limit, once taking it for an end: "mistaken".
+
+    Returns
+    -------
+    Scores
+        Discounted reward, mean over the tasks: what a policy "expects" of a session at its start, and what it "gets" in
+        sessions that are not cut off; and the same "mistaken".
+    """
     settings = SessionSettings(time_limit=SHORT)
     stack = stack_of(shared_network, [{"discount": DISCOUNT}, {"discount": DISCOUNT}], seeds, how)
     sessions = sessions_for(stack, [WORLD, WORLD], how, settings)
@@ -124,7 +114,9 @@ def with_short_sessions(seeds: tuple[int, ...] = SEEDS, how: Training = TRAINING
     fit(stack, sessions, how, f"{SHORT} steps a session", limit_is_end=wrong)
     found = torch.stack(list(exact_returns(stack, [WORLD, WORLD]).values())).mean(0)  # (2, S)
     value = stack.by_setting(_value_at_the_start(stack))  # (2, S)
-    return ShortSessions(*value, *found)
+    return Scores(
+        "discounted reward", ("expects", "expects, mistaken", "gets", "gets, mistaken"), torch.cat([value, found])
+    )
 
 
 def _value_at_the_start(stack: Stack) -> Tensor:

@@ -1,12 +1,15 @@
 """The lesson's arms: one network for all tasks or one for each, in worlds that share much or nothing."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import combinations
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from recmtl_lessons.datasets import Ratings
 from recmtl_lessons.envs import (
     ACTIONS,
     STATE_DIM,
@@ -15,19 +18,38 @@ from recmtl_lessons.envs import (
     SessionUsers,
     join_users,
     make_users,
+    users_from_ratings,
 )
 from recmtl_lessons.envs import SURFACES as TASKS
 from recmtl_lessons.envs.users import mean_by_group
 from recmtl_lessons.lessons._seeds import SEEDS
 from recmtl_lessons.models import MultiTaskPolicyNetwork
-from recmtl_lessons.training import Actors, Chooser, Sessions, Stack, concurrently, with_bar
+from recmtl_lessons.teaching import Running
+from recmtl_lessons.teaching.texts import read_yaml
+from recmtl_lessons.training import (
+    Actors,
+    Chooser,
+    Scores,
+    Sessions,
+    Stack,
+    concurrently,
+    concurrently_for,
+    with_bar,
+)
 from recmtl_lessons.training.actor_critic import DISCOUNT, Training, choose_with, objective_of, prepared, train
 
+SETTINGS = read_yaml(Path(__file__).with_name("settings.yaml"))
+ON_OTHER_SEEDS, RATES = SETTINGS["on_other_seeds"], SETTINGS["rates"]
+AGAIN = tuple(tuple(range(first, first + 8)) for first in range(200, 248, 8))  # nothing was chosen on these seeds
 USERS = 100  # to learn from, a seed
 TEST_USERS = 30
 TRAINING = Training()
 Build = Callable[[], nn.Module]  # makes one network
-SHARED, SEPARATE = "one for all", "one for each"
+SHARED, SEPARATE, BANDIT = "one for all", "one for each", "myopic bandit"
+KNOWING = "knows the tastes, myopic"
+WAY = "way from chance to best"
+FEWER = replace(TRAINING, updates=20)  # on films half as many rollouts, for the sake of time
+LIVE_SEEDS, LIVE_POINTS = 4, 5  # of a training before one's eyes: points of a curve, after its start
 
 
 @dataclass(frozen=True)
@@ -87,11 +109,6 @@ def shared_network() -> MultiTaskPolicyNetwork:
 def separate_networks() -> OnePerTask:
     """Return three networks that together have as many parameters."""
     return OnePerTask(STATE_DIM, ACTIONS, shared_dims=(43, 28), task_dims=())
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Return the number of trainable numbers."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 # Training.
@@ -167,39 +184,49 @@ def fit(
 
 # The ceiling and the floor, exact.
 
-
-@dataclass(frozen=True)
-class Bounds:
-    """Exact returns with the test users, {task: Tensor (S,)}: the best, the myopic who knows the tastes, and chance."""
-
-    best: dict[str, Tensor]
-    myopic: dict[str, Tensor]
-    chance: dict[str, Tensor]
-
-    def share(self, found: dict[str, Tensor]) -> Tensor:
-        """Return how far returns lie on the way from chance (0) to the best (1), mean over the tasks: (..., S)."""
-        parts = [(found[t] - self.chance[t]) / (self.best[t] - self.chance[t]) for t in found]
-        return torch.stack(parts).mean(0)
+Limits = dict[str, Scores]  # by task
 
 
-def bounds(world: World, seeds: tuple[int, ...] = SEEDS, group: int = 2) -> Bounds:
-    """Solve every test user's sessions by dynamic programming; those of the same arguments only once."""
+def bounds(world: World, seeds: tuple[int, ...] = SEEDS, group: int = 2) -> Limits:
+    """Solve every test user's sessions by dynamic programming; those of the same arguments only once.
+
+    Returns
+    -------
+    dict {task: Scores}
+        Exact discounted rewards of a session: of the "best", of the "myopic" who knows the tastes, and of "chance".
+    """
     return _bounds(world, seeds, group)
 
 
 @lru_cache(maxsize=64)
-def _bounds(world: World, seeds: tuple[int, ...], group: int) -> Bounds:
+def _bounds(world: World, seeds: tuple[int, ...], group: int) -> Limits:
     return bounds_under({task: planner(world, task, seeds, group) for task in TASKS}, len(seeds))
 
 
-def bounds_under(plans: Mapping[str, SessionPlanner], n_seeds: int) -> Bounds:
+def bounds_under(plans: Mapping[str, SessionPlanner], n_seeds: int) -> Limits:
     """Return the bounds of the users of some planners, {task: planner}; each has the users of all seeds."""
-    ways = {"best": lambda plan: plan.best().returns, "myopic": lambda plan: plan.myopic().returns,
-            "chance": SessionPlanner.even}  # fmt: skip
-    return Bounds(
-        **{name: {task: mean_by_group(way(plan), n_seeds) for task, plan in plans.items()}
-           for name, way in ways.items()}
-    )  # fmt: skip
+
+    def limits(plan: SessionPlanner) -> Scores:
+        ways = {"best": plan.best().returns, "myopic": plan.myopic().returns, "chance": plan.even()}
+        each = {name: mean_by_group(returns, n_seeds) for name, returns in ways.items()}
+        return Scores.of("discounted reward of a session", each)
+
+    return {task: limits(plan) for task, plan in plans.items()}
+
+
+def ways(limits: Limits, found: Mapping[str, Tensor] | str) -> dict[str, Tensor]:
+    """Return how far returns, or one of the limits, are on the way from chance (0) to best (1), {task: (..., S)}."""
+    if isinstance(found, str):
+        found = {task: scores[found] for task, scores in limits.items()}
+    return {
+        task: (values - limits[task]["chance"]) / limits[task].lead("best", over="chance")
+        for task, values in found.items()
+    }
+
+
+def way(limits: Limits, found: Mapping[str, Tensor] | str) -> Tensor:
+    """Return the mean of `ways` over the tasks: (..., S)."""
+    return torch.stack(list(ways(limits, found).values())).mean(0)
 
 
 # What the lesson compares.
@@ -207,31 +234,28 @@ def bounds_under(plans: Mapping[str, SessionPlanner], n_seeds: int) -> Bounds:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both ways in three worlds, and the myopic bandit; shares of the way from chance to the best, (S,) each.
+    """Both ways in three worlds, and the myopic bandit.
 
     Attributes
     ----------
-    shared, separate : dict {world: Tensor (S,)}
-    bandit : dict {world: Tensor (S,)}
-        One network for all, trained with a discount of 0: only the next reward counts.
-    knowing : dict {world: Tensor (S,)}
-        Who knows every taste and is myopic, exact.
-    cosines : dict {world: Tensor (S,)}
-        Of two tasks' gradients on the shared layers, mean over two places in the training; see `gradient_cosines`.
+    shares : dict {world: Scores}
+        Shares of the way from chance to the best: one network for all tasks, one for each, the bandit (one for all,
+        trained with a discount of 0: only the next reward counts), and, exact, who knows every taste and is myopic.
+    cosines : Scores
+        World by world, of two tasks' gradients on the shared layers, mean over two places in the training; see
+        `gradient_cosines`.
     stacks : dict {way: Stack}
     """
 
-    shared: dict[str, Tensor]
-    separate: dict[str, Tensor]
-    bandit: dict[str, Tensor]
-    knowing: dict[str, Tensor]
-    cosines: dict[str, Tensor]
+    shares: dict[str, Scores]
+    cosines: Scores
     stacks: dict[str, Stack]
 
 
-def where_satiated(values: Mapping[str, Tensor]) -> Tensor:
-    """Return the mean over the two worlds with satiation, in which surfaces have something in common: (S,)."""
-    return torch.stack([values[name] for name, world in WORLDS.items() if world.satiation > 0]).mean(0)
+def where_satiated(shares: Mapping[str, Scores]) -> Scores:
+    """Return the mean over the two worlds with satiation, in which surfaces have something in common."""
+    worlds = [shares[name] for name, world in WORLDS.items() if world.satiation > 0]
+    return replace(worlds[0], values=torch.stack([scores.values for scores in worlds]).mean(0))
 
 
 @lru_cache(maxsize=2)
@@ -258,16 +282,15 @@ def compare(seeds: tuple[int, ...] = SEEDS, how: Training = TRAINING) -> Compari
         lambda: {name: bounds(WORLDS[name], seeds) for name in names},
     )
 
-    def shares(returns: dict[str, Tensor], start: int = 0) -> dict[str, Tensor]:
-        rows = {name: {task: returns[task][start + k] for task in TASKS} for k, name in enumerate(names)}
-        return {name: limits[name].share(row) for name, row in rows.items()}
+    def shares(k: int, name: str) -> Scores:
+        settings = {SHARED: (got, k), SEPARATE: (got_apart, k), BANDIT: (got, len(names) + k)}
+        each = {arm: {task: all_[task][row] for task in TASKS} for arm, (all_, row) in settings.items()}
+        found = {arm: way(limits[name], returns) for arm, returns in each.items()}
+        return Scores.of(WAY, {**found, KNOWING: way(limits[name], "myopic")})
 
     return Comparison(
-        shares(got),
-        shares(got_apart),
-        shares(got, len(names)),
-        {name: limits[name].share(limits[name].myopic) for name in names},
-        dict(zip(names, torch.stack(cosines).mean(0), strict=False)),
+        {name: shares(k, name) for k, name in enumerate(names)},
+        Scores("cosine of gradients", tuple(names), torch.stack(cosines).mean(0)[: len(names)]),
         {SHARED: shared, SEPARATE: separate},
     )
 
@@ -287,3 +310,101 @@ def gradient_cosines(stack: Stack, sessions: Sessions, how: Training = TRAINING,
         flat.append(torch.nn.functional.normalize(torch.cat(rows, dim=1), dim=1))  # (M, shared parameters)
     pairs = [(flat[i] * flat[j]).sum(1) for i in range(len(TASKS)) for j in range(i)]
     return stack.by_setting(torch.stack(pairs).mean(0)).cpu()
+
+
+# Real tastes: users of sessions made from the ratings of MovieLens.
+
+
+def compare_on_films(
+    ratings: Ratings, seeds: tuple[int, ...] = SEEDS, how: Training = FEWER
+) -> tuple[Scores, dict[tuple[str, str], float]]:
+    """Train on six tenths of the users; judge exactly on thirty whom nobody learned from.
+
+    Returns
+    -------
+    shares : Scores
+        Of the way from chance to the best, mean over the tasks; S splits of the users.
+    related : dict {(task, task): float}
+        Correlation of two surfaces' tastes, over users and genres of the first split.
+    """
+    learned = [users_from_ratings(ratings, seed, 0) for seed in seeds]
+    judged = [users_from_ratings(ratings, seed, 2)[:TEST_USERS] for seed in seeds]
+    plans = {task: SessionPlanner(join_users(judged), task, SessionSettings(), DISCOUNT) for task in TASKS}
+    limits, builds = bounds_under(plans, len(seeds)), {SHARED: shared_network, SEPARATE: separate_networks}
+
+    def learn(arm: str) -> Tensor:
+        stack = stack_of(builds[arm], [{"discount": DISCOUNT}], seeds, how)
+        fit(stack, Sessions(learned, TASKS, how.sessions, SessionSettings(), stack.seeds), how, f"films, {arm}")
+        found = returns_under(stack, {task: [plan] for task, plan in plans.items()})
+        return way(limits, {task: values[0] for task, values in found.items()})
+
+    shares = {**concurrently_for(builds, learn), KNOWING: way(limits, "myopic")}
+    flat = {task: learned[0].on(task).flatten() for task in TASKS}
+    related = {(a, b): float(torch.corrcoef(torch.stack([flat[a], flat[b]]))[0, 1]) for a, b in combinations(TASKS, 2)}
+    return Scores.of(WAY, shares), related
+
+
+# One setting, live.
+
+
+def train_live(
+    entropy: float, discount: float, sharing: float, satiation: float, rollouts: int, seed: int,
+    how: Training = TRAINING,
+) -> Iterator[Running]:  # fmt: skip
+    """Train one network for all tasks on four seeds; ``seed`` k takes the k-th four. Judged on validation users.
+
+    Snapshots are dicts {"trained" or "myopic": Scores of the tasks}: how far the policy has come over training, and
+    where whoever knows the tastes and is myopic would be.
+    """
+    how, world = replace(how, updates=rollouts), World(sharing, satiation)
+    seeds = tuple(SEEDS[0] + LIVE_SEEDS * seed + k for k in range(LIVE_SEEDS))
+    limits = bounds(world, seeds, 1)
+    stack = stack_of(shared_network, [{"discount": discount, "entropy": entropy}], seeds, how)
+    myopic, steps, found = Scores.of(WAY, ways(limits, "myopic")), [0], []
+
+    def measure() -> None:
+        got = {task: values[0] for task, values in exact_returns(stack, [world], 1).items()}
+        found.append(torch.stack(list(ways(limits, got).values())))
+
+    def snapshot() -> dict[str, Scores]:
+        return {"trained": Scores(WAY, TASKS, torch.stack(found, dim=-1), tuple(steps)), "myopic": myopic}
+
+    measure()
+    for moment in train(stack, sessions_for(stack, [world], how), how, every=max(1, rollouts // LIVE_POINTS)):
+        steps.append(moment.step * how.sessions * how.steps)
+        measure()
+        yield Running(moment.step, moment.steps, snapshot, "update")
+    return snapshot()
+
+
+# What the lesson says of other seeds and other rates: tried once, kept in ``settings.yaml``, and to be tried again.
+
+
+def compare_again(runs: Sequence[tuple[int, ...]] = AGAIN) -> dict[str, Tensor]:
+    """Run the lesson's comparison on other seeds: mean leads as in `ON_OTHER_SEEDS`, {what: Tensor (runs,)}.
+
+    Sharing is one network for all over one for each, planning is that network over the myopic bandit.
+    """
+    leads = {f"{what}, {world}": [] for what in ("sharing", "planning") for world in WORLDS}
+    for seeds in runs:
+        for world, shares in compare(seeds).shares.items():
+            leads[f"sharing, {world}"].append(shares.lead(SHARED, over=SEPARATE).mean())
+            leads[f"planning, {world}"].append(shares.lead(SHARED, over=BANDIT).mean())
+    return {what: torch.stack(means) for what, means in leads.items()}
+
+
+def score_rates(
+    build: Build, discount: float, rates: Sequence[float] = RATES, seeds: tuple[int, ...] = tuple(range(32))
+) -> dict[float, Tensor]:
+    """Train one way to build it at several learning rates; return how far each comes, {rate: Tensor (S,)}.
+
+    Users of group 1 judge. There are 32 seeds, as the means of eight differ by 0.03 from luck alone.
+    """
+    world, found = WORLDS["tastes and rules"], {}
+    for rate in rates:
+        how = replace(TRAINING, learning_rate=rate)
+        stack = stack_of(build, [{"discount": discount}], seeds, how)
+        fit(stack, sessions_for(stack, [world], how), how)
+        got = {task: values[0] for task, values in exact_returns(stack, [world], 1).items()}
+        found[rate] = way(bounds(world, seeds, 1), got)
+    return found

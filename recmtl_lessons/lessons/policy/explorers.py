@@ -3,8 +3,7 @@
 from functools import partial
 
 from recmtl_lessons.envs import SURFACES
-from recmtl_lessons.lessons.policy.experiments import TEST_USERS, Comparison
-from recmtl_lessons.lessons.policy.live import train_live
+from recmtl_lessons.lessons.policy.experiments import TEST_USERS, Comparison, train_live
 from recmtl_lessons.lessons.policy.pictures import describe_live, describe_session, draw_live, draw_session
 from recmtl_lessons.lessons.policy.questions import LESSON
 from recmtl_lessons.lessons.policy.watching import ACTORS, STEPS, watch

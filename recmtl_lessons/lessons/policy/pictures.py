@@ -1,18 +1,42 @@
-"""What the lesson draws: plain functions of a result and a figure."""
+"""The lesson's looks, and those drawings that no shared one makes."""
 
 import torch
+from torch import Tensor
 
 from recmtl_lessons.envs import SessionSettings, layout_of
-from recmtl_lessons.lessons.policy.breaking import Dropout, ShortSessions
-from recmtl_lessons.lessons.policy.experiments import TASKS, WORLDS, Comparison, where_satiated
-from recmtl_lessons.lessons.policy.films import FilmComparison
-from recmtl_lessons.lessons.policy.live import Live
+from recmtl_lessons.lessons.policy.breaking import Dropout
+from recmtl_lessons.lessons.policy.experiments import (
+    BANDIT,
+    KNOWING,
+    SEPARATE,
+    SHARED,
+    TASKS,
+    where_satiated,
+)
 from recmtl_lessons.lessons.policy.watching import STEPS, Watched
 from recmtl_lessons.teaching import style
+from recmtl_lessons.teaching.looks import GREY, Look, draw_line, line_at
+from recmtl_lessons.training import Scores
 
-_GREY = "#555555"
-_LOOKS = {"home": ("blue", "o", "-"), "search": ("vermillion", "s", "--"), "notify": ("green", "^", "-.")}
+LOOKS = {
+    "home": Look("home", "blue", "o", "-"),
+    "search": Look("search", "vermillion", "s", "--"),
+    "notify": Look("notify", "green", "^", "-."),
+    SHARED: Look("one\nfor all", "green"),
+    SEPARATE: Look("one\nfor each", "orange"),
+    BANDIT: Look("myopic\nbandit", "purple"),
+    KNOWING: Look("knows the tastes,\nmyopic", "sky"),
+    "tastes and rules": Look("tastes and rules", "green"),
+    "rules alone": Look("rules alone", "sky"),
+    "nothing": Look("nothing", "black"),
+    "without": Look("without", "green"),
+    "dropout": Look("dropout", "vermillion"),
+    "gets": Look("what\ncomes", "blue"),
+    "expects": Look("bootstraps", "green"),
+    "expects, mistaken": Look("limit is\nan end", "vermillion"),
+}
 _CATEGORY = ("blue", "orange", "green")
+_ON_TOP = {"fontsize": 10.5, "frameon": True, "framealpha": 0.85, "edgecolor": "none"}  # a legend over what is drawn
 
 
 # The idea, and one session.
@@ -26,15 +50,15 @@ def draw_loop(figure) -> None:
     style.box(axis, 6.0, 2.6, 2.5, "shared\ntrunk", green, 1.5)
     for k, name in enumerate(("home: 3 actions", "search: 6 actions", "notify: 4 actions")):
         style.box(axis, 10.0, 4.6 - 1.7 * k, 3.8, name, green, 1.1)
-        style.arrow(axis, (8.7, 3.35), (9.8, 5.15 - 1.7 * k), _GREY)
-        style.arrow(axis, (14.0, 5.15 - 1.7 * k), (15.5, 3.35), _GREY)
+        style.arrow(axis, (8.7, 3.35), (9.8, 5.15 - 1.7 * k), GREY)
+        style.arrow(axis, (14.0, 5.15 - 1.7 * k), (15.5, 3.35), GREY)
     style.box(axis, 15.7, 2.6, 4.3, "the user: hidden\ntastes, satiation,\npatience", red, 1.5)
-    style.arrow(axis, (4.8, 3.35), (5.8, 3.35), _GREY)
-    axis.text(16.2, 4.9, "an action", ha="center", fontsize=14, color=_GREY)
+    style.arrow(axis, (4.8, 3.35), (5.8, 3.35), GREY)
+    axis.text(16.2, 4.9, "an action", ha="center", fontsize=14, color=GREY)
     for start, end in (((17.8, 2.4), (17.8, 0.35)), ((2.3, 0.35), (2.3, 2.4))):
-        style.arrow(axis, start, end, _GREY)
-    axis.plot([2.3, 17.8], [0.35, 0.35], color=_GREY, lw=2.4, ls="-")
-    axis.text(10.0, -0.25, "a click or not, a reward, and what is seen next", ha="center", fontsize=14, color=_GREY)
+        style.arrow(axis, start, end, GREY)
+    axis.plot([2.3, 17.8], [0.35, 0.35], color=GREY, lw=2.4, ls="-")
+    axis.text(10.0, -0.25, "a click or not, a reward, and what is seen next", ha="center", fontsize=14, color=GREY)
     axis.set(xlim=(-0.3, 20.4), ylim=(-0.7, 6.1))
     axis.axis("off")
 
@@ -61,7 +85,7 @@ def _draw_user(axis, watched: Watched, k: int) -> None:
     for c, shade in enumerate(style.PALETTE[colour] for colour in _CATEGORY[: len(names)]):
         axis.bar(c - 0.2, tastes[c], 0.38, color=shade)
         axis.bar(c + 0.2, now[c], 0.38, color="white", edgecolor=shade, hatch="//", lw=1.8)
-    axis.axhline(0, color=_GREY, lw=1)
+    axis.axhline(0, color=GREY, lw=1)
     most = SessionSettings().patience
     patience = most - int(watched.ignored[k])
     room = (min(-4.2, *now) - 0.2, max(2.8, *tastes) + 1.4)  # above: the hearts
@@ -78,24 +102,24 @@ def _draw_seen(axis, watched: Watched, k: int) -> None:
     labels = [f"trait {j + 1}" for j in range(features)] + [f"satiation, {name}" for name in watched.categories]
     values = torch.cat([seen[layout.profile], seen[layout.satiation], seen[layout.ignored]])
     places = range(len(values))
-    shades = [_GREY] * features + [style.PALETTE[c] for c in _CATEGORY[:width]] + [style.PALETTE["vermillion"]]
+    shades = [GREY] * features + [style.PALETTE[c] for c in _CATEGORY[:width]] + [style.PALETTE["vermillion"]]
     axis.barh(places, values.tolist(), color=shades)
     axis.set_yticks(places, [*labels, "ignored"], fontsize=10.5)
     axis.invert_yaxis()
-    axis.axvline(0, color=_GREY, lw=1)
+    axis.axvline(0, color=GREY, lw=1)
     axis.set(xlim=(-3, 3), title="What the policy sees")
 
 
 def _draw_choice(axis, watched: Watched, k: int) -> None:
     above, below = ([j + shift for j in range(len(watched.labels))] for shift in (-0.2, 0.2))
     axis.barh(above, watched.probabilities[k].tolist(), 0.38, color=style.PALETTE["purple"], label="policy")
-    axis.barh(below, watched.chance[k].tolist(), 0.38, color="white", edgecolor=_GREY, hatch="//",
+    axis.barh(below, watched.chance[k].tolist(), 0.38, color="white", edgecolor=GREY, hatch="//",
               label="click, if shown")  # fmt: skip
     axis.set_yticks(range(len(watched.labels)), watched.labels, fontsize=11)
     axis.get_yticklabels()[int(watched.action[k])].set_weight("bold")
     axis.invert_yaxis()
     axis.set(xlim=(0, 1), xlabel="probability", title=f"Step {k + 1}: {watched.labels[int(watched.action[k])]}")
-    axis.legend(loc="lower right", fontsize=10.5, frameon=True, framealpha=0.85, edgecolor="none")
+    axis.legend(loc="lower right", **_ON_TOP)
 
 
 def _draw_timeline(axis, watched: Watched, k: int) -> None:
@@ -125,7 +149,7 @@ def _draw_timeline(axis, watched: Watched, k: int) -> None:
         yticks=[0, 1, 2, 3],
         title="The session: ● click, × ignored" + (", – nothing sent" if "nothing" in watched.labels else ""),
     )
-    axis.legend(loc="lower right", ncol=3, fontsize=10.5, frameon=True, framealpha=0.85, edgecolor="none")
+    axis.legend(loc="lower right", ncol=3, **_ON_TOP)
 
 
 def describe_session(watched: Watched, controls: dict) -> str:
@@ -148,106 +172,94 @@ def describe_session(watched: Watched, controls: dict) -> str:
 # What the lesson compares.
 
 
-def draw_sharing(result: Comparison, figure) -> None:
+def draw_sharing(shares: dict[str, Scores], figure) -> None:
     """Draw both ways in the three worlds, seeds paired."""
-    for axis, name in zip(style.panels(figure, len(WORLDS)), WORLDS, strict=True):
-        pair = torch.stack([result.shared[name], result.separate[name]], dim=1)
-        style.points_with_interval(axis, ["one\nfor all", "one\nfor each"], pair, ("green", "orange"))
-        axis.set(ylim=(0, 1.02), title=f"In common: {name}")
-    figure.axes[0].set_ylabel("way from chance to best")
+    for axis, (name, scores) in zip(style.panels(figure, len(shares)), shares.items(), strict=True):
+        scores.only(SHARED, SEPARATE).draw(axis, LOOKS)
+        axis.set(ylim=(0, 1.02), ylabel="", title=f"In common: {name}")
+    figure.axes[0].set_ylabel(scores.measure)
 
 
-def draw_planning(result: Comparison, figure) -> None:
+def draw_planning(shares: dict[str, Scores], figure) -> None:
     """Draw the planning policy beside the myopic bandit, with satiation and without."""
-    ways = {"satiation strong": where_satiated, "no satiation": lambda values: values["nothing"]}
-    for axis, (title, of) in zip(style.panels(figure, 2), ways.items(), strict=True):
-        pair = torch.stack([of(result.shared), of(result.bandit)], dim=1)
-        style.points_with_interval(axis, ["plans ahead", "myopic\nbandit"], pair, ("green", "purple"))
-        knowing = float(of(result.knowing).mean())
-        axis.axhline(1, color=style.PALETTE["blue"], lw=2.2, ls="--")
-        axis.text(-0.45, 1.02, "best", va="bottom", fontsize=12, color=style.PALETTE["blue"])
-        axis.axhline(knowing, color="black", lw=2.2, ls=":")
-        axis.text(1.45, knowing + 0.02, "myopic, knows all tastes", ha="right", va="bottom", fontsize=12)
-        axis.set(ylim=(0, 1.14), yticks=[0, 0.2, 0.4, 0.6, 0.8, 1.0], title=title)
-    figure.axes[0].set_ylabel("way from chance to best")
+    looks = {**LOOKS, SHARED: Look("plans ahead", "green")}
+    both = {"satiation strong": where_satiated(shares), "no satiation": shares["nothing"]}
+    for axis, (title, scores) in zip(style.panels(figure, 2), both.items(), strict=True):
+        scores.only(SHARED, BANDIT).draw(axis, looks)
+        line_at(axis, 1, "best", style.PALETTE["blue"])
+        knowing = float(scores[KNOWING].mean())
+        line_at(axis, knowing, "", "black")
+        axis.text(1.45, knowing + 0.02, "myopic, knows all tastes", ha="right", va="bottom", fontsize=11)
+        axis.set(ylim=(0, 1.14), ylabel="", yticks=[0, 0.2, 0.4, 0.6, 0.8, 1.0], title=title)
+    figure.axes[0].set_ylabel(scores.measure)
 
 
-def draw_cosines(cosines: dict, figure) -> None:
+def draw_cosines(cosines: Scores, figure) -> None:
     """Draw how two tasks' gradients on the shared layers agree, world by world."""
     (axis,) = style.panels(figure, 1)
-    style.points_with_interval(
-        axis, list(cosines), torch.stack(list(cosines.values()), dim=1), ("green", "sky", "black")
-    )
-    axis.axhline(0, color=_GREY, lw=1.2, ls=":")
+    cosines.draw(axis, LOOKS)
+    line_at(axis, 0, "")
     for height, words in ((0.42, "the same way (1 would be entirely)"), (-0.42, "against each other (−1)")):
-        axis.text(1, height, words, ha="center", va="center", fontsize=13, color=_GREY)
-    axis.set(ylim=(-0.5, 0.5), ylabel="cosine of gradients", title="Do two tasks pull the same way?")
+        axis.text(1, height, words, ha="center", va="center", fontsize=13, color=GREY)
+    axis.set(ylim=(-0.5, 0.5), title="Do two tasks pull the same way?")
 
 
-def draw_live(live: Live, figure, controls: dict) -> None:
+def draw_live(live: dict[str, Scores], figure, controls: dict) -> None:
     """Draw each task's way from chance to the best, as training goes."""
     curves, final = style.panels(figure, 2, (1.6, 1.0))
-    for task, (colour, marker, line) in _LOOKS.items():
-        style.band(curves, live.steps / 1000, live.share[task], task, colour, marker, line)
-    curves.axhline(1, color="black", lw=1.6, ls="--")
-    curves.text(0.99, 1.01, "best", transform=curves.get_yaxis_transform(), ha="right", va="bottom", fontsize=12)
-    curves.axhline(0, color=_GREY, lw=1.2)
-    curves.text(0.99, 0.01, "chance", transform=curves.get_yaxis_transform(), ha="right", va="bottom", fontsize=12)
+    trained, end = live["trained"], live["trained"].at_end()
+    for task in TASKS:
+        draw_line(curves, [step / 1000 for step in trained.steps], trained[task], LOOKS[task])
+    line_at(curves, 0, "")
+    curves.text(0.99, 0.01, "chance", transform=curves.get_yaxis_transform(), ha="right", va="bottom", fontsize=11)
     curves.set(
-        xlim=(0, None), ylim=(-0.15, 1.12), xlabel="thousand steps on each task", ylabel="way from chance to best",
-        title=f"Training, {len(next(iter(live.share.values())))} seeds",
+        xlim=(0, None), xlabel="thousand steps on each task", ylabel=trained.measure,
+        title=f"Training, {len(end[task])} seeds",
     )  # fmt: skip
     curves.legend(loc="upper left", bbox_to_anchor=(0, 0.93))
     for k, task in enumerate(TASKS):
-        values = live.share[task][:, -1]
-        final.bar(k, float(values.mean()), color=style.PALETTE[_LOOKS[task][0]], width=0.6)
-        final.plot([k] * len(values), values, "o", color="black", ms=5, alpha=0.6)
-        final.plot([k - 0.36, k + 0.36], [live.myopic[task]] * 2, color="black", lw=2.4, ls=":",
+        final.bar(k, float(end[task].mean()), color=style.PALETTE[LOOKS[task].colour], width=0.6)
+        final.plot([k] * len(end[task]), end[task], "o", color="black", ms=5, alpha=0.6)
+        final.plot([k - 0.36, k + 0.36], [float(live["myopic"][task].mean())] * 2, color="black", lw=2.4, ls=":",
                    label="myopic, knows the tastes" if k == 0 else None)  # fmt: skip
-    final.axhline(1, color="black", lw=1.6, ls="--")
     final.set_xticks(range(len(TASKS)), TASKS)
-    final.set(ylim=(-0.15, 1.12), title="Now")
-    final.legend(loc="lower right", fontsize=10.5, frameon=True, framealpha=0.85, edgecolor="none")
+    final.set_title("Now")
+    for axis, words in ((curves, "best"), (final, "")):
+        line_at(axis, 1, words, "black")
+        axis.set_ylim(-0.15, 1.12)
+    final.legend(loc="lower right", **_ON_TOP)
 
 
-def describe_live(live: Live, controls: dict) -> str:
+def describe_live(live: dict[str, Scores], controls: dict) -> str:
     """Put the picture of a training into words."""
-    now = ", ".join(f"{task} {float(live.share[task][:, -1].mean()):.2f}" for task in TASKS)
-    mean = sum(float(live.share[task][:, -1].mean()) for task in TASKS) / len(TASKS)
+    trained = live["trained"]
+    means = [float(trained.at_end()[task].mean()) for task in TASKS]
+    now = ", ".join(f"{task} {mean:.2f}" for task, mean in zip(TASKS, means, strict=True))
     return (
         f"Entropy bonus {controls['entropy']:g}, discount {controls['discount']:g}, sharing {controls['sharing']:g}, "
-        f"satiation {controls['satiation']:g}: after {int(live.steps[-1]):,} steps on each task the policy has come, "
-        f"of the way from chance to the best, {now}; mean {mean:.2f}."
+        f"satiation {controls['satiation']:g}: after {trained.steps[-1]:,} steps on each task the policy has come, "
+        f"of the way from chance to the best, {now}; mean {sum(means) / len(means):.2f}."
     )
 
 
-def draw_breaking(dropout: Dropout, short: ShortSessions, right, figure) -> None:
+def draw_breaking(dropout: Dropout, short: Scores, right: Tensor, figure) -> None:
     """Draw ratios at unchanged weights, what dropout costs, and values where the limit is taken for an end."""
     ratios, costs, values = style.panels(figure, 3, (1.15, 1.0, 1.15))
     edges = torch.linspace(0, 2.5, 51)
-    ratios.hist(
-        dropout.ratios.flatten().clamp(max=2.49), edges, color=style.PALETTE["vermillion"], label="with dropout"
-    )
+    shown = dropout.ratios.flatten().clamp(max=2.49)
+    ratios.hist(shown, edges, color=style.PALETTE["vermillion"], label="with dropout")
     ratios.axvline(1, color=style.PALETTE["green"], lw=4, label="without: all 1")
     ratios.set_xticks([0, 0.5, 1, 1.5, 2, 2.5], ["0", "0.5", "1", "1.5", "2", "2.5+"])
     ratios.set(xlabel="ratio, weights unchanged", yticks=[], title="Dropout: ratios before a step", xlim=(0, 2.5))
     ratios.legend(loc="upper right", fontsize=11)
-    pair = torch.stack([right, dropout.share], dim=1)
-    style.points_with_interval(costs, ["without", "dropout"], pair, ("green", "vermillion"))
-    costs.set(ylim=(0, 1.02), ylabel="way from chance to best", title="Dropout: what it costs")
-    groups = torch.stack([short.found, short.value, short.value_wrong], dim=1)
-    style.points_with_interval(
-        values, ["what\ncomes", "bootstraps", "limit is\nan end"], groups, ("blue", "green", "vermillion")
-    )
-    values.set(ylim=(0, None), ylabel="discounted reward", title="Time limit: what V says")
+    Scores.of("way from chance to best", {"without": right, "dropout": dropout.share}).draw(costs, LOOKS)
+    costs.set(ylim=(0, 1.02), title="Dropout: what it costs")
+    short.only("gets", "expects", "expects, mistaken").draw(values, LOOKS)
+    values.set(ylim=(0, None), title="Time limit: what V says")
 
 
-def draw_films(films: FilmComparison, figure) -> None:
+def draw_films(shares: Scores, figure) -> None:
     """Draw the arms with users whose tastes are measured in MovieLens."""
     (axis,) = style.panels(figure, 1)
-    names = list(films.share)
-    style.points_with_interval(
-        axis, [name.replace(", ", ",\n") for name in names], torch.stack([films.share[n] for n in names], dim=1),
-        ("green", "orange", "sky"),
-    )  # fmt: skip
-    axis.set(ylim=(0, 1.02), ylabel="way from chance to best", title="Tastes of MovieLens users")
+    shares.draw(axis, LOOKS)
+    axis.set(ylim=(0, 1.02), title="Tastes of MovieLens users")

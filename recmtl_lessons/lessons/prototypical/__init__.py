@@ -7,13 +7,10 @@ from recmtl_lessons.lessons.prototypical.experiments import (
     compare,
     episodic_objective,
     in_the_shop,
-    score_rates,
-    score_rivals,
     three_controls,
     train_broken,
 )
 from recmtl_lessons.lessons.prototypical.explorers import explore_plane, explore_pull
-from recmtl_lessons.lessons.prototypical.films import pulled_prototypes, rank_films, score_stars, score_tastes
 from recmtl_lessons.lessons.prototypical.pictures import (
     draw_broken,
     draw_controls,
@@ -24,8 +21,10 @@ from recmtl_lessons.lessons.prototypical.pictures import (
     draw_ways,
 )
 from recmtl_lessons.lessons.prototypical.questions import LESSON, prediction, study_cold_start
-from recmtl_lessons.lessons.prototypical.section import (
+from recmtl_lessons.lessons.prototypical.serving import (
     measure_costs,
+    pulled_prototypes,
+    rank_films,
     score_serving,
     serve_films,
     serve_in_shop,

@@ -52,9 +52,9 @@ class ClassifierOfOldShelves(nn.Module):
         self.shelf = nn.Linear(EMBEDDING, n_shelves)
 
 
-def encoder(width: int, **options) -> PrototypicalNetworkRecommender:
+def encoder(width: int) -> PrototypicalNetworkRecommender:
     """Return the lesson's network."""
-    return PrototypicalNetworkRecommender(width, EMBEDDING, HIDDEN, **options)
+    return PrototypicalNetworkRecommender(width, EMBEDDING, HIDDEN)
 
 
 def episodic_objective(model, batch, setting, progress, ways=WAYS):
@@ -99,7 +99,11 @@ def train_on_shelves(
 
 
 def train_classifier(
-    episodes: Episodes, seeds: Sequence[int], rate: float = SETTINGS["classifier_rate"], steps: int = STEPS, label: str = ""
+    episodes: Episodes,
+    seeds: Sequence[int],
+    rate: float = SETTINGS["classifier_rate"],
+    steps: int = STEPS,
+    label: str = "",
 ) -> ManyModels:
     """Train one classifier of all training shelves per seed, on the same rows in the same order."""
     build = partial(ClassifierOfOldShelves, episodes.support_x.shape[-1], int(episodes.support_shelf.max()) + 1)

@@ -1,10 +1,9 @@
 """The lesson's explorers: one episode in the plane, and how far to believe a new user."""
 
-from recmtl_lessons.lessons.prototypical.coldstart import COUNTS, WEIGHTS, ColdStartDesk
 from recmtl_lessons.lessons.prototypical.pictures import describe_plane, describe_pull, draw_plane, draw_pull
 from recmtl_lessons.lessons.prototypical.plane import MOST_SHOTS, MOST_WAYS, UPDATES, look
 from recmtl_lessons.lessons.prototypical.questions import LESSON
-from recmtl_lessons.lessons.prototypical.section import Served
+from recmtl_lessons.lessons.prototypical.serving import COUNTS, PULLED, WEIGHTS, Served, cold_start_desk
 from recmtl_lessons.teaching import Choice, Explorer, Slider
 
 _MOVES = [k / 2 for k in range(-8, 9)]  # in standard deviations of the labelled items
@@ -36,17 +35,17 @@ def explore_plane() -> Explorer:
 def explore_pull(shop: Served, films: Served | None = None) -> Explorer:
     """Return the explorer of cold start: ratings of a new user, and the weight of everybody's prototypes."""
     served = {"MovieLens": films, "shop": shop} if films else {"shop": shop}
-    desk = ColdStartDesk({name: (s.tastes["prototypes, pulled"], s.users.test) for name, s in served.items()})
+    places = tuple(served)
     return Explorer(
         lesson=LESSON,
         key="explorer-pull",
         title="How far to believe a new user?",
         controls=[
-            Choice("where", "Users of", desk.places, desk.places[0]),
+            Choice("where", "Users of", places, places[0]),
             Slider("count", "Ratings of each new user", COUNTS, 10),
             Slider("weight", "Weight of everybody's prototypes", WEIGHTS, 3.0, "ratings"),
         ],
-        compute=desk.look,
+        compute=cold_start_desk({name: (s.tastes[PULLED], s.users.test) for name, s in served.items()}),
         draw=draw_pull,
         describe=describe_pull,
         size=(9.6, 4.2),

@@ -1,29 +1,55 @@
-"""What the lesson draws: plain functions of a result and a figure."""
+"""The lesson's looks, and those drawings that no shared one makes."""
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from recmtl_lessons.lessons.prototypical.coldstart import WEIGHTS, Pull
-from recmtl_lessons.lessons.prototypical.experiments import Broken, ByWays, Control, NewShelves
-from recmtl_lessons.lessons.prototypical.films import FilmRanking
+from recmtl_lessons.lessons.prototypical.experiments import NewShelves
 from recmtl_lessons.lessons.prototypical.plane import Plane, cells
-from recmtl_lessons.lessons.prototypical.section import Served
+from recmtl_lessons.lessons.prototypical.serving import WEIGHTS, FilmRanking, Pull, Served
 from recmtl_lessons.teaching import style
 from recmtl_lessons.teaching.claim import t_interval
-from recmtl_lessons.teaching.looks import GREY
+from recmtl_lessons.teaching.looks import GREY, Look, draw_line, line_at
+from recmtl_lessons.training import Scores
 
+SORTED = {
+    "signal itself": Look("signal itself", "black", None, ":"),
+    "prototypes": Look("prototypes", "vermillion", "^", "-"),
+    "logistic regression": Look("logistic regression", "blue", "o", "--"),
+    "nearest mean": Look("nearest mean", "green", "s", "-."),
+    "nearest neighbours": Look("nearest neighbours", "purple", "D", (0, (3, 1, 1, 1))),
+}
+LOOKS = {
+    2: Look("2 shelves\nan episode", "sky"),
+    5: Look("5 shelves\nan episode", "orange"),
+    20: Look("20 shelves\nan episode", "vermillion"),
+    "classifier": Look("no episodes:\nclassifier, head cut", "black"),
+    "best rival": Look("best rival", "blue", "o"),
+    "prototypes": Look("prototypes", "vermillion", "^"),
+    "untrained": Look("prototypes, f untrained", "black", "d"),
+    "right": Look("log_softmax(−distance)", "blue", None, "-"),
+    "wrong": Look("−log_softmax(distance)", "vermillion", None, "--"),
+}
+RANKED = {
+    "nearest mean of features": Look("nearest mean\nof features", "green"),
+    "number of ratings": Look("number of\nratings", "black"),
+    "prototypes": Look("prototypes", "purple"),
+    "mean rating": Look("film's\nmean rating", "sky"),
+    "everybody's": Look("everybody's\nprototypes", "blue"),
+    "prototypes, pulled": Look("prototypes,\npulled", "orange"),
+}
+SERVED = {
+    "prototypes, pulled": Look("prototypes, pulled", "orange", "X"),
+    "prototypes": Look("prototypes", "purple", "P"),
+    "Reptile": Look("Reptile", "green", "v"),
+    "fine-tuning": Look("fine-tuning", "blue", "D"),
+    "film mean + offset": Look("film mean + offset", "sky", "s"),
+}
 _SHELF_MARKERS = (*style.MARKERS[:7], "p")  # no star: those are the prototypes
 _SHELF_COLOURS = ("blue", "vermillion", "green", "purple", "orange", "sky", "black", "yellow")
-_LOOKS = {
-    "signal itself": ("black", None, ":"),
-    "prototypes": ("vermillion", "^", "-"),
-    "logistic regression": ("blue", "o", "--"),
-    "nearest mean": ("green", "s", "-."),
-    "nearest neighbours": ("purple", "D", (0, (3, 1, 1, 1))),
-}
 
 
 # The idea.
@@ -73,7 +99,7 @@ def _fill_cells(axis, prototypes: Tensor, frame: tuple[float, float, float, floa
         if len(corners):
             shade = style.PALETTE[_SHELF_COLOURS[k % 8]]
             axis.add_patch(Polygon(corners, closed=True, fc=shade, alpha=0.13, ec="none", zorder=0))
-            axis.add_patch(Polygon(corners, closed=True, fc="none", ec="#777777", lw=1.2, zorder=1))
+            axis.add_patch(Polygon(corners, closed=True, fc="none", ec=GREY, lw=1.2, zorder=1))
     axis.grid(False)
 
 
@@ -83,50 +109,41 @@ def _fill_cells(axis, prototypes: Tensor, frame: tuple[float, float, float, floa
 def draw_new_shelves(result: NewShelves, figure) -> None:
     """Left: accuracy by labelled items of each new shelf. Right: how far ahead of the better rival."""
     left, right = style.panels(figure, 2, (1.25, 1.0))
-    places = range(len(result.shots))
-    for name, look in _LOOKS.items():
-        style.band(left, places, result.accuracy[name].T, name, *look)
-    left.axhline(0.2, color="#999999", lw=1.4, ls=(0, (1, 2)))
-    left.text(0, 0.21, "guessing", color=GREY, ha="left", va="bottom", fontsize=11)
+    shots, found = tuple(result.accuracy), result.accuracy.values()
+    for name, look in SORTED.items():
+        draw_line(left, range(len(shots)), torch.stack([scores[name] for scores in found], 1), look)
+    line_at(left, 0.2, "guessing")
     left.set(ylabel="share sorted right", ylim=(0.1, 1.0), title="Five new shelves")
     left.legend(
         loc="lower right", fontsize=11, bbox_to_anchor=(1.02, 0.0), frameon=True, framealpha=1, edgecolor="none"
     )
     for rival in ("logistic regression", "nearest neighbours"):
-        ahead = result.accuracy["prototypes"] - result.accuracy[rival]
-        style.band(right, places, ahead.T, f"over {rival}", *_LOOKS[rival])
-    right.axhline(0, color=GREY, lw=1.2, ls=":")
+        ahead = torch.stack([scores.lead("prototypes", over=rival) for scores in found], 1)
+        draw_line(right, range(len(shots)), ahead, replace(SORTED[rival], label=f"over {rival}"))
+    line_at(right, 0, "")
     right.set(ylabel="prototypes are ahead by", ylim=(-0.03, 0.42), title="The gap")
     right.legend(loc="lower left", fontsize=11, bbox_to_anchor=(0.0, 0.06))
     for axis in (left, right):
-        axis.set_xticks(places, result.shots)
+        axis.set_xticks(range(len(shots)), shots)
         axis.set(xlabel="labelled items of each shelf")
 
 
-def draw_ways(result: ByWays, figure) -> None:
+def draw_ways(result: Scores, figure) -> None:
     """Draw accuracy on five new shelves by the number of shelves in a training episode, and of the classifier."""
     (axis,) = style.panels(figure, 1)
-    labels = [*(f"{n} shelves\nan episode" for n in result.episodes), "no episodes:\nclassifier, head cut"]
-    colours = ("sky", "orange", "vermillion", "black")
-    style.points_with_interval(
-        axis, labels, torch.stack([*result.episodes.values(), result.classifier], dim=1), colours
-    )
-    axis.set(ylabel="share sorted right", title="The same rows an update, dealt differently")
+    result.draw(axis, LOOKS)
+    axis.set(title="The same rows an update, dealt differently")
 
 
-def draw_controls(shop: Control, controls: Mapping[str, Control], figure) -> None:
+def draw_controls(shop: Scores, controls: Mapping[str, Scores], figure) -> None:
     """Draw prototypes beside their best rival in the shop, and where old shelves say nothing about new ones."""
     (axis,) = style.panels(figure, 1)
     groups = {"the shop": shop, **controls}
     for k, found in enumerate(groups.values()):
-        for offset, values, colour, marker, label in (
-            (-0.2, found.best_rival, "blue", "o", "best rival"),
-            (0.0, found.prototypes, "vermillion", "^", "prototypes"),
-            (0.2, found.untrained, "black", "d", "prototypes, f untrained"),
-        ):  # fmt: skip
-            _point(axis, k + offset, values, colour, marker, label if k == 0 else None)
-    axis.axhline(1 / 5, color="#999999", lw=1.4, ls=(0, (1, 2)))
-    axis.text(-0.45, 0.21, "guessing", color=GREY, ha="left", va="bottom", fontsize=11)
+        for offset, arm in ((-0.2, "best rival"), (0.0, "prototypes"), (0.2, "untrained")):
+            look = LOOKS[arm]
+            _interval(axis, found[arm], k + offset, look, look.label if k == 0 else None)
+    line_at(axis, 1 / 5, "guessing")
     wrapped = {
         "nothing hidden": "nothing\nhidden",
         "shuffled": "old labels\nshuffled",
@@ -138,30 +155,33 @@ def draw_controls(shop: Control, controls: Mapping[str, Control], figure) -> Non
     axis.legend(loc="upper right", fontsize=12)
 
 
-def _point(axis, place: float, values: Tensor, colour: str, marker: str, label: str | None) -> None:
+def _interval(axis, values: Tensor, place: float, look: Look, label: str | None = None, across: bool = False) -> None:
+    """Draw seeds, mean and 95 % interval up at a place along the axis, or ``across`` at a height."""
     mean, low, high = t_interval(values)
-    shade = style.PALETTE[colour]
-    axis.plot([place] * len(values), values, "o", color=shade, alpha=0.25, ms=5, ls="")
-    axis.errorbar(place, mean, [[mean - low], [high - mean]], color=shade, marker=marker, ms=12, capsize=6, lw=3,
-                  ls="", label=label)  # fmt: skip
+    colour, reach = style.PALETTE[look.colour], [[mean - low], [high - mean]]
+    seeds, points = (values, [place] * len(values)), (mean, place)
+    seeds, points = (seeds, points) if across else (seeds[::-1], points[::-1])
+    axis.plot(*seeds, "o", color=colour, alpha=0.25, ms=5, ls="")
+    axis.errorbar(
+        *points, **{"xerr" if across else "yerr": reach}, color=colour, marker=look.marker, ms=12, capsize=6, lw=3,
+        ls="", label=label,
+    )  # fmt: skip
 
 
-def draw_broken(broken: Broken, figure) -> None:
+def draw_broken(broken: Mapping[str, Scores], figure) -> None:
     """Left: the losses. Right: what the exponentials of a row sum to."""
     left, right = style.panels(figure, 2)
-    wrong = ("−log_softmax(distance)", "vermillion", None, "--")
-    style.band(left, broken.updates, broken.right_loss, "log_softmax(−distance)", "blue", None, "-")
-    style.band(left, broken.updates, broken.loss, *wrong)
+    broken["loss"].draw(left, LOOKS)
     left.set_yscale("symlog", linthresh=1.0)
     left.set_yticks([1, 0, -1, -100, -1e4, -1e6, -1e8], ["1", "0", "−1", "−100", "−10⁴", "−10⁶", "−10⁸"])
-    left.set(xlabel="update", ylabel="training loss", title="The wrong loss knows no floor")
-    style.band(right, broken.updates, broken.row_sum, *wrong)
+    left.set(xlabel="update", title="The wrong loss knows no floor")
+    broken["row sum"].draw(right, LOOKS)
     right.set_yscale("symlog", linthresh=1.0)
     right.set_yticks(
         [0, 1, 100, 1e4, 1e6, 1e8], ["1", "10", "10 to the 100", "10 to the 10⁴", "10 to the 10⁶", "10 to the 10⁸"]
     )
-    right.axhline(0, color=style.PALETTE["blue"], lw=2.2, label="log_softmax(−distance)")
-    right.set(xlabel="update", title="“Probabilities” of one row, summed", ylim=(-0.6, None))
+    right.axhline(0, color=style.PALETTE["blue"], lw=2.2, label=LOOKS["right"].label)
+    right.set(xlabel="update", ylabel="", title="“Probabilities” of one row, summed", ylim=(-0.6, None))
     left.legend(loc="lower left")
 
 
@@ -171,54 +191,24 @@ def draw_broken(broken: Broken, figure) -> None:
 def draw_films(ranked: FilmRanking, figure) -> None:
     """Draw the AUC within users for six ways to rank a new user's films."""
     (axis,) = style.panels(figure, 1)
-    labels = (
-        "nearest mean\nof features",
-        "number of\nratings",
-        "prototypes",
-        "film's\nmean rating",
-        "everybody's\nprototypes",
-        "prototypes,\npulled",
-    )
-    names = ("nearest mean of features", "number of ratings", "prototypes", "mean rating", "everybody's",
-             "prototypes, pulled")  # fmt: skip
-    colours = ("green", "black", "purple", "sky", "blue", "orange")
-    style.points_with_interval(axis, labels, torch.stack([ranked.auc[n] for n in names], dim=1), colours)
-    axis.axhline(0.5, color="#999999", lw=1.4, ls=(0, (1, 2)))
-    axis.text(5.45, 0.503, "coin flip", color=GREY, ha="right", va="bottom", fontsize=11)
-    axis.set(ylabel="AUC within users", title="New users of MovieLens: liked above disliked")
-
-
-_SECTION_LOOKS = {
-    "film mean + offset": ("sky", "s"),
-    "fine-tuning": ("blue", "D"),
-    "MAML": ("vermillion", "^"),
-    "Reptile": ("green", "v"),
-    "prototypes": ("purple", "P"),
-    "prototypes, pulled": ("orange", "X"),
-}
+    ranked.auc.draw(axis, RANKED)
+    line_at(axis, 0.5, "coin flip")
+    axis.set(title="New users of MovieLens: liked above disliked")
 
 
 def draw_section(shop: Served, films: Served | None, figure) -> None:
     """Draw how far each arm is behind MAML, by error and by AUC, in the shop and on MovieLens; one row per arm."""
-    parts = [(shop.error, "Shop: error"), (shop.auc, "Shop: AUC")]
-    parts += [(films.error, "MovieLens: error"), (films.auc, "MovieLens: AUC")] if films else []
-    names = [name for name in _SECTION_LOOKS if name != "MAML" and any(name in scores for scores, _ in parts)]
+    parts = [(scores, sign, f"{where}: {measure}") for served, where in ((shop, "Shop"), (films, "MovieLens"))
+             if served for scores, sign, measure in ((served.error, 1, "error"), (served.auc, -1, "AUC"))]  # fmt: skip
+    names = [name for name in SERVED if any(name in scores for scores, *_ in parts)]
     axes = style.panels(figure, len(parts))
-    for axis, (scores, title) in zip(axes, parts, strict=True):
-        sign = 1 if title.endswith("error") else -1
+    for axis, (scores, sign, title) in zip(axes, parts, strict=True):
         axis.axvline(0, color=style.PALETTE["vermillion"], lw=2.4)
-        for row, name in enumerate(reversed(names)):
+        for row, name in enumerate(names):
             if name in scores:
-                _row(axis, row, sign * (scores[name] - scores["MAML"]), *_SECTION_LOOKS[name])
+                _interval(axis, sign * scores.lead(name, over="MAML"), row, SERVED[name], across=True)
         axis.set(ylim=(-0.6, len(names) - 0.4), xlabel="stars behind MAML" if sign == 1 else "behind MAML", title=title)
-        axis.set_yticks(range(len(names)), reversed(names) if axis is axes[0] else [""] * len(names))
-
-
-def _row(axis, row: int, values: Tensor, colour: str, marker: str) -> None:
-    shade = style.PALETTE[colour]
-    mean, low, high = t_interval(values)
-    axis.plot(values, [row] * len(values), "o", color=shade, alpha=0.25, ms=5, ls="")
-    axis.errorbar(mean, row, xerr=[[mean - low], [high - mean]], color=shade, marker=marker, ms=11, capsize=5, lw=3)
+        axis.set_yticks(range(len(names)), names if axis is axes[0] else [""] * len(names))
 
 
 # The explorers.
@@ -241,7 +231,7 @@ def draw_plane(plane: Plane, figure, controls: dict) -> None:
     for k in range(len(plane.prototypes)):
         place, label = plane.prototypes[k].tolist(), {"fc": "white", "ec": "none", "alpha": 0.75, "pad": 1.0}
         left.plot(*place, "*", color=style.PALETTE[_SHELF_COLOURS[k]], ms=25, mec="white", mew=1.6)
-        left.annotate(_letter(k + 1), place, (0, 16), textcoords="offset points", ha="center", va="center", fontsize=13,
+        left.annotate(_LETTERS[k], place, (0, 16), textcoords="offset points", ha="center", va="center", fontsize=13,
                       weight="bold", bbox=label)  # fmt: skip
     _draw_move(left, plane)
     left.set_aspect("equal", adjustable="box")
@@ -270,18 +260,14 @@ def _draw_accuracies(axis, plane: Plane) -> None:
         row = ways - 1 - k
         axis.barh(row, float(plane.accuracy[k]), height=0.6, color=style.PALETTE[_SHELF_COLOURS[k]], ec=GREY)
         axis.plot(plane.accuracy_before[k], row, "d", ms=10, mfc="white", mec="black", mew=1.6)
-    axis.axvline(1 / ways, color="#777777", lw=1.4, ls=(0, (1, 2)))
-    names = [f"{_letter(k + 1)} {_SIGNS[k]}" for k in range(ways)]
+    axis.axvline(1 / ways, color=GREY, lw=1.4, ls=(0, (1, 2)))
+    names = [f"{_LETTERS[k]} {_SIGNS[k]}" for k in range(ways)]
     axis.set_yticks(range(ways), reversed(names))
     axis.set(xlim=(0, 1.02), ylim=(-0.6, ways - 0.4), xlabel="share sorted right (diamond: before the move)",
              title=f"All: {float(plane.accuracy.mean()):.0%}")  # fmt: skip
 
 
-_SIGNS = ("●", "■", "▲", "◆", "▼", "✚", "✖", "⬟")
-
-
-def _letter(shelf: int) -> str:
-    return "ABCDEFGH"[shelf - 1]
+_LETTERS, _SIGNS = "ABCDEFGH", ("●", "■", "▲", "◆", "▼", "✚", "✖", "⬟")
 
 
 def describe_plane(plane: Plane, controls: dict) -> str:
@@ -291,24 +277,25 @@ def describe_plane(plane: Plane, controls: dict) -> str:
     text = (
         f"{ways} new shelves, {shots} labelled item{'s' * (shots != 1)} of each, after {plane.updates} updates: "
         f"{now:.0%} of {plane.queries[..., 0].numel()} items are sorted right, guessing gives {1 / ways:.0%}. Worst is "
-        f"shelf {_letter(worst + 1)} with {float(plane.accuracy[worst]):.0%}."
+        f"shelf {_LETTERS[worst]} with {float(plane.accuracy[worst]):.0%}."
     )
     moved = (plane.support[plane.shelf - 1, 0] - plane.start).norm()
     if float(moved) == 0:
         return text
     share = (plane.prototypes[plane.shelf - 1] - plane.before[plane.shelf - 1]).norm() / moved
     return (
-        f"{text} Shelf {_letter(plane.shelf)}'s first item was moved; its prototype followed {float(share):.0%} of the "
-        f"way. Before the move {then:.0%} were sorted right."
+        f"{text} Shelf {_LETTERS[plane.shelf - 1]}'s first item was moved; its prototype followed {float(share):.0%} "
+        f"of the way. Before the move {then:.0%} were sorted right."
     )
 
 
 def draw_pull(pull: Pull, figure, controls: dict) -> None:
     """Draw what a user's own ratings bring beside everybody's prototypes, by their weight, and where it stands."""
     (axis,) = style.panels(figure, 1)
-    everybody = pull.curve[:, -1:]
-    style.band(axis, [_place(w) for w in WEIGHTS], pull.curve - everybody, "mean and 95 % interval", "blue", "o", "-")
-    now = float((pull.auc - everybody[:, 0]).mean())
+    everybody = pull.curve[WEIGHTS[-1]]
+    own = Scores("", WEIGHTS, pull.curve.values - everybody)
+    own.draw(axis, Look("mean and 95 % interval"), place=_place)
+    now = float((pull.auc - everybody).mean())
     axis.plot(_place(controls["weight"]), now, "*", ms=24, color=style.PALETTE["vermillion"], mec="white",
               label=f"weight {controls['weight']:g}: AUC {float(pull.auc.mean()):.3f}", zorder=5)  # fmt: skip
     axis.axhline(0, color=GREY, lw=1.4, ls=":", label=f"nearly everybody's: AUC {float(everybody.mean()):.3f}")
@@ -330,10 +317,10 @@ def _ratings(count: int) -> str:
 
 def describe_pull(pull: Pull, controls: dict) -> str:
     """Put the picture into words."""
-    best = int(pull.curve.mean(0).argmax())
+    means = pull.curve.values.mean(1)
     return (
         f"{controls['where']}, {_ratings(controls['count'])} of each new user, weight {controls['weight']:g}: AUC "
-        f"{float(pull.auc.mean()):.3f}. The user's own prototypes alone give {float(pull.curve[:, 0].mean()):.3f}, "
-        f"everybody's nearly alone {float(pull.curve[:, -1].mean()):.3f}; of the weights on the curve "
-        f"{WEIGHTS[best]:g} is best here. {pull.one_sided:.0%} of the users have one class only."
+        f"{float(pull.auc.mean()):.3f}. The user's own prototypes alone give {float(means[0]):.3f}, "
+        f"everybody's nearly alone {float(means[-1]):.3f}; of the weights on the curve "
+        f"{WEIGHTS[int(means.argmax())]:g} is best here. {pull.one_sided:.0%} of the users have one class only."
     )

@@ -17,6 +17,7 @@ from recmtl_lessons.lessons.reptile.expansion import (
 from recmtl_lessons.lessons.reptile.experiments import (
     RIVALS,
     compare,
+    compare_on_films,
     score_training,
     shuffled_for_longer,
     training_users,
@@ -24,7 +25,6 @@ from recmtl_lessons.lessons.reptile.experiments import (
     with_shuffled_users,
 )
 from recmtl_lessons.lessons.reptile.explorers import explore_plane, explore_race
-from recmtl_lessons.lessons.reptile.films import compare_on_films
 from recmtl_lessons.lessons.reptile.pictures import (
     draw_adam,
     draw_comparison,

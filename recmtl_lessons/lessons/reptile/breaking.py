@@ -1,7 +1,6 @@
 """The classic mistake: one Adam for all users, whose state each hands on to the next."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,27 +9,21 @@ from torch.nn import functional as F
 
 from recmtl_lessons.datasets.few_shot import SHOP, SHOTS, ColdStart, Shop, Tasks, shop_users
 from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
+from recmtl_lessons.lessons.reptile.experiments import SETTINGS
 from recmtl_lessons.models import ReptileRecommender
-from recmtl_lessons.training.few_shot import FIELDS, HIDDEN, INNER_STEPS, all_ratings, mean_error, over_seeds
+from recmtl_lessons.training import Scores
+from recmtl_lessons.training.few_shot import ERROR, FIELDS, HIDDEN, INNER_STEPS, all_ratings, mean_error, over_seeds
 
-MOMENTUM, NO_MOMENTUM = (0.9, 0.999), (0.0, 0.999)
+MOMENTUM, NO_MOMENTUM = SETTINGS["adam"]  # Adam's first decay rate; the second is 0.999
 META_LR = 1.0
 UPDATES = 80
 USERS = 4  # an update; what one hands on, the one in its place in the next update gets
-# Adam's rate in the inner loop, in training and for a new user, by (betas, carried): see `score_adam`.
-RATES = {
-    (MOMENTUM, False): (0.005, 0.007),
-    (MOMENTUM, True): (0.005, 0.007),
-    (NO_MOMENTUM, False): (0.005, 0.005),
-    (NO_MOMENTUM, True): (0.005, 0.007),
-}
-SERVING = {MOMENTUM: 0.01, NO_MOMENTUM: 0.005}  # for new users who come to one Adam: see `score_serving`
 
 
-def train_with_inner_adam(phi, loss, batches, rate, betas, carried):
+def train_with_inner_adam(phi, loss, batches, rate, momentum, carried):
     """Train Reptile with Adam inside. Each parameter (seeds * 4, ...) holds 4 users beside each other."""
     params = {name: value.clone().requires_grad_() for name, value in phi.items()}
-    adam = torch.optim.Adam(params.values(), lr=rate, betas=betas, fused=True)
+    adam = torch.optim.Adam(params.values(), lr=rate, betas=(momentum, 0.999), fused=True)
     for halves in batches:
         with torch.no_grad():
             for name, value in params.items():
@@ -64,20 +57,20 @@ def _batches(train: Tasks, seeds: Sequence[int], updates: int):
 
 
 def _trained(
-    users: ColdStart, seeds: Sequence[int], rate: float, betas: tuple[float, float], carried: bool, updates: int
+    users: ColdStart, seeds: Sequence[int], rate: float, momentum: float, carried: bool, updates: int
 ) -> list[ReptileRecommender]:
     networks = []
     for seed in seeds:
         torch.manual_seed(seed)
         width = users.train.support_x.shape[-1]
-        networks.append(ReptileRecommender(width, HIDDEN, inner_optimizer="adam", inner_betas=betas))
+        networks.append(ReptileRecommender(width, HIDDEN, inner_optimizer="adam", inner_betas=(momentum, 0.999)))
     start, _ = stack_module_state(networks)  # (seeds, ...)
     phi = {name: value.detach().repeat_interleave(USERS, dim=0) for name, value in start.items()}
 
     def loss(params, x, y):
         return torch.vmap(lambda p, x, y: F.mse_loss(functional_call(networks[0], p, (x,)).squeeze(1), y))(params, x, y)
 
-    phi = train_with_inner_adam(phi, loss, _batches(users.train, seeds, updates), rate, betas, carried)
+    phi = train_with_inner_adam(phi, loss, _batches(users.train, seeds, updates), rate, momentum, carried)
     for s, network in enumerate(networks):
         network.load_state_dict({name: value[s * USERS] for name, value in phi.items()})
     return networks
@@ -95,14 +88,16 @@ def _errors(networks: Sequence[ReptileRecommender], tasks: Tasks, rate: float) -
     return mean_error(torch.stack(answers), tasks)
 
 
-def serve(
-    networks: Sequence[ReptileRecommender], tasks: Tasks, rate: float, betas: tuple[float, float], carried: bool
-) -> Tensor:
+def serve(networks: Sequence[ReptileRecommender], tasks: Tasks, rate: float, momentum: float, carried: bool) -> Tensor:
     """Return errors (S,) of users who come one by one, each to the starting point; ``carried``: to one Adam for all."""
     phi, _ = stack_module_state(list(networks))
     phi = {name: value.detach() for name, value in phi.items()}  # (S, ...)
     params = {name: value.clone().requires_grad_() for name, value in phi.items()}
-    adam, ask, answers = torch.optim.Adam(params.values(), lr=rate, betas=betas, fused=True), _ask(networks[0]), []
+    adam, ask, answers = (
+        torch.optim.Adam(params.values(), lr=rate, betas=(momentum, 0.999), fused=True),
+        _ask(networks[0]),
+        [],
+    )
     for x, y, query_x in zip(*(f.unbind(1) for f in (tasks.support_x, tasks.support_y, tasks.query_x)), strict=True):
         with torch.no_grad():
             for name, value in params.items():
@@ -122,52 +117,41 @@ def _ask(network: ReptileRecommender):
     return torch.vmap(lambda params, x: functional_call(network, params, (x,)).squeeze(1))
 
 
-@dataclass(frozen=True)
-class WithAdam:
-    """Errors on new users with Adam inside, (S,) each, by decay rates.
+def with_inner_adam(shop: Shop = SHOP, seeds: tuple[int, ...] = SEEDS, updates: int = UPDATES) -> Scores:
+    """Train with a fresh Adam for each user and with one for all, and let new users come to either.
 
-    Attributes
-    ----------
-    fresh : dict {betas: Tensor}
-        A fresh Adam for each user, in training and for new users.
-    trained, served : dict {betas: Tensor}
-        Its state carried from user to user in training alone, and for new users alone. What is served is the
-        fresh one's network; every way has its own best rates.
+    Returns
+    -------
+    Scores of (momentum, way)
+        "fresh": an Adam of their own for each user, in training and for new users. "trained", "served": its state is
+        carried from user to user in training alone, and for new users alone. What is served is the fresh one's network;
+        every way has its own best rates.
     """
-
-    fresh: dict[tuple[float, float], Tensor]
-    trained: dict[tuple[float, float], Tensor]
-    served: dict[tuple[float, float], Tensor]
-
-
-def with_inner_adam(shop: Shop = SHOP, seeds: tuple[int, ...] = SEEDS, updates: int = UPDATES) -> WithAdam:
-    """Train with a fresh Adam for each user and with one for all, and let new users come to either."""
     users = shop_users(shop, seeds)
-    test, result = users.test.shots(SHOTS), WithAdam({}, {}, {})
-    for betas in (MOMENTUM, NO_MOMENTUM):
-        (rate, test_rate), (other, other_rate) = RATES[betas, False], RATES[betas, True]
-        networks = _trained(users, seeds, rate, betas, False, updates)
-        result.fresh[betas] = _errors(networks, test, test_rate)
-        result.served[betas] = serve(networks, test, SERVING[betas], betas, True)
-        result.trained[betas] = _errors(_trained(users, seeds, other, betas, True, updates), test, other_rate)
-    return result
+    test, found = users.test.shots(SHOTS), {}
+    for momentum, chosen in SETTINGS["adam"].items():
+        (rate, test_rate), (other, other_rate) = chosen["fresh"], chosen["trained"]
+        networks = _trained(users, seeds, rate, momentum, False, updates)
+        found[momentum, "fresh"] = _errors(networks, test, test_rate)
+        carried = _trained(users, seeds, other, momentum, True, updates)
+        found[momentum, "trained"] = _errors(carried, test, other_rate)
+        found[momentum, "served"] = serve(networks, test, chosen["served"], momentum, True)
+    return Scores.of(ERROR, found)
 
 
 def score_adam(
-    betas: tuple[float, float], carried: bool, rates: Sequence[float] = (0.002, 0.003, 0.005, 0.007, 0.01, 0.015)
+    momentum: float, carried: bool, rates: Sequence[float] = SETTINGS["adam_rates"]
 ) -> dict[tuple[float, float], float]:
-    """Score rates in training and for a new user on validation users of the design seeds: so `RATES` was chosen."""
+    """Score rates in training and for a new user on validation users of the design seeds: so they were chosen."""
     users, found = shop_users(SHOP, DESIGN_SEEDS), {}
     for rate in rates:
-        networks = _trained(users, DESIGN_SEEDS, rate, betas, carried, UPDATES)
+        networks = _trained(users, DESIGN_SEEDS, rate, momentum, carried, UPDATES)
         found |= {(rate, t): over_seeds(_errors(networks, users.valid.shots(SHOTS), t)) for t in rates}
     return found
 
 
-def score_serving(
-    betas: tuple[float, float], rates: Sequence[float] = (0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02)
-) -> dict[float, float]:
-    """Score rates for users who come to one Adam, after training with a fresh one: so `SERVING` was chosen."""
+def score_serving(momentum: float, rates: Sequence[float] = SETTINGS["serving_rates"]) -> dict[float, float]:
+    """Score rates for users who come to one Adam, after training with a fresh one, as `score_adam` does."""
     users = shop_users(SHOP, DESIGN_SEEDS)
-    networks = _trained(users, DESIGN_SEEDS, RATES[betas, False][0], betas, False, UPDATES)
-    return {t: over_seeds(serve(networks, users.valid.shots(SHOTS), t, betas, True)) for t in rates}
+    networks = _trained(users, DESIGN_SEEDS, SETTINGS["adam"][momentum]["fresh"][0], momentum, False, UPDATES)
+    return {t: over_seeds(serve(networks, users.valid.shots(SHOTS), t, momentum, True)) for t in rates}

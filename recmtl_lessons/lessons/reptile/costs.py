@@ -1,8 +1,6 @@
 """What an update costs: the three ways for one user as a textbook has them, what autograd keeps, and the time."""
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,7 +9,7 @@ from torch.nn import functional as F
 
 from recmtl_lessons.datasets.few_shot import SHOTS
 from recmtl_lessons.models import MAMLRecommender, ReptileRecommender
-from recmtl_lessons.training.few_shot import HIDDEN, INNER_STEPS, USERS
+from recmtl_lessons.training.few_shot import HIDDEN, INNER_STEPS, USERS, milliseconds_by_turns
 
 RATE = 0.05
 
@@ -101,20 +99,6 @@ def memory_by_gradients(numbers: Sequence[int] = (2, 4, 8, 16)) -> dict[str, lis
 # Time.
 
 
-@dataclass(frozen=True)
-class Times:
-    """Milliseconds for one update's gradient, or what stands in its place: {way: list of float}."""
-
-    milliseconds: dict[str, list[float]]
-
-    def __str__(self) -> str:
-        lines = []
-        for name, values in self.milliseconds.items():
-            middle = sorted(values)[len(values) // 2]
-            lines.append(f"{name:<17} {middle:6.1f} ms   ({min(values):.1f} to {max(values):.1f})")
-        return "\n".join(lines)
-
-
 def ways_of_the_package(
     hidden: Sequence[int] = HIDDEN, users: int = USERS, gradients: int = INNER_STEPS + 1
 ) -> dict[str, Callable[[], object]]:
@@ -135,14 +119,11 @@ def ways_of_the_package(
     }
 
 
-def time_updates(repeats: int = 30) -> Times:
-    """Let the ways take turns, so that a machine that slows down does so for all."""
+def time_updates(repeats: int = 30) -> str:
+    """Time each way's work of one update: a line each, with the median and the range."""
     ways = ways_of_the_package()
-    took: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(repeats + 3):
-        for name, work in ways.items():
-            start = time.perf_counter()
-            work()
-            if turn >= 3:  # the first ones warm up
-                took[name].append(1_000 * (time.perf_counter() - start))
-    return Times(took)
+    took = milliseconds_by_turns(list(ways.values()), repeats).sort(dim=0).values.T.tolist()
+    return "\n".join(
+        f"{name:<17} {values[len(values) // 2]:6.1f} ms   ({values[0]:.1f} to {values[-1]:.1f})"
+        for name, values in zip(ways, took, strict=True)
+    )

@@ -61,16 +61,20 @@ def inner_loops(phi: Tensor, users: list, loss: Callable, make_optimizer: Callab
     return after
 
 
+def _learn(w, batches, loss, optimizer, clear=True):
+    for batch in batches:
+        if clear:
+            optimizer.zero_grad()
+        loss(w, batch).backward()
+        optimizer.step()
+    return w.detach()
+
+
 def _phi_itself(phi, users, loss, make_optimizer):
     after = []
     for batches in users:
         w = phi.detach().requires_grad_()  # no copy: it shares its numbers with phi
-        optimizer = make_optimizer([w])
-        for batch in batches:
-            optimizer.zero_grad()
-            loss(w, batch).backward()
-            optimizer.step()
-        after.append(w.detach().clone())
+        after.append(_learn(w, batches, loss, make_optimizer([w])).clone())
     return after
 
 
@@ -80,11 +84,7 @@ def _one_optimizer(phi, users, loss, make_optimizer):
     for batches in users:
         with torch.no_grad():
             w.copy_(phi)
-        for batch in batches:
-            optimizer.zero_grad()
-            loss(w, batch).backward()
-            optimizer.step()
-        after.append(w.detach().clone())
+        after.append(_learn(w, batches, loss, optimizer).clone())
     return after
 
 
@@ -93,12 +93,7 @@ def _one_tensor(phi, users, loss, make_optimizer):
     for batches in users:
         with torch.no_grad():
             w.copy_(phi)
-        optimizer = make_optimizer([w])
-        for batch in batches:
-            optimizer.zero_grad()
-            loss(w, batch).backward()
-            optimizer.step()
-        after.append(w.detach())
+        after.append(_learn(w, batches, loss, make_optimizer([w])))
     return after
 
 
@@ -110,15 +105,8 @@ def _never_back(phi, users, loss, make_optimizer):
 
 
 def _gradients_pile_up(phi, users, loss, make_optimizer):
-    after = []
-    for batches in users:
-        w = phi.clone().requires_grad_()
-        optimizer = make_optimizer([w])
-        for batch in batches:
-            loss(w, batch).backward()
-            optimizer.step()
-        after.append(w.detach())
-    return after
+    starts = [phi.clone().requires_grad_() for _ in users]
+    return [_learn(w, b, loss, make_optimizer([w]), clear=False) for w, b in zip(starts, users, strict=True)]
 
 
 def _few_users(generator: torch.Generator) -> Iterator[dict]:

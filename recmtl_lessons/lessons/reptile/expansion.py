@@ -1,7 +1,6 @@
 """What several steps on one user add: Reptile's update against its parts (Nichol et al. 2018, section 5)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,36 +11,28 @@ from recmtl_lessons.datasets.few_shot import SHOTS, ColdStart, Tasks
 from recmtl_lessons.lessons._seeds import SEEDS
 from recmtl_lessons.lessons.reptile.experiments import SHOP_ARMS
 from recmtl_lessons.models import ReptileRecommender
-from recmtl_lessons.training import ManyModels
+from recmtl_lessons.training import ManyModels, Scores
 from recmtl_lessons.training.few_shot import FIELDS, HIDDEN, ReptileLearner, all_ratings
 
 # One inner step.
 
 
-@dataclass(frozen=True)
-class Together:
-    """How far two trainings lie apart, as a share of how far both have come, (S, updates) each.
-
-    Attributes
-    ----------
-    one_step, four_steps : Tensor
-        Reptile with so many inner steps, against gradient descent on the heap.
-    """
-
-    one_step: Tensor
-    four_steps: Tensor
-
-
-def beside_joint_training(train: Tasks, seeds: Sequence[int] = SEEDS, updates: int = 12) -> Together:
+def beside_joint_training(train: Tasks, seeds: Sequence[int] = SEEDS, updates: int = 12) -> Scores:
     """Let the lesson's arms and plain joint training start alike and see the same ratings, in double precision.
 
     The joint network takes one step of gradient descent per update, on all ratings of the update's users in one heap.
     Its rate is epsilon times the inner rate times k: if gradients did not change along the inner steps, both would go
     to the same place.
+
+    Returns
+    -------
+    Scores of 1 and 4 inner steps
+        Update by update, how far the two lie apart, as a share of how far the joint network has come.
     """
-    return Together(*(
-        torch.tensor([_apart(SHOP_ARMS[k], train, s, seed, updates) for s, seed in enumerate(seeds)]) for k in (1, 4)
-    ))  # fmt: skip
+    apart = {
+        k: torch.tensor([_apart(SHOP_ARMS[k], train, s, seed, updates) for s, seed in enumerate(seeds)]) for k in (1, 4)
+    }
+    return Scores.of("apart, as a share of the way", apart, range(1, updates + 1))
 
 
 def _apart(arm: ReptileLearner, train: Tasks, s: int, seed: int, updates: int) -> list[float]:
@@ -98,31 +89,20 @@ def two_steps(network, params, first, second, rate):
     return update, sum_of_gradients, {name: -rate * curved[name] for name in params}
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What Reptile's update of two steps is made of, (rates, S) each; means over users.
-
-    Attributes
-    ----------
-    rates : tuple of float
-    extra : Tensor
-        Length of what the update has beyond the sum of the gradients, as a share of that sum.
-    unexplained : Tensor
-        Length of what is left of that after minus rate times H2 g1, as a share of it.
-    """
-
-    rates: tuple[float, ...]
-    extra: Tensor
-    unexplained: Tensor
-
-
 def take_apart(
     train: Tasks,
     seeds: Sequence[int] = SEEDS,
     rates: Sequence[float] = (1e-5, 1e-4, 1e-3, 1e-2, SHOP_ARMS[4].inner_lr),
     users: int = 8,
-) -> Parts:
-    """Split updates of fresh networks into the sum of gradients, the second-order term, and the rest."""
+) -> dict[str, Scores]:
+    """Split updates of two steps, of fresh networks, into the sum of gradients, the second-order term, and the rest.
+
+    Returns
+    -------
+    dict {measure: Scores of the rates}, means over users
+        ``extra``: length of what the update has beyond the sum of the gradients, as a share of that sum.
+        ``unexplained``: length of what is left of that after minus rate times H2 g1, as a share of it.
+    """
     extra, left = torch.zeros(len(rates), len(seeds)), torch.zeros(len(rates), len(seeds))
     for s, seed in enumerate(seeds):
         torch.manual_seed(seed)
@@ -139,7 +119,8 @@ def take_apart(
             more = update - plain
             extra[r, s] = (more.norm(dim=1) / plain.norm(dim=1)).mean()
             left[r, s] = ((more - curved).norm(dim=1) / more.norm(dim=1)).mean()
-    return Parts(tuple(rates), extra, left)
+    found = {"extra": extra, "unexplained": left}
+    return {name: Scores("a share of the length", tuple(rates), values) for name, values in found.items()}
 
 
 def gradients_agree(models: ManyModels, users: ColdStart) -> Tensor:

@@ -1,26 +1,38 @@
-"""What the lesson draws: plain functions of a result and a figure."""
+"""The lesson's looks, and those drawings that no shared one makes."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from recmtl_lessons.lessons.reptile.breaking import MOMENTUM, NO_MOMENTUM, WithAdam
-from recmtl_lessons.lessons.reptile.expansion import Together
-from recmtl_lessons.lessons.reptile.experiments import SHOP_ARMS, Comparison, Shuffled
-from recmtl_lessons.lessons.reptile.films import FilmComparison
+from recmtl_lessons.lessons.reptile.breaking import MOMENTUM, NO_MOMENTUM
+from recmtl_lessons.lessons.reptile.experiments import SHOP_ARMS
 from recmtl_lessons.lessons.reptile.plane import ACROSS, UP, USERS, Bowls, Plane
 from recmtl_lessons.lessons.reptile.race import BUDGETS, Race
 from recmtl_lessons.teaching import style
-from recmtl_lessons.teaching.looks import GREY
+from recmtl_lessons.teaching.looks import GREY, Look, draw_line
+from recmtl_lessons.training import Scores
+from recmtl_lessons.training.few_shot import Compared
 
 _HIGHEST = 4.5  # squared error that the plane's right panel shows
 _USERS = (("blue", "o"), ("green", "s"), ("purple", "^"))
-_LOOKS = {
-    "Reptile": ("green", "v", "-"),
-    "MAML": ("vermillion", "^", "--"),
-    "first-order MAML": ("orange", "s", "-."),
+LOOKS = {
+    1: Look("one inner step\n(joint training)", "blue", "s", "--"),
+    2: Look("two inner steps", "sky"),
+    4: Look("four inner steps", "green", "v", "-"),
+    "Reptile": Look("Reptile", "green", "v", "-"),
+    "MAML": Look("MAML", "vermillion", "^", "--"),
+    "first-order MAML": Look("first-order MAML", "orange", "s", "-."),
+    "nobody's": Look("four steps on\nnobody's ratings", "black"),
+    "film mean + offset": Look("film mean\n+ offset", "sky"),
 }
+_WAYS = {
+    "fresh": Look("fresh", "blue"),
+    "trained": Look("carried on\nin training", "orange"),
+    "served": Look("carried on\nwhen serving", "vermillion"),
+}
+ADAM = {(momentum, way): look for momentum in (MOMENTUM, NO_MOMENTUM) for way, look in _WAYS.items()}
 
 
 # Three users in a plane.
@@ -159,34 +171,32 @@ def describe_plane(plane: Plane, controls: dict) -> str:
 # Comparisons.
 
 
-def draw_comparison(result: Comparison, figure) -> None:
+def draw_comparison(result: Compared, figure) -> None:
     """Draw the error of every arm on new users: seeds joined, means with intervals."""
     (axis,) = style.panels(figure, 1)
-    labels = ("one inner step\n(joint training)", "two inner steps", "four inner steps", "MAML")
-    columns = [result.after[name] for name in (1, 2, 4, "MAML")]
-    colours = ("blue", "sky", "green", "vermillion")
-    style.points_with_interval(axis, labels, torch.stack(columns, dim=1), colours)
-    axis.set(ylabel="mean absolute error, stars", title="New users, ten ratings, three steps: lower is better")
-    axis.text(1, -0.26, "Reptile", transform=axis.get_xaxis_transform(), ha="center", weight="bold", fontsize=13)
+    result.after.only(1, 2, 4, "MAML").draw(axis, LOOKS)
+    axis.set(title="New users, ten ratings, three steps: lower is better")
+    _group(axis, 1, "Reptile", -0.26)
+
+
+def _group(axis, place: float, name: str, height: float) -> None:
+    """Name a group of columns below it, and part the columns behind the third from those before."""
+    axis.text(place, height, name, transform=axis.get_xaxis_transform(), ha="center", weight="bold", fontsize=13)
     axis.axvline(2.5, color=GREY, lw=1, ls=":")
 
 
-def draw_together(result: Together, figure) -> None:
+def draw_together(result: Scores, figure) -> None:
     """Draw how far Reptile lies from joint training, update by update."""
     (axis,) = style.panels(figure, 1)
-    updates = range(1, result.one_step.shape[1] + 1)
     axis.set_yscale("log")
-    for name, shares, colour, marker, line in (
-        ("four inner steps", result.four_steps, "green", "v", "-"),
-        ("one inner step", result.one_step, "blue", "s", "--"),
-    ):
-        look = {"color": style.PALETTE[colour], "ls": line}
-        axis.plot(updates, shares.T, alpha=0.25, lw=1, **look)
-        axis.plot(updates, shares.median(0).values, marker=marker, ms=5, label=name, **look)
+    for arm in (4, 1):
+        look = {"color": style.PALETTE[LOOKS[arm].colour], "ls": LOOKS[arm].line}
+        name = LOOKS[arm].label.splitlines()[0]
+        axis.plot(result.steps, result[arm].T, alpha=0.25, lw=1, **look)
+        axis.plot(result.steps, result[arm].median(0).values, marker=LOOKS[arm].marker, ms=5, label=name, **look)
     axis.set(
-        xlabel="update", ylabel="apart, as a share of the way", ylim=(1e-17, 10),
-        title="Reptile beside gradient descent on the heap",
-    )  # fmt: skip
+        xlabel="update", ylabel=result.measure, ylim=(1e-17, 10), title="Reptile beside gradient descent on the heap"
+    )
     axis.legend(loc="center right")
 
 
@@ -194,12 +204,11 @@ def draw_memory(memory: Mapping[str, list[int]], numbers: tuple[int, ...], figur
     """Draw the bytes that autograd keeps over the number of gradients."""
     (axis,) = style.panels(figure, 1)
     for name, values in memory.items():
-        colour, marker, line = _LOOKS[name]
-        size = 13 if name == "first-order MAML" else 7  # the two that coincide are both seen
-        axis.plot(
-            numbers, [v / 1024 for v in values], ls=line, marker=marker, ms=size, color=style.PALETTE[colour],
-            label=name, mfc="none" if size > 9 else None, mew=2.5 if size > 9 else None,
-        )  # fmt: skip
+        look, kib = LOOKS[name], [v / 1024 for v in values]
+        # The two that coincide are both seen.
+        size = {"ms": 13, "mfc": "none", "mew": 2.5} if name == "first-order MAML" else {"ms": 7}
+        colour = style.PALETTE[look.colour]
+        axis.plot(numbers, kib, ls=look.line, marker=look.marker, color=colour, label=name, **size)
     axis.set_xticks(numbers)
     axis.set(
         xlabel="gradients for one user", ylabel="kept by autograd, KiB", ylim=(0, None), title="Memory for one user"
@@ -207,43 +216,41 @@ def draw_memory(memory: Mapping[str, list[int]], numbers: tuple[int, ...], figur
     axis.legend(loc="upper left")
 
 
-def draw_controls(result: Comparison, shuffled: Shuffled, figure) -> None:
+def draw_controls(result: Compared, shuffled: Compared, figure) -> None:
     """Draw what is left where groups of ratings are nobody's."""
     (axis,) = style.panels(figure, 1)
-    labels = ("one step\n(joint training)", "four steps on\nnobody's ratings", "four steps on\na user's ratings")
-    values = torch.stack([result.after[1], shuffled.after, result.after[4]], dim=1)
-    style.points_with_interval(axis, labels, values, ("blue", "black", "green"))
-    axis.set(ylabel="mean absolute error, stars", title="Does it need users?")
+    both = {1: result.after[1], "nobody's": shuffled.after["nobody's"], 4: result.after[4]}
+    looks = {
+        1: replace(LOOKS[1], label="one step\n(joint training)"),
+        "nobody's": LOOKS["nobody's"],
+        4: replace(LOOKS[4], label="four steps on\na user's ratings"),
+    }
+    Scores.of(result.after.measure, both).draw(axis, looks)
+    axis.set(title="Does it need users?")
 
 
-def draw_adam(result: WithAdam, figure) -> None:
+def draw_adam(result: Scores, figure) -> None:
     """Draw what carrying Adam's state from user to user does, with momentum and without."""
     (axis,) = style.panels(figure, 1)
-    labels = ("fresh", "carried on\nin training", "carried on\nwhen serving") * 2
-    ways = [getattr(result, way)[betas] for betas in (MOMENTUM, NO_MOMENTUM) for way in ("fresh", "trained", "served")]
-    style.points_with_interval(axis, labels, torch.stack(ways, dim=1), ("blue", "orange", "vermillion"))
-    for place, text in ((1, "with momentum (β₁ = 0.9)"), (4, "without (β₁ = 0)")):
-        axis.text(place, -0.27, text, transform=axis.get_xaxis_transform(), ha="center", weight="bold", fontsize=13)
-    axis.axvline(2.5, color=GREY, lw=1, ls=":")
-    axis.set(ylabel="mean absolute error, stars", title="A fresh Adam for each user, or one for all")
+    result.draw(axis, ADAM)
+    _group(axis, 1, "with momentum (β₁ = 0.9)", -0.27)
+    _group(axis, 4, "without (β₁ = 0)", -0.27)
+    axis.set(title="A fresh Adam for each user, or one for all")
 
 
-def draw_films(result: FilmComparison, figure) -> None:
+def draw_films(result: Compared, figure) -> None:
     """Left: the arms on new users of MovieLens. Right: step by step."""
     left, right = style.panels(figure, 2, (1.25, 1.0))
-    labels = ("one step\n(joint)", "film mean\n+ offset", "MAML", "Reptile,\nfour steps")
-    columns = [result.after[name] for name in (1, "film mean + offset", "MAML", 4)]
-    style.points_with_interval(left, labels, torch.stack(columns, dim=1), ("blue", "sky", "vermillion", "green"))
-    left.set(ylabel="mean absolute error, stars", title="New users of MovieLens")
-    for name, label, colour, marker, line in (
-        (1, "one step (joint)", "blue", "s", ":"),
-        ("MAML", "MAML", "vermillion", "^", "--"),
-        (4, "Reptile, four steps", "green", "v", "-"),
-    ):
-        scores = result.by_step[name]
-        style.band(right, range(len(scores)), scores.T, label, colour, marker, line)
-    right.set_xticks(range(len(result.by_step["MAML"])))
-    right.set(xlabel="steps on ten ratings", title="Step by step")
+    looks = LOOKS | {
+        1: replace(LOOKS[1], label="one step\n(joint)", line=":"),
+        4: replace(LOOKS[4], label="Reptile,\nfour steps"),
+    }
+    result.after.only(1, "film mean + offset", "MAML", 4).draw(left, looks)
+    left.set(title="New users of MovieLens")
+    lines = {arm: replace(look, label=look.label.replace("\n", " ")) for arm, look in looks.items()}
+    result.by_step.only(1, "MAML", 4).draw(right, lines)
+    right.set_xticks(result.by_step.steps)
+    right.set(xlabel="steps on ten ratings", ylabel="", title="Step by step")
     right.legend(loc="upper right")
 
 
@@ -257,7 +264,7 @@ def draw_race(result: Race, figure, controls: dict) -> None:
     used = result.seconds if in_seconds else tuple(g / 1000 for g in result.gradients)
     for name, at, error in zip(("Reptile", controls["rival"]), used, result.error, strict=True):
         label = f"Reptile, {_steps(controls['inner_steps'])}" if name == "Reptile" else name
-        style.band(axis, at, error, label, *_LOOKS[name])
+        draw_line(axis, at, error, replace(LOOKS[name], label=label))
     axis.set(
         xlabel="seconds of training, this machine, eight seeds together" if in_seconds
         else "thousand gradients of ten ratings, per seed",

@@ -34,7 +34,7 @@ class Entry:
 
 COURSE = (
     Entry(0, "start_here", "Start here", "The map", 20),
-    Entry(1, "domain_adversarial", "Domain-adversarial training", "Cross-domain transfer", 70),
+    Entry(1, "domain_adversarial", "Domain-adversarial training", "Cross-domain transfer", 100),
     Entry(2, "cross_domain_transfer", "Matching distributions, linking people", "Cross-domain transfer", 60),
     Entry(3, "domain_attention", "Attention across domains", "Cross-domain transfer", 60),
     Entry(4, "maml", "MAML: learning to adapt", "Meta-learning", 75),
