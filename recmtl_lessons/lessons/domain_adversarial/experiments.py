@@ -169,31 +169,25 @@ def taste_alone(shops: Shops | None = None) -> Tensor:
     return auc(fields["taste"], fields["click"])
 
 
-def difference_from_the_stack(train: Callable) -> float:
-    """Train one network with a loop of one's own, and the stack's of the same seed; return how far they end apart.
+def difference_from_the_stack(make_network: Callable, train: Callable) -> float:
+    """Train a network of one's own, and the stack's of the same seed; return the largest difference of any weight.
 
     In float64: sums in another order differ in float32's seventh digit, and now and then such a difference grows.
 
     Parameters
     ----------
+    make_network : callable (seed) -> sequence of nn.Module
+        Encoder, task head and domain classifier.
     train : callable (network, batches, steps, shop)
-        As the notebook writes it.
-
-    Returns
-    -------
-    float
-        The largest difference of any weight.
+        The loop, as the notebook writes it.
     """
     shops, seed = open_shops().double(), SEEDS[0]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        mine = DomainAdversarialNetwork(shops.train["home"]["x"].shape[-1], HIDDEN, 2, CLICK).double()
-    shop = shops.one(0)
-    train(mine, draw_batches(shop.streams("click"), seed, STEPS), STEPS, shop)
+    shop, network = shops.one(0), [part.double() for part in make_network(seed)]
+    train(network, draw_batches(shop.streams("click"), seed, STEPS), STEPS, shop)
     stack = networks(shops, (1.0,)).fit(STEPS, label="the same in float64")
-    theirs = stack.model(stack.number(seed, lam=1.0, gamma=GAMMA))
-    pairs = zip(mine.parameters(), theirs.parameters(), strict=True)
-    return max(float((own - other).detach().abs().max()) for own, other in pairs)
+    theirs = stack.model(stack.number(seed, lam=1.0, gamma=GAMMA)).parameters()
+    mine = (weights for part in network for weights in part.parameters())
+    return max(float((a - b).detach().abs().max()) for a, b in zip(mine, theirs, strict=True))
 
 
 def trained_abroad(shops: Shops | None = None) -> Tensor:
