@@ -23,7 +23,7 @@ def _divided_by_all(a: Tensor, b: Tensor, between: Tensor) -> Tensor:
 
 def _kernels(generator: torch.Generator) -> Iterator[dict]:
     for m, n, sigma in ((5, 7, 1.0), (4, 3, 2.0), (6, 2, 0.7)):
-        home, abroad = torch.randn(m, 2, generator=generator), 1 + torch.randn(n, 2, generator=generator)
+        home, abroad = torch.randn(m, 2, generator=generator), 3 + torch.randn(n, 2, generator=generator)
         if n == 2:  # rows that are closer to the other shop than to their own: the MMD is negative
             abroad = 4.0 * torch.arange(n)[:, None] + 0.1 * abroad
             home = 4.0 * torch.arange(m)[:, None] + 0.1 * home

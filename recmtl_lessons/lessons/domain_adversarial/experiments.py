@@ -181,10 +181,11 @@ def difference_from_the_stack(make_network: Callable, train: Callable) -> float:
     train : callable (network, batches, steps, shop)
         The loop, as the notebook writes it.
     """
-    shops, seed = open_shops().double(), SEEDS[0]
+    shops, seed = open_shops(SHOP, SEEDS[:2]).double(), SEEDS[0]
     shop, network = shops.one(0), [part.double() for part in make_network(seed)]
     train(network, draw_batches(shop.streams("click"), seed, STEPS), STEPS, shop)
-    stack = networks(shops, (1.0,)).fit(STEPS, label="the same in float64")
+    grid = {"lam": (1.0,), "gamma": (GAMMA,)}
+    stack = many_networks(shops.streams("click"), grid, SEEDS[:2]).fit(STEPS, label="the same in float64")
     theirs = stack.model(stack.number(seed, lam=1.0, gamma=GAMMA)).parameters()
     mine = (weights for part in network for weights in part.parameters())
     return max(float((a - b).detach().abs().max()) for a, b in zip(mine, theirs, strict=True))
