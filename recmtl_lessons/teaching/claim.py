@@ -267,7 +267,7 @@ def _show(made: Sequence[Claim]) -> None:
 
 _TABLE_STYLE = "border-collapse:collapse;width:100%;max-width:66em;font-size:14px"
 _CELL = "text-align:left;vertical-align:middle;padding:5px 14px 5px 0;line-height:1.4"
-_BLUE, _GREY, _BLACK = "#0072B2", "#C8C8C8", "#000000"
+_BLUE, _GREY, _RED = "#0072B2", "#C8C8C8", "#D55E00"  # each seen on white and on black
 _WIDTH = 11.0  # em
 
 
@@ -291,7 +291,7 @@ def _marks(made: Claim) -> tuple[list[float], list[float], float, float]:
 
 
 def _strip(made: Claim) -> str:
-    """The interval (blue, its middle a short tick) against the bound (a tall one), as blocks of colour side by side."""
+    """The interval (blue, its middle a tick) against the bound (a tall red tick), as blocks of colour side by side."""
     bounds, (low, effect, high), first, last = _marks(made)
     cuts = sorted([*((b, "bound") for b in bounds), (low, ""), (effect, "effect"), (high, ""), (last, "")])
     parts, at = [], first
@@ -300,7 +300,7 @@ def _strip(made: Claim) -> str:
         width = _WIDTH * (place - at) / (last - first)
         parts.append(_block(f"{width:.2f}em", "0.5em" if inside else "1px", _BLUE if inside else _GREY))
         if mark:
-            parts.append(_block("2px", "1.5em" if mark == "bound" else "0.9em", _BLACK))
+            parts.append(_block("3px", *(("1.5em", _RED) if mark == "bound" else ("1em", _BLUE))))
         at = place
     return f'<span title="{html.escape(made.demand)}">{"".join(parts)}</span>'
 

@@ -268,7 +268,7 @@ class StudyQuestion:
             f"- {point.name}: {point.why}{f' ({_MARKS[marks[point.key]]}.)' if point.key in marks else ''}"
             for point in self.points
         )
-        return f"**The key points. Which of them had your answer?**\n{listed}"
+        return f"**The key points. Which of them did your answer have?**\n{listed}"
 
     def _marks(self) -> dict[str, str]:
         kept = self._lesson.recall(self.key).get("marks")
@@ -319,7 +319,7 @@ class _View:
         self.worked_button = _button("Show the worked answer", study._open_worked, lambda outcome: self._show_worked())
         self.points = {point.key: self._point(point) for point in study.points}
         self._points_box = widgets.VBox(
-            [widgets.HTML(prose("**The key points. Which of them had your answer?**")), *map(_framed, study.points,
+            [widgets.HTML(prose("**The key points. Which of them did your answer have?**")), *map(_framed, study.points,
              self.points.values())]
         )  # fmt: skip
         self._heads = [widgets.HTML() for _ in _STEPS]

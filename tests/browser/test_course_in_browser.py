@@ -558,7 +558,7 @@ def answer_the_study_question(study, expecting, control, question):
     study.get_by_role("button", name="Commit", exact=True).nth(1).click()
     expecting(study).to_contain_text("Your final answer is kept")
     press("Show the worked answer")
-    expecting(study).to_contain_text("Which of them had your answer?")
+    expecting(study).to_contain_text("Which of them did your answer have?")
     expecting(study).to_contain_text("What you tried")
     study.get_by_role("button", name="I had this", exact=True).first.click()
     seen = study.get_by_role("button", name="Now I see it", exact=True).last

@@ -14,6 +14,7 @@ from recmtl_lessons.datasets import Ratings, genre_domains, load_movielens, make
 from recmtl_lessons.datasets.shops import film_shops
 from recmtl_lessons.lessons import domain_adversarial as lesson
 from recmtl_lessons.lessons.domain_adversarial import experiments, pictures
+from recmtl_lessons.lessons.domain_adversarial.exercises import Reversal
 from recmtl_lessons.models import DomainAdversarialNetwork
 from recmtl_lessons.teaching.claim import t_interval
 from recmtl_lessons.teaching.style import new_figure
@@ -45,28 +46,15 @@ def test_the_notebook_with_solutions_in_it_passes_its_checks(solved):
         "return task + F.cross_entropy(domain_classifier(shared), domains)",
         "my_distance": "error = 1 - (right_home + right_abroad) / (2 * n)\nreturn 2 * (1 - 2 * error)",
     }
-    names = {"torch": torch, "F": F, "lesson": lesson, "Reversal": ScalarReversal}
+    names = {"torch": torch, "F": F, "lesson": lesson, "Reversal": Reversal}
     assert solved("01_domain_adversarial.ipynb", names, answers) == dict.fromkeys(answers, "right")
-
-
-class ScalarReversal(torch.autograd.Function):
-    """As the notebook writes it."""
-
-    @staticmethod
-    def forward(ctx, x, lam):
-        ctx.lam = lam
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return -ctx.lam * gradient, None
 
 
 def by_hand(encoder, task_head, domain_classifier, home, abroad, clicks, lam):
     shared = encoder(torch.cat([home, abroad]))
     domains = torch.tensor([0] * len(home) + [1] * len(abroad))
     task = F.binary_cross_entropy_with_logits(task_head(shared[: len(home)]), clicks)
-    return task + F.cross_entropy(domain_classifier(ScalarReversal.apply(shared, lam)), domains)
+    return task + F.cross_entropy(domain_classifier(Reversal.apply(shared, lam)), domains)
 
 
 class TestYourOwn:

@@ -12,23 +12,8 @@ from recmtl_lessons.lessons.domain_adversarial.questions import TEXTS
 from recmtl_lessons.teaching.exercise import Experiment
 
 
-class RowReversal(torch.autograd.Function):
-    """The identity, whose gradient comes back with row k times minus alpha[k]."""
-
-    @staticmethod
-    def forward(ctx, x, alpha):
-        """Hand ``x`` on."""
-        ctx.alpha = alpha
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        """Turn the gradient."""
-        return -ctx.alpha[:, None] * gradient, None
-
-
 class Reversal(torch.autograd.Function):
-    """The same with one strength for all rows, as the notebook writes it."""
+    """The identity, whose gradient comes back times minus lam, as the notebook writes it."""
 
     @staticmethod
     def forward(ctx, x, lam):
@@ -40,6 +25,15 @@ class Reversal(torch.autograd.Function):
     def backward(ctx, gradient):
         """Turn the gradient."""
         return -ctx.lam * gradient, None
+
+
+class RowReversal(Reversal):
+    """The same with one strength a row."""
+
+    @staticmethod
+    def backward(ctx, gradient):
+        """Turn the gradient of row k by its own strength."""
+        return -ctx.lam[:, None] * gradient, None
 
 
 def _reversal_with(

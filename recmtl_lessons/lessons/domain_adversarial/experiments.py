@@ -110,19 +110,19 @@ def sweep(
     dict {measure: Scores of the lambdas}
         ``home`` and ``abroad``: AUC of clicks. ``own`` and ``fresh``: proxy A-distance, by the network's own domain
         classifier and by a new one. ``banner at home`` and ``banner abroad``: its standardised weight in the score.
-        ``over training``: AUC of clicks abroad, moment by moment.
+        ``over training``: AUC of clicks abroad, moment by moment; with the objective and the shops of the claims alone.
     """
-    found = measured(_fit(networks(shops, lambdas, **options), shops or open_shops(), label), shops)
-    if shops is None and not options and {0.0, 1.0} <= set(lambdas):
+    of_the_claims = shops is None and not options
+    shops = shops or open_shops()
+    watched = {"measure": lambda m: {"abroad": click_auc(m, shops, "abroad")}} if of_the_claims else {}
+    models = networks(shops, lambdas, **options).fit(STEPS, label=label, every=EVERY, **watched)
+    found = measured(models, shops)
+    if of_the_claims and {0.0, 1.0} <= set(lambdas):
         _LAST.update(found)
     return found
 
 
 _LAST: dict[str, Scores] = {}  # what the claims' own sweep came to
-
-
-def _fit(models: ManyModels, shops: Shops, label: str) -> ManyModels:
-    return models.fit(STEPS, label=label, every=EVERY, measure=lambda m: {"abroad": click_auc(m, shops, "abroad")})
 
 
 def measured(models: ManyModels, shops: Shops | None = None) -> dict[str, Scores]:
@@ -144,8 +144,10 @@ def measured(models: ManyModels, shops: Shops | None = None) -> dict[str, Scores
             found[f"banner {place}"] = ("weight of the banner", banner_weight(models, shops, domain))
     arms = tuple(setting["lam"] for setting in models.settings[:: models.n_seeds])
     scores = {name: Scores(measure, arms, models.by_setting(values)) for name, (measure, values) in found.items()}
-    curve = models.by_setting(models.history["abroad"])
-    return {**scores, "over training": Scores("AUC abroad", arms, curve, tuple(models.history_steps))}
+    if "abroad" in models.history:
+        curve = models.by_setting(models.history["abroad"])
+        scores["over training"] = Scores("AUC abroad", arms, curve, tuple(models.history_steps))
+    return scores
 
 
 def banner_weight(models: ManyModels, shops: Shops, domain: str) -> Tensor:
@@ -201,7 +203,7 @@ def trained_abroad(shops: Shops | None = None) -> Tensor:
 def sweep_of_several(worlds: dict[str, Shops], lambdas: Sequence[float] = (0.0, 1.0)) -> dict[str, dict[str, Scores]]:
     """Sweep several kinds of shop as one stack, which costs less than one after the other."""
     shops = side_by_side(list(worlds.values()))
-    found = measured(_fit(networks(shops, lambdas), shops, "; ".join(worlds)), shops)
+    found = measured(networks(shops, lambdas).fit(STEPS, label="; ".join(worlds)), shops)
     parts = {name: slice(k * len(SEEDS), (k + 1) * len(SEEDS)) for k, name in enumerate(worlds)}
     return {
         world: {name: replace(scores, values=scores.values[:, part]) for name, scores in found.items()}
