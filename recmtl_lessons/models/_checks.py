@@ -78,6 +78,13 @@ def check_widths(name: str, value: object, empty: bool = False) -> None:
         check_count(name, width)
 
 
+def listed(name: str, values: object) -> list:
+    """What a sequence holds, or a tensor's first dimension; refuse anything else."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, Tensor)) or not getattr(values, "ndim", 1):
+        raise ValueError(f"{name}: got {values!r}, expected a sequence")
+    return list(values)
+
+
 def check_names(name: str, value: object, expected: str) -> None:
     """Refuse anything but a mapping from names, non-empty strings, of which there is at least one."""
     if not isinstance(value, Mapping) or not value:

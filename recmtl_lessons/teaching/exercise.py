@@ -384,30 +384,28 @@ class Exercise:
 
     def _same(self, a: Ran, b: Ran, wanted: Ran) -> tuple[bool, bool]:
         """Whether two runs agree in what they returned or raised, and in gradients and in what they changed."""
-        errors = [self._error(run, wanted) for run in (a, b)]
-        if errors != [None, None]:
-            return errors[0] == errors[1], True
-        try:
+        one, other = self._look(a, wanted), self._look(b, wanted)
+        if isinstance(one, tuple) or isinstance(other, tuple):
+            return one == other, True
+        if one is None or other is None:  # another form than the solution's, and perhaps the same as each other's
             try:
-                one, other = self._seen(a, wanted.value, a.given), self._seen(b, wanted.value, b.given)
-            except Misfit:
                 one, other = seen(a, b.value), seen(b, b.value)
-        except Misfit:
-            return False, False
+            except (Misfit, BackwardError):
+                return False, False
         rest = alike(one.gradients, other.gradients) and one.attached == other.attached
         return alike(one.values, other.values), rest and a.changed == b.changed
 
-    def _error(self, ran: Ran, wanted: Ran) -> tuple[type, str] | None:
-        """What a run raised, on its way forward or back."""
+    def _look(self, ran: Ran, wanted: Ran) -> Seen | tuple[type, str] | None:
+        """A run in the form of the solution's; what it raised, forward or back; None where it has another form."""
         error = ran.error
         if error is None:
             try:
-                self._seen(ran, wanted.value, ran.given)
+                return self._seen(ran, wanted.value, ran.given)
             except BackwardError as backward:
                 error = backward.__cause__
             except Misfit:
-                pass
-        return None if error is None else (type(error), str(error))
+                return None
+        return type(error), str(error)
 
     def _design_judged(self, answer: Any) -> Outcome:
         def ask(**case: Any) -> Any:

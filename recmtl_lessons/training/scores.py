@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recmtl_lessons.models._checks import check_count
-from recmtl_lessons.training.stacked import listed
+from recmtl_lessons.models._checks import check_count, listed
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from recmtl_lessons.models._checks import (
     check_number,
     check_positive,
     checked_device,
+    listed,
 )
 from recmtl_lessons.training._callables import check_callable, takes
 from recmtl_lessons.training._optimizers import Adam, GradientDescent
@@ -744,13 +745,6 @@ def _checked_grid(settings: object) -> list[dict[str, float]]:
         for name, value in setting.items():
             check_number(f"settings[{name!r}]", value, -LARGEST, LARGEST)
     return [{n: v.item() if isinstance(v, Tensor) else v for n, v in setting.items()} for setting in grid]
-
-
-def listed(name: str, values: object) -> list:
-    """What a sequence holds, or a tensor's first dimension; refuse anything else."""
-    if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, Tensor)) or not getattr(values, "ndim", 1):
-        raise ValueError(f"{name}: got {values!r}, expected a sequence")
-    return list(values)
 
 
 def _check_seeds(seeds: object) -> None:

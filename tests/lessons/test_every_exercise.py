@@ -1,22 +1,12 @@
 """What holds of every exercise: right in any form, each mistake named, and nothing wrong accepted."""
 
-from importlib import import_module
-
 import pytest
 
-from recmtl_lessons.lessons.start_here import COURSE
 from recmtl_lessons.teaching.exercise import Exercise
 from tests.support.bends import as_answer, right_forms, wrong_forms
+from tests.support.course import MODULES, asked
 
-MODULES = {
-    entry.name: import_module(f"recmtl_lessons.lessons.{entry.name}") for entry in COURSE if entry.lesson() is not None
-}
-EXERCISES = [
-    pytest.param(value, id=f"{name}-{value.key}")
-    for name, module in MODULES.items()
-    for value in vars(module).values()
-    if isinstance(value, Exercise)
-]
+EXERCISES = [pytest.param(value, id=f"{name}-{value.key}") for name, value in asked(Exercise)]
 COMPARED = [param for param in EXERCISES if param.values[0]._cases is not None]
 TIMES = 3  # each draws anew
 
@@ -64,5 +54,5 @@ def test_nothing_wrong_is_accepted(exercise, name, verdict):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_every_exercise_is_on_the_map_and_the_other_way_round(name):
-    keys = {value.key for value in vars(MODULES[name]).values() if isinstance(value, Exercise)}
+    keys = {value.key for lesson, value in asked(Exercise) if lesson == name}
     assert keys == {key for key in MODULES[name].LESSON.states() if key.startswith("exercise-")}

@@ -4,7 +4,6 @@ import inspect
 import json
 import re
 import shutil
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,8 @@ import pytest
 from recmtl_lessons.lessons.start_here import COURSE
 from recmtl_lessons.teaching.quiz import Predict, Quiz
 from recmtl_lessons.teaching.study import StudyQuestion
+from tests.support.course import MODULES, asked
 
-MODULES = {
-    entry.name: import_module(f"recmtl_lessons.lessons.{entry.name}") for entry in COURSE if entry.lesson() is not None
-}
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 STUDIES = {
     (name, value.key): value
@@ -25,12 +22,8 @@ STUDIES = {
     for value in [made()]
     if isinstance(value, StudyQuestion)
 }
-QUESTIONS = {
-    (name, value.key): value
-    for name, module in MODULES.items()
-    for value in vars(module).values()
-    if isinstance(value, (Predict, Quiz))
-} | {(name, check.key): check for (name, _), study in STUDIES.items() for check in study.checks}
+QUESTIONS = {(name, value.key): value for name, value in asked((Predict, Quiz))}
+QUESTIONS |= {(name, check.key): check for (name, _), study in STUDIES.items() for check in study.checks}
 TRUE = {
     entry.name: re.search(r'correct=\\\\?"([\w-]+)', (NOTEBOOKS / entry.notebook).read_text(encoding="utf-8"))[1]
     for entry in COURSE
