@@ -33,7 +33,7 @@ def turned_around() -> WorldSettings:
 
 @dataclass(frozen=True)
 class Shops:
-    """One shop a seed, each domain cut in two by time: S seeds, n rows a half, F features.
+    """One shop per seed, each domain cut in two by time: S seeds, n rows a half, F features.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class Shops:
 def open_shops(
     settings: WorldSettings = SHOP, seeds: tuple[int, ...] = tuple(range(8)), displaced: float = 0.0
 ) -> Shops:
-    """Draw one world a seed; the earlier half of each domain trains, the later half tests.
+    """Draw one world per seed; the earlier half of each domain trains, the later half tests.
 
     Parameters
     ----------

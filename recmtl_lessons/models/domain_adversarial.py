@@ -105,11 +105,6 @@ class DomainAdversarialNetwork(NamedParts):
         Strength of the reversal when ``alpha`` is 1.
     dropout_rate : float
         Share of the encoder's hidden units dropped in training, in [0, 1).
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of its range; the message names it, what came and what was expected.
     """
 
     _parts = ("task_heads.",)
@@ -176,12 +171,6 @@ class DomainAdversarialNetwork(NamedParts):
             Logits of a classification, values of a regression.
         domain_logits : Tensor, (batch, n_domains)
             Logits; their gradient reaches the encoder reversed and times ``alpha * lambda_domain``.
-
-        Raises
-        ------
-        ValueError
-            If ``x`` has the wrong shape or dtype, no rows, or values that are not finite or so large that an answer is
-            not; if a weight is not finite, or the task is unknown.
         """
         head = self._head_of(task_name)
         check_number("alpha", alpha, 0.0)
@@ -210,11 +199,6 @@ class DomainAdversarialNetwork(NamedParts):
             Binary classification: the probability of 1, (batch,). Several classes: their probabilities,
             (batch, output_dim), rows summing to 1. Regression: values, (batch,) if ``output_dim`` is 1,
             otherwise (batch, output_dim).
-
-        Raises
-        ------
-        ValueError
-            As `forward`.
         """
         with evaluating(self):
             return self.answer(x, task_name)
@@ -265,12 +249,6 @@ def task_loss(output: Tensor, target: Tensor, task_config: Mapping) -> Tensor:
     Returns
     -------
     Tensor, ()
-
-    Raises
-    ------
-    ValueError
-        If the target's shape or values do not fit, the task's type is unknown, or the loss is not finite. Nothing is
-        broadcast: (batch, 1) against (batch,) is refused.
     """
     _check_task("task_config", task_config)
     kind, width = _complete(task_config).values()
@@ -302,11 +280,6 @@ def domain_loss(domain_logits: Tensor, domains: Tensor) -> Tensor:
     -------
     Tensor, ()
         log(n_domains) when the classifier knows nothing.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit, a domain is out of range, or the loss is not finite.
     """
     if not isinstance(domain_logits, Tensor) or domain_logits.ndim != 2 or domain_logits.shape[1] < 2:
         came = tuple(domain_logits.shape) if isinstance(domain_logits, Tensor) else type(domain_logits).__name__

@@ -60,8 +60,8 @@ def draw_scores(
 ) -> None:
     """Draw scores, each mean over the seeds with its 95 % interval.
 
-    With moments: a curve an arm over the training steps. With a grid of numbers for arms and one look: a line over the
-    grid. Else a point an arm, beside each other, the seeds faint.
+    With moments: a curve per arm over the training steps. With a grid of numbers for arms and one look: a line over the
+    grid. Else a point per arm, beside each other, the seeds faint.
 
     Parameters
     ----------

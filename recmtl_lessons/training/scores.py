@@ -53,7 +53,7 @@ class Scores:
 
     @classmethod
     def of(cls, measure: str, by_arm: Mapping[Hashable, Tensor], steps: Sequence[int] = ()) -> "Scores":
-        """Return scores from one row of seeds an arm."""
+        """Return scores from one row of seeds per arm."""
         fits = isinstance(by_arm, Mapping) and all(isinstance(values, Tensor) for values in by_arm.values())
         if not fits or not by_arm or len({values.shape for values in by_arm.values()}) > 1:
             raise ValueError(f"by_arm: got {by_arm!r}, expected tensors of one shape, {{arm: (seeds, ...)}}")

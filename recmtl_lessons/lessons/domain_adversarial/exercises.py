@@ -28,7 +28,7 @@ class Reversal(torch.autograd.Function):
 
 
 class RowReversal(Reversal):
-    """The same with one strength a row."""
+    """The same with one strength per row."""
 
     @staticmethod
     def backward(ctx, gradient):

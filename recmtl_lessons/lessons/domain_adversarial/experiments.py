@@ -47,7 +47,7 @@ CLICK_AND_RATING = {**CLICK, "rating": {"task_type": "regression", "output_dim":
 
 
 def open_shops(settings: WorldSettings = SHOP, seeds: tuple[int, ...] = SEEDS, displaced: float = 0.0) -> Shops:
-    """Return one pair of shops a seed, those of the claims unless others are asked for."""
+    """Return one pair of shops per seed, those of the claims unless others are asked for."""
     return _open_shops(settings, seeds, displaced)
 
 
