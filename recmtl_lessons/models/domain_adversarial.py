@@ -242,7 +242,7 @@ def task_loss(output: Tensor, target: Tensor, task_config: Mapping) -> Tensor:
         As `DomainAdversarialNetwork.forward` returns it.
     target : Tensor
         Binary classification: 0 or 1, (batch,). Several classes: integer labels, (batch,). Regression: values,
-        (batch,) if ``output_dim`` is 1, otherwise (batch, output_dim).
+        (batch,) if ``output_dim`` is 1, otherwise (batch, output_dim). Nothing is broadcast: (batch, 1) is refused.
     task_config : mapping
         The task's entry in ``task_configs``; what it leaves out is "regression", and 1.
 
