@@ -7,6 +7,15 @@ from recmtl_lessons.models.alignment import (
     mmd_permutation_test,
     squared_mmd,
 )
+from recmtl_lessons.models.continual import (
+    ContinualFactorization,
+    ContinualRecommender,
+    ElasticWeightConsolidation,
+    agem_project,
+    fisher_diagonal,
+    forgetting_loss,
+    quadratic_penalty,
+)
 from recmtl_lessons.models.cross_domain_transfer import CrossDomainTransferNetwork
 from recmtl_lessons.models.distilled_q import (
     MultiTaskDistilledQNetwork,
@@ -38,8 +47,11 @@ from recmtl_lessons.models.prototypical import PrototypicalNetworkRecommender
 from recmtl_lessons.models.reptile import ReptileRecommender
 
 __all__ = [
+    "ContinualFactorization",
+    "ContinualRecommender",
     "CrossDomainTransferNetwork",
     "DomainAdversarialNetwork",
+    "ElasticWeightConsolidation",
     "GradientReversalLayer",
     "HierarchicalMultiTaskRL",
     "MAMLRecommender",
@@ -50,11 +62,14 @@ __all__ = [
     "ReptileRecommender",
     "TwoSampleTest",
     "actor_critic_loss",
+    "agem_project",
     "coral_loss",
     "distillation_loss",
     "domain_loss",
     "double_q_target",
     "epsilon_greedy",
+    "fisher_diagonal",
+    "forgetting_loss",
     "gae",
     "lambda_schedule",
     "masked_attention",
@@ -64,6 +79,7 @@ __all__ = [
     "ppo_loss",
     "q_loss",
     "q_value_scale",
+    "quadratic_penalty",
     "semi_markov_returns",
     "semi_markov_target",
     "squared_mmd",

@@ -1,6 +1,6 @@
-"""Answering without dropout, and leaving every mode as it was."""
+"""Answering without dropout, leaving every mode as it was; and answering with other weights."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from torch import nn
@@ -16,3 +16,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+class Doer(nn.Module):
+    """Lets `functional_call`, which only knows ``forward``, run any function of the wrapped model."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable, *arguments):
+        return function(self.model, *arguments)

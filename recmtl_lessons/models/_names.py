@@ -70,4 +70,4 @@ def _names(stored: object) -> list:
 
 
 def _words(names: list) -> str:
-    return ", ".join(map(repr, names))
+    return ", ".join(map(repr, names)) or "none"

@@ -408,14 +408,19 @@ def distillation_loss(
     if scale is None:
         scale = q_value_scale(teacher)
     check_positive("scale", scale)
-    expected = (teacher / scale / temperature).log_softmax(dim=-1)  # (batch, n_actions)
-    found = (student_q_values / scale / temperature).log_softmax(dim=-1)
-    # Written out: `F.kl_div` has no rule for vmap, and would go through the models one by one.
-    divergence = (expected.exp() * (expected - found)).sum(dim=-1)  # (batch,)
-    loss = 1.0 * temperature * temperature * divergence.mean()  # as floats: integers know no bound, tensors do
+    loss = softened_divergence(teacher / scale, student_q_values / scale, temperature)
     values = {"student_q_values": student_q_values, "teacher_q_values": teacher_q_values}
     check_answer(loss, small=("temperature", "scale"), **values, temperature=temperature, scale=scale)
     return loss
+
+
+def softened_divergence(expected: Tensor, found: Tensor, temperature: float | Tensor) -> Tensor:
+    """T² times the mean divergence of ``found`` from ``expected``, both logits (batch, n), softened by T."""
+    expected = (expected / temperature).log_softmax(dim=-1)  # (batch, n)
+    found = (found / temperature).log_softmax(dim=-1)
+    # Written out: `F.kl_div` has no rule for vmap, and would go through the models one by one.
+    divergence = (expected.exp() * (expected - found)).sum(dim=-1)  # (batch,)
+    return 1.0 * temperature * temperature * divergence.mean()  # as floats: integers know no bound, tensors do
 
 
 def double_q_target(

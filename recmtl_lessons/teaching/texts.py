@@ -147,6 +147,10 @@ class Texts:
             listed = [Mistake(name, answer, messages[name]) for name, answer in mistakes.items()]
             return Exercise(self.lesson, key, mistakes=listed, **words, **code)
 
+    def messages(self, key: str) -> Mapping[str, str]:
+        """Return the messages of the mistakes of this exercise, by name, for a judge that knows them."""
+        return self._entry(key)["mistakes"]
+
     def study(self, key: str, *evidence_from: Any) -> StudyQuestion:
         """Return the study question of this key; its evidence comes from these explorers and exercises."""
         entry = self._entry(key)

@@ -2,9 +2,9 @@
 
 from recmtl_lessons.training.device import default_device
 from recmtl_lessons.training.jobs import concurrently, concurrently_for
-from recmtl_lessons.training.metrics import accuracy, auc, mae, proxy_a_distance, rmse
+from recmtl_lessons.training.metrics import TransferMatrix, accuracy, auc, mae, proxy_a_distance, rmse, transfer_matrix
 from recmtl_lessons.training.progress import Moment, with_bar
-from recmtl_lessons.training.replay import ReplayBuffer
+from recmtl_lessons.training.replay import ReplayBuffer, ReservoirBuffer
 from recmtl_lessons.training.rollouts import Acted, Actors, Chooser, Rollout, Sessions, returns_of, stack_steps
 from recmtl_lessons.training.scores import Scores
 from recmtl_lessons.training.stacked import ManyModels, Stack, draw_batches
@@ -16,10 +16,12 @@ __all__ = [
     "ManyModels",
     "Moment",
     "ReplayBuffer",
+    "ReservoirBuffer",
     "Rollout",
     "Scores",
     "Sessions",
     "Stack",
+    "TransferMatrix",
     "accuracy",
     "auc",
     "concurrently",
@@ -31,5 +33,6 @@ __all__ = [
     "returns_of",
     "rmse",
     "stack_steps",
+    "transfer_matrix",
     "with_bar",
 ]

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import pairwise
 from typing import TypeVar
 
-from recmtl_lessons.training._callables import check_callable
+from recmtl_lessons.models._callables import check_callable
 from recmtl_lessons.training.device import settle_threads, usable_cores
 
 K, T = TypeVar("K"), TypeVar("T")

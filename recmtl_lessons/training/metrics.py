@@ -5,6 +5,7 @@ wrong number: shapes that would broadcast, NaN, labels out of range, a row the m
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import combinations
 
 import torch
@@ -109,6 +110,73 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     if out.any():
         raise ValueError(f"labels: got {_first(labels, out)}, expected 0 to {logits.shape[-1] - 1}")
     return (logits.argmax(-1) == labels).double().mean(-1)
+
+
+@dataclass(frozen=True)
+class TransferMatrix:
+    """What learning T domains one after another came to, over leading dimensions such as models.
+
+    Attributes
+    ----------
+    average : Tensor, (...)
+        Mean score over all domains at the end.
+    forgetting : Tensor, (...)
+        How far each domain but the last is below its best so far, at the end, on average; negative where it has risen.
+    backward_transfer : Tensor, (...)
+        How far each domain but the last is above where it was when it had just been learned, on average.
+    forward_transfer : Tensor, (...)
+        How far each domain but the first is, just before it is learned, above where it was before anything was learned.
+    """
+
+    average: Tensor
+    forgetting: Tensor
+    backward_transfer: Tensor
+    forward_transfer: Tensor
+
+
+def transfer_matrix(scores: Tensor, before: Tensor) -> TransferMatrix:
+    r"""Sum up the matrix of scores of domains that were learned one after another.
+
+    With :math:`R_{ij}` the score of domain j after domain i was learned, T domains, and :math:`b_j` before any,
+
+    .. math:: \text{average} = \tfrac1T \sum_j R_{Tj}, \quad
+              \text{forgetting} = \tfrac{1}{T-1} \sum_{j<T} \bigl(\max_{j \le i < T} R_{ij} - R_{Tj}\bigr), \quad
+              \text{backward} = \tfrac{1}{T-1} \sum_{j<T} (R_{Tj} - R_{jj}), \quad
+              \text{forward} = \tfrac{1}{T-1} \sum_{j>1} (R_{j-1,j} - b_j).
+
+    Parameters
+    ----------
+    scores : Tensor, (..., T, T)
+        R, higher is better; T is at least 2.
+    before : Tensor, (..., T)
+        b.
+
+    Returns
+    -------
+    TransferMatrix
+        float64.
+
+    References
+    ----------
+    Lopez-Paz and Ranzato, "Gradient episodic memory for continual learning", NeurIPS 2017, section 2, for the average
+    and both transfers; Chaudhry et al., "Riemannian walk for incremental learning", ECCV 2018, section 2.3, for the
+    forgetting, whose best is taken over the time since the domain was learned.
+    """
+    scores, before = _numbers("scores", scores), _numbers("before", before)
+    domains = scores.shape[-1]
+    if scores.ndim < 2 or scores.shape[-2] != domains or domains < 2:
+        raise ValueError(f"scores: got shape {tuple(scores.shape)}, expected (..., T, T) with T at least 2")
+    if before.shape != scores.shape[:-1]:
+        raise ValueError(f"before: got shape {tuple(before.shape)}, expected {tuple(scores.shape[:-1])}")
+    at_end, learned = scores[..., -1, :], scores.diagonal(dim1=-2, dim2=-1)  # (..., T) each
+    best = torch.stack([scores[..., j:-1, j].amax(-1) for j in range(domains - 1)], dim=-1)  # (..., T - 1)
+    earlier = scores.diagonal(offset=1, dim1=-2, dim2=-1)  # (..., T - 1), of j after j - 1
+    return TransferMatrix(
+        average=at_end.mean(-1),
+        forgetting=(best - at_end[..., :-1]).mean(-1),
+        backward_transfer=(at_end - learned)[..., :-1].mean(-1),
+        forward_transfer=(earlier - before[..., 1:]).mean(-1),
+    )
 
 
 def proxy_a_distance(features: Tensor, domains: Tensor, seed: int = 0) -> Tensor:

@@ -1,11 +1,11 @@
-"""Replay: steps of sessions, kept for later, drawn again at random, for many models side by side.
+"""Replay: what was seen, kept for later, for many models side by side: the last steps, or a fair sample of all rows.
 
 Source: Mnih et al., "Human-level control through deep reinforcement learning", Nature 2015.
 
 Departure: each of a stack of models has a memory of its own, and all are written and drawn from in one operation.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -47,7 +47,7 @@ class ReplayBuffer:
             For instance ``state``, ``action``, ``reward``, ``next_state``, ``terminated``. Copied, without gradients.
             Of more than ``capacity`` steps the last are kept.
         """
-        steps = self._check_fields(fields)
+        steps = check_fields(fields, self._store, self.stacks)
         kept = min(steps, self.capacity)
         if not self._store:
             self._store = {
@@ -86,37 +86,102 @@ class ReplayBuffer:
     def _device(self) -> torch.device:
         return next(iter(self._store.values())).device
 
-    # What comes in.
 
-    def _check_fields(self, fields: dict[str, Tensor]) -> int:
-        """Refuse fields that do not fit each other or those kept; return the number of steps."""
-        expected = tuple(self._store) if self._store else ()
-        if not fields or (expected and set(fields) != set(expected)):
-            wanted = f"exactly {_listed(expected)}" if expected else "at least one"
-            raise ValueError(f"fields: got {_listed(fields) or 'none'}, expected {wanted}")
-        steps = None
+class ReservoirBuffer:
+    """Rows of a stream whose length nobody knows, each kept with the same probability, for each of a stack of models.
+
+    Row number t of the stream takes a random place among the first t; if that is one of the ``capacity`` places, it is
+    kept, and what stood there is forgotten. After N rows each has been kept with probability capacity / N.
+
+    Parameters
+    ----------
+    capacity : int
+        Rows kept for each model.
+    stacks : int
+        Models side by side; each chooses for itself.
+
+    References
+    ----------
+    Vitter, "Random sampling with a reservoir", ACM Transactions on Mathematical Software 11 (1985), algorithm R.
+    """
+
+    def __init__(self, capacity: int, stacks: int = 1):
+        check_count("capacity", capacity)
+        check_count("stacks", stacks)
+        self.capacity, self.stacks, self.seen = capacity, stacks, 0
+        self._store: dict[str, Tensor] = {}
+
+    def __len__(self) -> int:
+        """Return how many rows are kept for each model."""
+        return min(self.seen, self.capacity)
+
+    def add(self, generator: torch.Generator | None = None, **fields: Tensor) -> None:
+        """Offer n rows of every model, one after another.
+
+        Parameters
+        ----------
+        generator : torch.Generator, optional
+            On the CPU; torch's own if not given.
+        **fields : Tensor, (stacks, n, ...)
+            The first call settles their names, shapes, dtypes and device.
+        """
+        if not isinstance(generator, torch.Generator | None):
+            raise ValueError(f"generator: got {generator!r}, expected a torch.Generator or None")
+        n = check_fields(fields, self._store, self.stacks)
+        device = next(iter(fields.values())).device
+        ages = torch.arange(self.seen, self.seen + n)  # rows before each one
+        chance = torch.rand(self.stacks, n, generator=generator, dtype=torch.float64)
+        places = (chance * (ages + 1)).long().minimum(ages)  # uniform among the first places
+        places = torch.where(ages < self.capacity, ages, places)  # the first ones fill it up
+        # Of several that take a place the last stays.
+        latest = torch.full((self.stacks, self.capacity + 1), -1)
+        order = torch.arange(n).expand(self.stacks, n)
+        latest.scatter_reduce_(1, places.clamp(max=self.capacity), order, "amax")
+        latest = latest[:, : self.capacity].to(device)
         for name, value in fields.items():
-            self._check_field(name, value, steps)
-            steps = value.shape[1]
-        if len({value.device for value in fields.values()}) > 1:
-            devices = {name: str(value.device) for name, value in fields.items()}
-            raise ValueError(f"fields: got tensors on {devices}, expected one device")
-        return steps
+            value = value.detach()
+            old = self._store.get(name, value.new_zeros((self.stacks, self.capacity, *value.shape[2:])))
+            there = latest.view(*latest.shape, *[1] * (value.ndim - 2))
+            taken = value.gather(1, there.clamp(min=0).expand(*latest.shape, *value.shape[2:]))
+            self._store[name] = torch.where(there >= 0, taken, old)
+        self.seen += n
 
-    def _check_field(self, name: str, value: Tensor, steps: int | None) -> None:
-        kept = self._store.get(name)
-        rest = "..." if kept is None else ", ".join(map(str, kept.shape[2:]))
-        wanted = f"({self.stacks}, {'n' if steps is None else steps}{', ' if rest else ''}{rest})"
-        if not isinstance(value, Tensor):
-            raise ValueError(f"{name}: got {type(value).__name__}, expected a tensor {wanted}")
-        check_dense(name, value)
-        fits = value.ndim >= 2 and value.shape[0] == self.stacks and value.shape[1] == (steps or value.shape[1])
-        if not fits or 0 in value.shape or (kept is not None and value.shape[2:] != kept.shape[2:]):
-            raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected {wanted} with at least one step")
-        if kept is not None and (value.dtype, value.device) != (kept.dtype, kept.device):
-            came = f"{value.dtype} on {value.device}"
-            raise ValueError(f"{name}: got {came}, expected {kept.dtype} on {kept.device}, as at first")
-        check_finite(name, value)
+    def rows(self) -> dict[str, Tensor]:
+        """Return what is kept: {field: Tensor (stacks, len(self), ...)}."""
+        return {name: values[:, : len(self)] for name, values in self._store.items()}
+
+
+# What comes in.
+
+
+def check_fields(fields: Mapping[str, Tensor], kept: Mapping[str, Tensor], stacks: int) -> int:
+    """Refuse fields (stacks, n, ...) that do not fit each other or those kept; return n."""
+    if not fields or (kept and set(fields) != set(kept)):
+        wanted = f"exactly {_listed(kept)}" if kept else "at least one"
+        raise ValueError(f"fields: got {_listed(fields) or 'none'}, expected {wanted}")
+    steps = None
+    for name, value in fields.items():
+        _check_field(name, value, kept.get(name), stacks, steps)
+        steps = value.shape[1]
+    if len({value.device for value in fields.values()}) > 1:
+        devices = {name: str(value.device) for name, value in fields.items()}
+        raise ValueError(f"fields: got tensors on {devices}, expected one device")
+    return steps
+
+
+def _check_field(name: str, value: Tensor, kept: Tensor | None, stacks: int, steps: int | None) -> None:
+    rest = "..." if kept is None else ", ".join(map(str, kept.shape[2:]))
+    wanted = f"({stacks}, {'n' if steps is None else steps}{', ' if rest else ''}{rest})"
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name}: got {type(value).__name__}, expected a tensor {wanted}")
+    check_dense(name, value)
+    fits = value.ndim >= 2 and value.shape[0] == stacks and value.shape[1] == (steps or value.shape[1])
+    if not fits or 0 in value.shape or (kept is not None and value.shape[2:] != kept.shape[2:]):
+        raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected {wanted} with at least one step")
+    if kept is not None and (value.dtype, value.device) != (kept.dtype, kept.device):
+        came = f"{value.dtype} on {value.device}"
+        raise ValueError(f"{name}: got {came}, expected {kept.dtype} on {kept.device}, as at first")
+    check_finite(name, value)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from recmtl_lessons.envs import SURFACES, SessionSettings, SessionUsers, SessionVectorEnv, join_users
+from recmtl_lessons.models._callables import check_callable
 from recmtl_lessons.models._checks import check_choice, check_count, check_dense, check_number, listed
-from recmtl_lessons.training._callables import check_callable
 from recmtl_lessons.training.stacked import LARGEST, Stack
 
 Observations = dict[str, Tensor]  # {task: (M, B, D)}

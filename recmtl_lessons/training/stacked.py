@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
+from recmtl_lessons.models._callables import check_callable, takes
 from recmtl_lessons.models._checks import (
     check_choice,
     check_count,
@@ -29,7 +30,7 @@ from recmtl_lessons.models._checks import (
     checked_device,
     listed,
 )
-from recmtl_lessons.training._callables import check_callable, takes
+from recmtl_lessons.models._modes import Doer
 from recmtl_lessons.training._optimizers import Adam, GradientDescent
 from recmtl_lessons.training._rows import laid_out, pick_rows
 from recmtl_lessons.training.device import default_device, settle_threads
@@ -44,17 +45,6 @@ LARGEST = torch.finfo(torch.float32).max
 
 # Torch has one generator for all threads: whoever seeds it must have it to themselves until it is put back.
 _SEEDING = threading.Lock()
-
-
-class _Doer(nn.Module):
-    """Lets `functional_call`, which only knows ``forward``, run any function of the wrapped model."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, function: Callable, *arguments):
-        return function(self.model, *arguments)
 
 
 class Stack:
@@ -122,10 +112,10 @@ class Stack:
             name: torch.tensor([float(s[name]) for s in self.settings], device=self.device) for name in grid[0]
         }
         one_a_seed = [_build_from(seed, build) for seed in seeds]
-        self._skeleton = _Doer(deepcopy(one_a_seed[0]))
+        self._skeleton = Doer(deepcopy(one_a_seed[0]))
         self._judged = deepcopy(self._skeleton).eval()  # to switch one back and forth takes a tenth of a short call
         self._ties = _ties_weights(self._skeleton)
-        parameters, buffers = _side_by_side([_Doer(m).to(self.device) for m in one_a_seed])  # (n_seeds, ...)
+        parameters, buffers = _side_by_side([Doer(m).to(self.device) for m in one_a_seed])  # (n_seeds, ...)
         self._parameters = {k: self._over_settings(v).requires_grad_(v.requires_grad) for k, v in parameters.items()}
         self._buffers = {k: self._over_settings(v) for k, v in buffers.items()}
         numbers = [v for v in [*parameters.values(), *buffers.values()] if v.is_floating_point() or v.is_complex()]
@@ -381,7 +371,7 @@ class Stack:
         return *run(self._parameters, buffers, batch, self._setting), buffers
 
     def _vmap(
-        self, name: str, function: Callable, check: Callable, randomness: str, skeleton: _Doer | None = None
+        self, name: str, function: Callable, check: Callable, randomness: str, skeleton: Doer | None = None
     ) -> Callable:
         """The function of one model, for all; ``name`` is that of the argument that it came as."""
         skeleton = skeleton or self._skeleton
@@ -496,6 +486,9 @@ class ManyModels(Stack):
         Rows drawn from each stream at a step, uniformly and with replacement.
     learning_rate, betas, device, optimizer
         As in `Stack`.
+    own : nested dicts of Tensor (n_models, ...), optional
+        What each model has for itself beside the rows that are drawn, such as where its weights once stood; handed to
+        the objective with every batch, under its names.
 
     Attributes
     ----------
@@ -519,6 +512,7 @@ class ManyModels(Stack):
         betas: tuple[float, float] = (0.9, 0.999),
         device: torch.device | None = None,
         optimizer: str = "adam",
+        own: Mapping[str, object] | None = None,
     ):
         check_callable("objective", objective, 4)
         check_count("batch_size", batch_size)
@@ -528,6 +522,12 @@ class ManyModels(Stack):
         for stream, fields in data.items():
             for name, values in fields.items():
                 self._check_dtype(f"data[{stream!r}][{name!r}]", values)
+        if own is not None and (not isinstance(own, Mapping) or not own.keys().isdisjoint(data)):
+            raise ValueError(f"own: got {_came(own)}, expected a mapping of names that are no stream")
+        self._check_rows("own", dict(own or {}))
+        for way, leaf in _leaves("own", dict(own or {})):
+            check_finite(way, leaf)
+        self._own = _moved(dict(own or {}), self.device)
         self.batch_size = batch_size
         self._objective = objective
         self._data = {s: {f: laid_out(t.to(self.device)) for f, t in fields.items()} for s, fields in data.items()}
@@ -620,10 +620,11 @@ class ManyModels(Stack):
         return rows
 
     def _batch(self, rows: dict[str, Tensor], step: int) -> Batch:
-        return {
+        drawn = {
             stream: pick_rows(fields, rows[stream][:, step].repeat(self.n_settings, 1), self.n_seeds)
             for stream, fields in self._data.items()
         }
+        return {**drawn, **self._own}
 
 
 def draw_batches(
@@ -794,6 +795,13 @@ def _leaves(name: str, value: object) -> Iterator[tuple[str, object]]:
             yield from _leaves(f"{name}[{key!r}]", part)
     else:
         yield name, value
+
+
+def _moved(value: object, device: torch.device) -> object:
+    """The same nested dicts, lists and tuples with their tensors on this device."""
+    if isinstance(value, dict):
+        return {key: _moved(part, device) for key, part in value.items()}
+    return value.to(device) if isinstance(value, Tensor) else type(value)(_moved(part, device) for part in value)
 
 
 def _rate_groups(

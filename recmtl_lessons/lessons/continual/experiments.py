@@ -1,0 +1,600 @@
+"""The lesson's arms and controls, and what is measured of them."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recmtl_lessons.datasets import Ratings
+from recmtl_lessons.datasets.arrivals import (
+    CLUES,
+    PAIRS,
+    Arrivals,
+    clues_in_turn,
+    genres_in_turn,
+    pairs_in_turn,
+    stacked,
+)
+from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
+from recmtl_lessons.models.continual import ContinualRecommender, fisher_diagonal
+from recmtl_lessons.teaching import Running
+from recmtl_lessons.teaching.texts import read_yaml
+from recmtl_lessons.training import Scores, auc, draw_batches, mae, transfer_matrix
+from recmtl_lessons.training.continual import (
+    JOINT,
+    NAIVE,
+    Course,
+    Learner,
+    Method,
+    all_ones,
+    factorization,
+    fisher_of,
+    in_turn,
+    learn_in_turn,
+    network,
+    new_rows,
+    random_pairs,
+    shuffled,
+)
+
+SETTINGS = read_yaml(Path(__file__).with_name("settings.yaml"))
+STRENGTHS, CHOSEN, RELATEDNESS, EVERY = (SETTINGS[n] for n in ("strengths", "chosen", "relatedness", "every"))
+ONE_HEAD, ON_TABLE, FEW_ROWS = (SETTINGS[name] for name in ("one_head", "on_table", "few_rows"))
+STRENGTH, STEPS, LEARNING_RATE = CHOSEN["exact"], SETTINGS["network"]["steps"], SETTINGS["network"]["learning_rate"]
+DOMAINS = CLUES.domains
+FISHER_ROWS = 300
+KINDS = ("exact", "sampled", "empirical", "batched", "shuffled", "ones")
+
+
+def open_clues(shift: float = CLUES.shift, seeds: tuple[int, ...] = SEEDS) -> Arrivals:
+    """Return the shops of the network on features; with ``shift`` 0 the banner means the same in all of them."""
+    return clues_in_turn(replace(CLUES, shift=shift), tuple(seeds))
+
+
+def open_pairs(relatedness: float = PAIRS.relatedness, seeds: tuple[int, ...] = SEEDS) -> Arrivals:
+    """Return the shops of the tables of users and items, whose tastes are related so much."""
+    return pairs_in_turn(replace(PAIRS, relatedness=relatedness), tuple(seeds))
+
+
+def on_features(arrivals: Arrivals, heads: str = "per_domain") -> Learner:
+    """Return the network on features, with a head for each domain or one for all."""
+    return network(arrivals, heads=heads, **SETTINGS["network"])
+
+
+def on_table(arrivals: Arrivals, users: str = "shared") -> Learner:
+    """Return the tables of users and items, with a vector for each user, or one for each user and domain."""
+    return factorization(arrivals, users, **SETTINGS["table"])
+
+
+def measured(course: Course, arms: Sequence[object], n_seeds: int = len(SEEDS)) -> dict[str, Scores]:
+    """Return what a course came to, arm by arm.
+
+    Returns
+    -------
+    dict {measure: Scores}
+        ``average`` AUC over the domains at the end, ``backward`` transfer, ``forgetting``; ``learned``, the first
+        domain's AUC when it had been learned; each domain's AUC at the end by its place, 0 for the first; and ``over
+        training`` that of the first.
+    """
+    found = transfer_matrix(course.matrix[:, 1:], course.matrix[:, 0])
+
+    def scores(measure: str, values: Tensor, steps: Sequence[int] = ()) -> Scores:
+        return Scores(measure, tuple(arms), values.view(len(arms), n_seeds, *values.shape[1:]), steps)
+
+    return {
+        "average": scores("mean AUC at the end", found.average),
+        "backward": scores("backward transfer", found.backward_transfer),
+        "forgetting": scores("forgetting", found.forgetting),
+        "learned": scores("AUC when learned", course.matrix[:, 1, 0]),
+        **{place: scores("AUC at the end", course.matrix[:, -1, place]) for place in range(course.matrix.shape[2])},
+        "over training": scores("AUC of the first domain", course.curves[:, 0], course.steps),
+    }
+
+
+def method_of(kind: str, learner: Learner) -> Method:
+    """Return elastic weight consolidation with one way of saying how much each weight matters."""
+    if kind == "ones":
+        return Method(fisher=all_ones)
+    exact = partial(fisher_of, learner, rows=FISHER_ROWS)
+    return Method(fisher=shuffled(exact()) if kind == "shuffled" else exact(kind))
+
+
+# The network on features, a head for each domain.
+
+
+def sweep(
+    kind: str = "exact", strengths: Sequence[float] = (0.0, *STRENGTHS), arrivals: Arrivals | None = None, by="test"
+) -> dict[str, Scores]:
+    """Learn the three shops in turn, with every strength: the scores of the strengths, as `measured` returns them."""
+    own = arrivals or open_clues()
+    learner, seeds = on_features(own), SEEDS if arrivals is None else tuple(range(own.n_seeds))
+    every = EVERY if by == "test" else None
+    course = learn_in_turn(
+        learner, own, {"ewc": strengths}, seeds, method_of(kind, learner), every=every, by=by, label=kind
+    )
+    found = measured(course, strengths, own.n_seeds)
+    if kind == "exact" and arrivals is None and {0.0, STRENGTH} <= set(strengths):
+        _LAST.update(found)
+    return found
+
+
+_LAST: dict[str, Scores] = {}  # what the claims' own sweep came to
+
+
+def course_band() -> Scores:
+    """Return the AUC of books over training, without and with the penalty: of the last sweep, or of a small one."""
+    return _LAST.get("over training") or sweep(strengths=(0.0, STRENGTH))["over training"]
+
+
+def strength_of(kind: str) -> float:
+    """Choose a strength again, on worlds and rows that no claim is about."""
+    scores = sweep(kind, STRENGTHS, open_clues(seeds=DESIGN_SEEDS), by="valid")["average"]
+    return STRENGTHS[int(scores.values.mean(1).argmax())]
+
+
+def importances(swept: Mapping[str, dict[str, Scores]]) -> Scores:
+    """Return the mean AUC at the end of each way of saying how much a weight matters, each with its own strength.
+
+    Also of batched importances with the strength of exact ones. What was swept is taken from there.
+    """
+    found = {"naive": swept["exact"]["average"][0.0]}
+    for kind in KINDS:
+        known = swept.get(kind) or sweep(kind, (CHOSEN[kind],))
+        found[kind] = known["average"][CHOSEN[kind]]
+    return Scores.of("mean AUC at the end", {**found, "carried over": swept["batched"]["average"][STRENGTH]})
+
+
+def sizes_of_batched(sizes: Sequence[int] = (4, 16, 64, 256)) -> dict[int, float]:
+    """Return the sum of the squared gradients of batches of so many rows, as a share of that of single rows."""
+    arrivals, model = open_clues().one(0), trained_on_books()
+    fields = {name: values[:FISHER_ROWS] for name, values in arrivals.train[DOMAINS[0]].items()}
+
+    def total(kind: str, size: int = 1) -> float:
+        answer, inputs = (lambda model, x: model(x, DOMAINS[0])), [fields["x"]]
+        found = fisher_diagonal(model, answer, inputs, fields["click"], kind, batch_size=size)
+        return float(sum(value.sum() for value in found.values()))
+
+    single = total("empirical")
+    return {size: total("batched", size) / single for size in sizes}
+
+
+@lru_cache(maxsize=1)
+def trained_on_books() -> nn.Module:
+    """Return one network that has learned the first shop, of the first seed."""
+    model = make_network(SEEDS[0])
+    for _ in learn_domain(model, DOMAINS[0], open_clues().one(0), SEEDS[0], lambda model: 0.0):
+        pass
+    return model
+
+
+# One network at a time, in a loop of one's own.
+
+
+def make_network(seed: int) -> ContinualRecommender:
+    """Return the network of a seed, as the stack makes it, with all its heads."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return on_features(open_clues()).build()
+
+
+def learn_domain(model: nn.Module, domain: str, shop: Arrivals, seed: int, penalty: Callable) -> Iterator[int]:
+    """Learn one domain in a plain loop, on the stack's batches; yield the number of each step when it is done."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    for step, batch in enumerate(draw_batches({domain: shop.train[domain]}, seed, STEPS), start=1):
+        rows = batch[domain]
+        loss = F.binary_cross_entropy_with_logits(model(rows["x"], domain).squeeze(1), rows["click"])
+        loss = loss + penalty(model)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        yield step
+
+
+@torch.no_grad()
+def auc_of(model: nn.Module, shop: Arrivals, domain: str = DOMAINS[0]) -> float:
+    """Return the AUC of one network's clicks in one domain, of the shops of one seed."""
+    fields = shop.test[domain]
+    return float(auc(model(fields["x"], domain).reshape(-1), fields["click"]))
+
+
+def train_with(answer: Callable) -> Iterator[Running]:
+    """Train four networks, one after another, with an answer to the exercise for the penalty, at the chosen strength.
+
+    Starts, batches, optimizer and importances are those of the sweep, so that a right answer gives its networks.
+    """
+    curves: list[list[float]] = []
+    whole = len(DOMAINS) * STEPS
+
+    def snapshot() -> Scores | None:
+        done = [curve for curve in curves if len(curve) == whole // EVERY] or [curves[0]]
+        return own_scores(done) if done[0] else None
+
+    for number, seed in enumerate(SEEDS[:4]):
+        shop, model, memories = open_clues().one(number), make_network(seed), []
+        curves.append([])
+
+        def penalty(model: nn.Module, memories: list = memories) -> Tensor | float:
+            weights = dict(model.named_parameters())
+            return STRENGTH * sum(answer(weights, *memory) for memory in memories)
+
+        for place, domain in enumerate(DOMAINS):
+            for step in learn_domain(model, domain, shop, seed, penalty):
+                if step % EVERY == 0:
+                    curves[-1].append(auc_of(model, shop))
+                yield Running(number * whole + place * STEPS + step, 4 * whole, snapshot)
+            rows = shop.train[domain]["x"][:FISHER_ROWS]
+            fisher = fisher_diagonal(model, lambda m, x, d=domain: m(x, d), [rows])
+            memories.append(({name: w.detach().clone() for name, w in model.named_parameters()}, fisher))
+    return snapshot()
+
+
+def own_scores(curves: Sequence[Sequence[float]]) -> Scores:
+    """Return AUC of books of networks of one's own, measured every 20 steps, as the scores of an arm called yours."""
+    steps = tuple(range(EVERY, EVERY * len(curves[0]) + 1, EVERY))
+    return Scores("AUC of books", ("yours",), torch.tensor([curves]), steps)
+
+
+def difference_from_the_stack(make: Callable, learn: Callable) -> dict[float, float]:
+    """Train a network of one's own; return the largest difference of any weight from the stack's of the same seed.
+
+    In float64: sums in another order differ in float32's seventh digit, and now and then such a difference grows.
+
+    Parameters
+    ----------
+    make : callable (seed) -> nn.Module
+    learn : callable (model, shop, seed)
+        All three domains in turn, as the notebook writes it.
+
+    Returns
+    -------
+    dict {strength: difference}
+        From the stack's network without the penalty, and with it.
+    """
+    arrivals, seeds, strengths = open_clues(seeds=SEEDS[:2]).double(), SEEDS[:2], (0.0, STRENGTH)
+    model = make(seeds[0]).double()
+    learn(model, arrivals.one(0), seeds[0])
+    learner = on_features(arrivals)
+    learner = replace(learner, build=lambda: on_features(arrivals).build().double())
+    course = learn_in_turn(learner, arrivals, {"ewc": strengths}, seeds, method_of("exact", learner), label="float64")
+    mine, stack = list(model.parameters()), course.models
+
+    def gap(strength: float) -> float:
+        theirs = stack.model(stack.number(seeds[0], ewc=strength)).parameters()
+        return max(float((a - b).detach().abs().max()) for a, b in zip(mine, theirs, strict=True))
+
+    return {strength: gap(strength) for strength in strengths}
+
+
+# One head for all domains.
+
+
+def one_head() -> dict[str, Scores]:
+    """Learn the three shops through one head: nothing done, each method at its best strength, and all rows kept."""
+    arrivals = open_clues()
+    learner = on_features(arrivals, "shared")
+    arms = {
+        "naive": ({"ewc": (0.0,)}, NAIVE),
+        "EWC": ({"ewc": (ONE_HEAD["ewc"]["chosen"],)}, method_of("exact", learner)),
+        "distil": ({"distil": (ONE_HEAD["distil"]["chosen"],)}, Method(asked=new_rows)),
+        "rows": ({"replay": (ONE_HEAD["replay"]["chosen"],)}, Method(rows=FEW_ROWS["network"])),
+        "joint": ({"ewc": (0.0,)}, JOINT),
+    }
+    return _by_arm(learner, arrivals, arms)
+
+
+def heads_apart() -> dict[str, Scores]:
+    """Learn them through a head for each: asking the network before about the new rows, and all rows kept."""
+    arrivals = open_clues()
+    learner = on_features(arrivals)
+    arms = {
+        "distil": ({"distil": (SETTINGS["heads_distil"],)}, Method(asked=new_rows)),
+        "joint": ({"ewc": (0.0,)}, JOINT),
+    }
+    return _by_arm(learner, arrivals, arms)
+
+
+@lru_cache(maxsize=1)
+def reference_matrices() -> dict[str, Tensor]:
+    """Return the matrices of doing nothing and of keeping all rows, a head for each domain: (S, 3, 3) each."""
+    arrivals = open_clues()
+    learner = on_features(arrivals)
+    return {
+        arm: learn_in_turn(learner, arrivals, {"ewc": (0.0,)}, SEEDS, method, label=arm).matrix[:, 1:]
+        for arm, method in (("naive", NAIVE), ("joint", JOINT))
+    }
+
+
+def _by_arm(learner: Learner, arrivals: Arrivals, arms: Mapping[str, tuple], every: int | None = None) -> dict:
+    found = {
+        arm: measured(learn_in_turn(learner, arrivals, settings, SEEDS, method, every=every, label=arm), (arm,))
+        for arm, (settings, method) in arms.items()
+    }
+    return {
+        name: Scores.of(scores.measure, {arm: f[name][arm] for arm, f in found.items()}, scores.steps)
+        for name, scores in next(iter(found.values())).items()
+    }
+
+
+def stability_gap() -> Scores:
+    """Return the AUC of books over joint training through one head, every five steps: where shops differ or do not."""
+    found = {}
+    for arm, shift in (("differ", CLUES.shift), ("same", 0.0)):
+        arrivals = open_clues(shift)
+        learner = on_features(arrivals, "shared")
+        course = learn_in_turn(learner, arrivals, {"ewc": (0.0,)}, SEEDS, JOINT, every=5, label=f"joint, {arm}")
+        found[arm] = course.curves[:, 0]
+    return Scores.of("AUC of books", found, course.steps)
+
+
+def dip(curve: Tensor) -> Tensor:
+    """Return how far the AUC falls, in the last domain's time, below where it ends: (S,), at most 0."""
+    last = curve[:, -(curve.shape[1] // len(DOMAINS)) :]
+    return last.amin(1) - last[:, -1]
+
+
+def same_meaning() -> dict[str, Scores]:
+    """Learn shops in which everything means the same, through one head, with nothing done."""
+    arrivals = open_clues(0.0)
+    return _by_arm(on_features(arrivals, "shared"), arrivals, {"naive": ({"ewc": (0.0,)}, NAIVE)})
+
+
+# Tables of users and items.
+
+
+def over_relatedness() -> dict[str, dict[str, Scores]]:
+    """Learn the tables in turn, at each relatedness: users shared, and a vector of their own for each domain."""
+    arrivals = stacked([open_pairs(level) for level in RELATEDNESS])
+    seeds = tuple(seed + 1000 * k for k in range(len(RELATEDNESS)) for seed in SEEDS)
+    found = {}
+    for users in ("shared", "per_domain"):
+        course = learn_in_turn(on_table(arrivals, users), arrivals, {"ewc": (0.0,)}, seeds, label=users)
+        found[users] = measured(course, RELATEDNESS)
+    return found
+
+
+def methods_on_tables(relatedness: float = PAIRS.relatedness) -> dict[str, Scores]:
+    """Learn the tables in turn with each method, at its best strength."""
+    arrivals = open_pairs(relatedness)
+    learner = on_table(arrivals)
+    few = Method(rows=FEW_ROWS["table"])
+    arms = {
+        "naive": ({"ewc": (0.0,)}, NAIVE),
+        "EWC": ({"ewc": (ON_TABLE["ewc"]["chosen"],)}, method_of("exact", learner)),
+        "distil": ({"distil": (ON_TABLE["distil"]["chosen"],)}, Method(asked=random_pairs(arrivals))),
+        "rows": ({"replay": (ON_TABLE["replay"]["chosen"],)}, few),
+        "joint": ({"ewc": (0.0,)}, JOINT),
+    }
+    return _by_arm(learner, arrivals, arms)
+
+
+def importance_one(strengths: Sequence[float] = (0.0, 0.001)) -> dict[str, Scores]:
+    """Hold every weight of the tables alike, also those that no domain has touched yet: the scores of the strengths."""
+    arrivals = open_pairs()
+    learner = on_table(arrivals)
+    course = learn_in_turn(learner, arrivals, {"ewc": strengths}, SEEDS, method_of("ones", learner), label="ones")
+    return measured(course, strengths)
+
+
+def few_rows_with_weights() -> Scores:
+    """Return the mean AUC of the tables with few rows kept, over the weight that these have in the loss."""
+    arrivals, weights = open_pairs(), ON_TABLE["replay"]["grid"][::2]
+    course = learn_in_turn(
+        on_table(arrivals), arrivals, {"replay": weights}, SEEDS, Method(rows=FEW_ROWS["table"]), label="few rows"
+    )
+    return measured(course, weights)["average"]
+
+
+def best_of_one_head(name: str) -> float:
+    """Choose the strength of a method for one head again, on worlds and rows that no claim is about."""
+    arrivals, grid = open_clues(seeds=DESIGN_SEEDS), ONE_HEAD[name]["grid"]
+    learner = on_features(arrivals, "shared")
+    methods = {
+        "ewc": method_of("exact", learner),
+        "distil": Method(asked=new_rows),
+        "replay": Method(rows=FEW_ROWS["network"]),
+    }
+    return _best(learner, arrivals, name, grid, methods[name])
+
+
+def best_on_table(name: str) -> float:
+    """Choose the strength of a method for the tables again, on worlds and rows that no claim is about."""
+    arrivals, grid = open_pairs(seeds=DESIGN_SEEDS), ON_TABLE[name]["grid"]
+    learner = on_table(arrivals)
+    methods = {
+        "ewc": method_of("exact", learner),
+        "distil": Method(asked=random_pairs(arrivals)),
+        "replay": Method(rows=FEW_ROWS["table"]),
+    }
+    return _best(learner, arrivals, name, grid, methods[name])
+
+
+def _best(learner: Learner, arrivals: Arrivals, name: str, grid: Sequence[float], method: Method) -> float:
+    course = learn_in_turn(learner, arrivals, {name: grid}, DESIGN_SEEDS, method, by="valid", label=name)
+    return grid[int(measured(course, grid)["average"].values.mean(1).argmax())]
+
+
+# Real ratings.
+
+
+def genres_one_after_another(ratings: Ratings) -> dict[str, Scores]:
+    """Predict likes in genres that arrive one after another; a seed says which ratings are trained on.
+
+    Strengths are those chosen on the tables of the worlds.
+    """
+    arrivals = genres_in_turn(ratings, SEEDS)
+    shared, apart = on_table(arrivals), on_table(arrivals, "per_domain")
+    arms = {
+        "naive": ({"ewc": (0.0,)}, NAIVE),
+        "distil": ({"distil": (ON_TABLE["distil"]["chosen"],)}, Method(asked=random_pairs(arrivals))),
+        "rows": ({"replay": (ON_TABLE["replay"]["chosen"],)}, Method(rows=FEW_ROWS["table"])),
+        "joint": ({"ewc": (0.0,)}, JOINT),
+    }
+    found = _by_arm(shared, arrivals, arms)
+    own = _by_arm(apart, arrivals, {"own": ({"ewc": (0.0,)}, NAIVE)})
+    return {
+        name: Scores.of(s.measure, {**{arm: s[arm] for arm in s}, "own": own[name]["own"]}, s.steps)
+        for name, s in found.items()
+    }
+
+
+def three_splits(ratings: Ratings) -> dict[str, dict[str, float]]:
+    """Predict ratings by offsets of user and item, with three ways of leaving a fifth out.
+
+    Returns
+    -------
+    dict {split: {"error": MAE, "known": share of the rows whose user was trained on, "error of known": theirs}}
+        Splits: "at random", "the last of all" by time, and "the last of each" user.
+    """
+    n = len(ratings)
+    generator = torch.Generator().manual_seed(SEEDS[0])
+    by_time = ratings.time.argsort(stable=True)
+    by_user = by_time[ratings.user[by_time].argsort(stable=True)]  # each user's rows in order of time
+    counts = torch.bincount(ratings.user, minlength=ratings.n_users)
+    place = torch.arange(n) - (counts.cumsum(0) - counts)[ratings.user[by_user]]
+    late = torch.zeros(n, dtype=torch.bool)
+    late[by_user] = place >= 0.8 * counts[ratings.user[by_user]]
+    splits = {
+        "at random": torch.rand(n, generator=generator) < 0.2,
+        "the last of all": torch.zeros(n, dtype=torch.bool),
+    }
+    splits["the last of all"][by_time[round(0.8 * n) :]] = True
+    splits["the last of each"] = late
+    return {name: _judged_by_offsets(ratings, held_out) for name, held_out in splits.items()}
+
+
+def _judged_by_offsets(ratings: Ratings, held_out: Tensor, pull: float = 5.0) -> dict[str, float]:
+    """Predict the mean, plus an offset of the item, plus one of the user, each shrunk towards 0."""
+    known = ~held_out
+    rest = ratings.rating - ratings.rating[known].mean()
+    predicted = torch.zeros(len(ratings)) + ratings.rating[known].mean()
+    for ids, size in ((ratings.item, ratings.n_items), (ratings.user, ratings.n_users)):
+        total = torch.zeros(size).index_add_(0, ids[known], rest[known])
+        offset = (total / (torch.bincount(ids[known], minlength=size) + pull))[ids]
+        predicted, rest = predicted + offset, rest - offset
+    seen = torch.bincount(ratings.user[known], minlength=ratings.n_users)[ratings.user] > 0
+    both = held_out & seen
+    return {
+        "error": float(mae(predicted[held_out], ratings.rating[held_out])),
+        "known": float(both.sum() / held_out.sum()),
+        "error of known": float(mae(predicted[both], ratings.rating[both])),
+    }
+
+
+# One setting, live.
+
+
+METHODS = ("nothing", "EWC", "keep some rows", "keep all rows", "distil on random pairs", "vectors per domain")
+ORDERS = {"books, films, games": (0, 1, 2), "games, films, books": (2, 1, 0), "films, books, games": (1, 0, 2)}
+
+
+@dataclass(frozen=True)
+class LiveCourse:
+    """Eight models while domains arrive, T domains.
+
+    Attributes
+    ----------
+    domains : tuple of str
+        In the order of their arrival.
+    matrix : Tensor, (8, arrivals so far + 1, T)
+    curves : Scores
+        AUC of each domain over training, one arm a domain.
+    """
+
+    domains: tuple[str, ...]
+    matrix: Tensor
+    curves: Scores
+
+
+def train_live(method: str, strength: float, rows: int, relatedness: float, order: str, seed: int) -> Iterator[Running]:
+    """Learn the tables in turn; ``seed`` k takes the k-th eight worlds and starts."""
+    seeds = tuple(SEEDS[0] + 8 * seed + k for k in range(8))
+    arrivals = open_pairs(relatedness, seeds)
+    arrivals = arrivals.in_order([arrivals.domains[k] for k in ORDERS[order]])
+    learner = on_table(arrivals, "per_domain" if method == "vectors per domain" else "shared")
+    what = {
+        "EWC": Method(fisher=fisher_of(learner, rows=FISHER_ROWS)),
+        "keep some rows": Method(rows=rows),
+        "keep all rows": JOINT,
+        "distil on random pairs": Method(asked=random_pairs(arrivals)),
+    }.get(method, NAIVE)
+    strengths = {"ewc": (strength,), "distil": (strength,)}
+
+    def snapshot(course: Callable[[], Course]) -> LiveCourse:
+        now = course()
+        curves = {domain: now.curves[:, k] for k, domain in enumerate(arrivals.domains)}
+        return LiveCourse(arrivals.domains, now.matrix, Scores.of("AUC", curves, now.steps))
+
+    for moment, course in in_turn(learner, arrivals, strengths, seeds, what, every=25):
+        yield Running(moment.step, moment.steps, partial(snapshot, course))
+    return snapshot(course)
+
+
+@dataclass(frozen=True)
+class OneWeight:
+    """One weight of a network that learned books, then films, with each strength.
+
+    Attributes
+    ----------
+    importances : Tensor, (weights,)
+        Of all weights of the encoder, which books and films share, the largest first.
+    rank : int
+        The weight's place among them, from 0.
+    name : str
+    before : float
+        Where it stood after books.
+    after : Tensor, (strengths,)
+        Where it stood after films.
+    moved : Tensor, (strengths, weights)
+        How far each weight moved.
+    """
+
+    importances: Tensor
+    rank: int
+    name: str
+    before: float
+    after: Tensor
+    moved: Tensor
+
+
+def look_at_weight(rank: int, importance: str, seed: int) -> OneWeight:
+    """Look at one weight, by its place among all in percent, in networks that were trained with each strength."""
+    names, fisher, before, after = _trained_with_strengths(importance, seed)
+    order = fisher.argsort(descending=True)
+    at = min(round(rank / 100 * (len(order) - 1)), len(order) - 1)
+    place = int(order[at])
+    moved = (after - before)[:, order].abs()
+    return OneWeight(fisher[order], at, names[place], float(before[place]), after[:, place], moved)
+
+
+LOOK_STRENGTHS = (0.0, *STRENGTHS)
+
+
+@lru_cache(maxsize=16)
+def _trained_with_strengths(importance: str, seed: int) -> tuple[list[str], Tensor, Tensor, Tensor]:
+    """Names, importances (P,), and values after books (P,) and after films (strengths, P), of the encoder's weights."""
+    seeds = (SEEDS[0] + seed,)
+    arrivals = open_clues(seeds=seeds).in_order(DOMAINS[:2])
+    learner = on_features(arrivals)
+    state = {}
+    inner = method_of(importance, learner).fisher
+
+    def fisher(models, domain, fields):
+        found = inner(models, domain, fields)
+        if not state:
+            state["fisher"] = found
+            state["before"] = models.each_own(lambda model: dict(model.named_parameters()))
+        return found
+
+    *_, (_, course) = in_turn(learner, arrivals, {"ewc": LOOK_STRENGTHS}, seeds, Method(fisher=fisher))
+    after = course().models.each_own(lambda model: dict(model.named_parameters()))
+    touched = [name for name in after if name.startswith("encoder.")]
+    names = [f"{name}[{k}]" for name in touched for k in range(after[name][0].numel())]
+
+    def flat(values: Mapping[str, Tensor]) -> Tensor:
+        return torch.cat([values[name].flatten(1) for name in touched], dim=1).detach().cpu()  # (strengths, P)
+
+    return names, flat(state["fisher"])[0], flat(state["before"])[0], flat(after)
