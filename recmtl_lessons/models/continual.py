@@ -153,6 +153,7 @@ class ContinualFactorization(NamedParts):
         self.n_users, self.embedding_dim, self.users = n_users, embedding_dim, users
         self.domains: tuple[str, ...] = ()
         self.n_items: dict[str, int] = {}
+        self.register_buffer("_like", torch.empty(0), persistent=False)  # of the dtype and on the device of all tables
         self.shared_users = self._table(n_users) if users == "shared" else None
         self.own_users, self.items = nn.ParameterList(), nn.ParameterList()
         self.item_biases = nn.ParameterList()
@@ -161,11 +162,10 @@ class ContinualFactorization(NamedParts):
         """Add the tables of a domain that has not been there before, drawn from torch's generator."""
         _check_new_name(name, self.domains)
         check_count("n_items", n_items)
-        like = next(self.parameters(), torch.empty(0))
         if self.users == "per_domain":
-            self.own_users.append(self._table(self.n_users, like))
-        self.items.append(self._table(n_items, like))
-        self.item_biases.append(nn.Parameter(torch.zeros(n_items, dtype=like.dtype, device=like.device)))
+            self.own_users.append(self._table(self.n_users))
+        self.items.append(self._table(n_items))
+        self.item_biases.append(nn.Parameter(self._like.new_zeros(n_items)))
         self.domains = (*self.domains, name)
         self.n_items[name] = n_items
 
@@ -182,9 +182,8 @@ class ContinualFactorization(NamedParts):
         check_answer(logits, self)
         return logits
 
-    def _table(self, rows: int, like: Tensor | None = None) -> nn.Parameter:
-        values = 0.1 * torch.randn(rows, self.embedding_dim)
-        return nn.Parameter(values if like is None else values.to(like))
+    def _table(self, rows: int) -> nn.Parameter:
+        return nn.Parameter(0.1 * torch.randn(rows, self.embedding_dim).to(self._like))
 
 
 # How much each weight matters.
@@ -374,7 +373,7 @@ def quadratic_penalty(weights: Weights, anchor: Weights, fisher: Weights) -> Ten
         for name, value in fisher.items():
             if not isinstance(values, Mapping) or name not in values:
                 raise ValueError(f"{whose}: got none for {name!r}, expected {{name: tensor}} with all of the Fisher's")
-            check_values(f"{whose}[{name!r}]", values[name], tuple(value.shape))
+            _check_floats(f"{whose}[{name!r}]", values[name], tuple(value.shape))
     parts = [(value * (weights[name] - anchor[name]).square()).sum() for name, value in fisher.items()]
     penalty = 0.5 * torch.stack(parts).sum()
     came = {"weights": weights, "anchor": anchor, "fisher": fisher}
@@ -549,4 +548,10 @@ def _check_fisher(fisher: object) -> None:
     if not isinstance(fisher, Mapping) or not fisher:
         raise ValueError(f"fisher: got {fisher!r}, expected {{name of a weight: tensor}}, at least one")
     for name, value in fisher.items():
-        check_values(f"fisher[{name!r}]", value, tuple(getattr(value, "shape", ())))
+        _check_floats(f"fisher[{name!r}]", value, tuple(getattr(value, "shape", ())))
+
+
+def _check_floats(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
+    check_values(name, value, shape)
+    if not value.is_floating_point():
+        raise ValueError(f"{name}: got dtype {value.dtype}, expected a floating point dtype")

@@ -2,7 +2,7 @@
 
 from recmtl_lessons.training.device import default_device
 from recmtl_lessons.training.jobs import concurrently, concurrently_for
-from recmtl_lessons.training.metrics import TransferMatrix, accuracy, auc, mae, proxy_a_distance, rmse, transfer_matrix
+from recmtl_lessons.training.metrics import accuracy, auc, mae, proxy_a_distance, rmse, transfer_matrix
 from recmtl_lessons.training.progress import Moment, with_bar
 from recmtl_lessons.training.replay import ReplayBuffer, ReservoirBuffer
 from recmtl_lessons.training.rollouts import Acted, Actors, Chooser, Rollout, Sessions, returns_of, stack_steps
@@ -21,7 +21,6 @@ __all__ = [
     "Scores",
     "Sessions",
     "Stack",
-    "TransferMatrix",
     "accuracy",
     "auc",
     "concurrently",

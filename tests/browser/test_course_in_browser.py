@@ -12,6 +12,7 @@ import nbformat
 import pytest
 
 from recmtl_lessons.lessons import (
+    continual,
     cross_domain_transfer,
     distilled_q,
     domain_adversarial,
@@ -533,6 +534,42 @@ def test_hierarchical(ran, more, expecting, take_picture):
     answer_the_study_question(outermost(page).nth(1), expecting, "goal_steps", hierarchical.study_question())
     fits(notebook)
     whole_page(notebook, take_picture, "09")
+    assert notebook.errors() == []
+
+
+def test_continual(ran, expecting, take_picture):
+    notebook = ran("10_continual.ipynb")
+    page = notebook.page
+    arrivals, weight = notebook.explorers
+    assert every_control_has_a_name(notebook) >= {"slider", "spinbutton", "combobox", "button", "radio", "textbox"}
+    speak_of(arrivals)
+    move_every_way(arrivals, 2, "relatedness")
+    take_picture(arrivals.root, "10_explorer0_after_relatedness")
+    for method in continual.METHODS[1:]:
+        arrivals.root.get_by_label("Against forgetting").select_option(method)
+        arrivals.settle(method=method)
+        expecting(arrivals.summary).to_contain_text(f"{method}, strength 0.1" if method == "EWC" else method)
+        take_picture(arrivals.root, f"10_explorer0_{method.replace(' ', '_')}")
+    arrivals.root.get_by_label("Order of arrival").select_option("games, films, books")
+    arrivals.settle(order="games, films, books")
+    expecting(arrivals.summary).to_contain_text("games: AUC")
+    arrivals.button("Reset").click()
+    arrivals.settle(method="nothing")
+    speak_of(arrivals)
+
+    move_all(((weight, ("rank",)),), take_picture, "10")
+    weight.root.get_by_label("Importance").select_option("shuffled")
+    weight.settle(importance="shuffled")
+    take_picture(weight.root, "10_explorer1_shuffled")
+    weight.button("New seed").click()
+    weight.settle(seed=1)
+
+    predict(page, expecting, continual, "higher")
+    asked = outermost(page)
+    answer_the_study_question(asked.nth(1), expecting, "relatedness", continual.study_design())
+    answer_the_study_question(asked.nth(2), expecting, "rank", continual.study_forgetting())
+    fits(notebook)
+    whole_page(notebook, take_picture, "10")
     assert notebook.errors() == []
 
 

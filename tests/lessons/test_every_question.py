@@ -84,11 +84,13 @@ def test_a_progress_file_of_before_is_brought_over(tmp_path, monkeypatch):
     shutil.copy(BEFORE, tmp_path / "progress.json")
     monkeypatch.setenv("RECMTL_PROGRESS_DIR", str(tmp_path))
     for (name, _), question in QUESTIONS.items():
+        if name not in FORMER:
+            continue  # a lesson that has had keys from its beginning
         assert question._kept() is not None, (name, question.key)
         if isinstance(question, Quiz):
             assert question.solved
             assert question._kept() == question.correct
-    assert {study.step for study in STUDIES.values()} == {5}
+    assert {study.step for (name, _), study in STUDIES.items() if name in FORMER} == {5}
 
 
 @pytest.mark.parametrize(("name", "key"), STUDIES)

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from recmtl_lessons.models import (
+    ContinualFactorization,
+    ContinualRecommender,
     CrossDomainTransferNetwork,
     DomainAdversarialNetwork,
     HierarchicalMultiTaskRL,
@@ -63,6 +65,20 @@ def hierarchical_answers(network, name):
     return torch.cat([network.action_probabilities(ROWS, name), torch.stack([goals[other] for other in NAMES], 1)], 1)
 
 
+def grown(names):
+    network = ContinualRecommender(3, (4,))
+    for name in names:
+        network.add_task(name, "classification", WIDTHS.get(name, 3))
+    return network
+
+
+def tables(names, users="per_domain"):
+    network = ContinualFactorization(4, 2, users)
+    for name in names:
+        network.add_domain(name, SIZES.get(name, (4, 5))[0])
+    return network
+
+
 CASES = {  # how to build one from its names, and what it answers for one of them
     "adversarial": (adversarial, lambda network, name: network.predict(ROWS, name)),
     "transfer": (transfer, transfer_answers),
@@ -79,6 +95,8 @@ CASES = {  # how to build one from its names, and what it answers for one of the
         lambda names: HierarchicalMultiTaskRL(3, len(names), actions(names), (4,), (5,), 2),
         hierarchical_answers,
     ),
+    "grown": (grown, lambda network, name: network.predict(ROWS, name)),
+    "tables": (tables, lambda network, name: network(name, IDS, IDS)),
     "attention, one encoder": (lambda names: attention(names, shared_encoder=True), attention_answers),
 }
 

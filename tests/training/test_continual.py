@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from recmtl_lessons.datasets.arrivals import CLUES, PAIRS, clues_in_turn, pairs_in_turn
 from recmtl_lessons.models import ElasticWeightConsolidation, fisher_diagonal, forgetting_loss
-from recmtl_lessons.training import draw_batches, transfer_matrix
 from recmtl_lessons.training import continual as room
+from recmtl_lessons.training import draw_batches, transfer_matrix
 from recmtl_lessons.training.continual import JOINT, NAIVE, Method, factorization, in_turn, network
 
 SEEDS = (3, 5)
@@ -147,7 +147,8 @@ def test_distilling_holds_old_answers_and_stores_no_row(pairs):
     learner = factorization(pairs, "shared", 3, 0.02, 3 * STEPS)
     asked = room.random_pairs(pairs, 50)("books", pairs.train["films"], torch.Generator().manual_seed(0))
     assert set(asked) == {"user", "item"}
-    assert asked["item"].max() < 12 and asked["user"].shape == (2, 50)
+    assert asked["item"].max() < 12
+    assert asked["user"].shape == (2, 50)
     course = learned(learner, pairs, {"distil": (0.0, 30.0)}, Method(asked=room.random_pairs(pairs, 50)))
     moved = (course.matrix[:, -1, 0] - course.matrix[:, 1, 0]).abs().view(2, 2).mean(1)
     assert moved[1] < moved[0]
@@ -165,7 +166,8 @@ def test_shuffled_importances_are_the_same_numbers_among_the_same_weights(clues)
         assert torch.equal(a == 0, b == 0)
         assert not torch.equal(a, b)
     ones = room.all_ones(models, "books", fields)
-    assert all((value == 1).all() for value in ones.values()) and set(ones) == set(right)
+    assert all((value == 1).all() for value in ones.values())
+    assert set(ones) == set(right)
 
 
 def test_a_weight_that_is_held_hard_does_not_move(clues):

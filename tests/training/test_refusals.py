@@ -21,6 +21,7 @@ from recmtl_lessons.training import (
     ManyModels,
     Moment,
     ReplayBuffer,
+    ReservoirBuffer,
     Rollout,
     Scores,
     Sessions,
@@ -35,6 +36,7 @@ from recmtl_lessons.training import (
     returns_of,
     rmse,
     stack_steps,
+    transfer_matrix,
     with_bar,
 )
 from tests.support.refusals import (
@@ -197,12 +199,26 @@ STACKS = [
     Call("Actors", lambda: (Actors, dict(BUILT_RIGHT)), CLIPPED),
     Call(
         "ManyModels",
-        lambda: (ManyModels, {**BUILT_RIGHT, "objective": loss_of, "data": {"shop": shop()}}),
+        lambda: (
+            ManyModels,
+            {**BUILT_RIGHT, "objective": loss_of, "data": {"shop": shop()}, "own": {"anchor": normal(3, 2)}},
+        ),
         {
             **BUILT,
             "objective": Given(len, lambda _: lambda model, batch: 0),
             "data": Each({"shop": DATA}),
             "batch_size": Count(),
+            "own": Given(
+                5,
+                [normal(3)],
+                {"shop": normal(3)},
+                {"anchor": normal(2)},
+                {"anchor": normal(3).double()},
+                {"anchor": normal(3) / 0},
+                {"anchor": [1.0]},
+                {"anchor": normal(3).to_sparse()},
+                optional=True,
+            ),
         },
     ),
     *(row for kind in (Stack, Actors, ManyModels) for row in rows_of(kind)),
@@ -221,6 +237,21 @@ def replay():
     return buffer
 
 
+def reservoir():
+    buffer = ReservoirBuffer(4, 2)
+    buffer.add(torch.Generator().manual_seed(0), **steps(3))
+    return buffer
+
+
+def by_name_and_generator(method):
+    """As `by_name`, for a method that is handed a generator as well."""
+
+    def call(_, fields, generator=None):
+        return method(generator, **(fields if isinstance(fields, dict) else {"state": fields}))
+
+    return MethodType(call, method.__self__)
+
+
 def steps(count):
     return {"state": normal(2, count, 3), "reward": normal(2, count)}
 
@@ -234,6 +265,16 @@ REPLAY = [
         "ReplayBuffer.sample",
         lambda: (replay().sample, {"batch_size": 3}),
         {"batch_size": Count(), "generator": Generator(optional=True)},
+    ),
+    Call("ReservoirBuffer", lambda: (ReservoirBuffer, {"capacity": 4}), {"capacity": Count(), "stacks": Count()}),
+    Call(
+        "ReservoirBuffer.add",
+        lambda: (
+            by_name_and_generator(reservoir().add),
+            {"fields": steps(4), "generator": torch.Generator().manual_seed(0)},
+        ),
+        {**FIELDS, "generator": Generator(optional=True)},
+        KEPT,
     ),
 ]
 
@@ -277,6 +318,15 @@ METRICS = [
             "seed": Count(0),
         },
         ("features",),
+    ),
+    Call(
+        "transfer_matrix",
+        lambda: (transfer_matrix, {"scores": normal(3, 3), "before": normal(3)}),
+        {
+            "scores": Floats("fixed fixed", dtype=False, integers=True, infinite=True),
+            "before": Floats("fixed", dtype=False, integers=True, infinite=True),
+        },
+        ("scores", "before"),
     ),
 ]
 

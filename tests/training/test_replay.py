@@ -1,4 +1,4 @@
-"""Replay against lists in Python."""
+"""Replay against lists in Python, and a reservoir against counting."""
 
 import math
 import re
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from recmtl_lessons.training.replay import ReplayBuffer
+from recmtl_lessons.training.replay import ReplayBuffer, ReservoirBuffer
 
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
 
@@ -130,6 +130,101 @@ class TestDrawing:
             assert chisquare(counts.numpy()).pvalue > 1e-3
 
 
+def offered(pieces, capacity=5, stacks=3, seed=0, device=None):
+    """A reservoir to which numbered rows came in pieces."""
+    reservoir, first, luck = ReservoirBuffer(capacity, stacks), 0, draws(seed)
+    for size in pieces:
+        reservoir.add(luck, **numbered(stacks, first, size, device))
+        first += size
+    return reservoir
+
+
+def kept_in(reservoir, rows):
+    """Whether each row is kept by each model, (stacks, rows)."""
+    number = reservoir.rows()["number"] - 1000 * torch.arange(reservoir.stacks)[:, None]
+    return torch.zeros(reservoir.stacks, rows, dtype=torch.bool).scatter(1, number, True)
+
+
+class TestReservoir:
+    @pytest.mark.parametrize(
+        "pieces",
+        [(23,), (1,) * 23, (3, 9, 1, 7, 3), (5, 18), (22, 1)],
+        ids=lambda pieces: f"{len(pieces)} pieces, {pieces[0]} first",
+    )
+    def test_every_row_and_every_pair_is_kept_with_the_same_probability(self, pieces):
+        """Within five standard errors: however the rows come, it is the same law."""
+        stacks, rows, capacity = 4000, 23, 5
+        kept = kept_in(offered(pieces, capacity, stacks), rows).double()
+        assert (kept.sum(1) == capacity).all()
+        both = kept.T @ kept / stacks  # (rows, rows): how often both are kept; on the diagonal, one
+        one, two = capacity / rows, capacity * (capacity - 1) / (rows * (rows - 1))
+        expected = torch.full((rows, rows), two).double().fill_diagonal_(one)
+        errors = (expected * (1 - expected) / stacks).sqrt()
+        assert ((both - expected).abs() <= 5 * errors).all()
+
+    def test_models_choose_apart(self):
+        kept = kept_in(offered((23,), stacks=4000), 23).double()
+        together = (kept[::2] * kept[1::2]).mean(0)  # of two models beside each other
+        expected = (5 / 23) ** 2
+        assert ((together - expected).abs() <= 5 * (expected * (1 - expected) / 2000) ** 0.5).all()
+
+    @pytest.mark.parametrize("pieces", [(2,), (1, 1, 2), (5,), (3, 2)])
+    def test_all_rows_are_kept_in_their_order_until_it_is_full(self, pieces):
+        reservoir, seen = offered(pieces), sum(pieces)
+        assert len(reservoir) == seen
+        for name, values in numbered(3, 0, seen).items():
+            assert torch.equal(reservoir.rows()[name], values)
+
+    @pytest.mark.parametrize("pieces", [(13,), (3, 4, 6), (1,) * 13])
+    def test_fields_of_a_row_stay_together(self, pieces, device):
+        rows = offered(pieces, device=device).rows()
+        number = rows["number"]
+        assert number.shape == (3, 5)
+        assert number.device.type == device.type
+        assert (number // 1000 == torch.arange(3, device=device)[:, None]).all()
+        assert torch.equal(rows["state"], number[..., None] + torch.tensor([0.0, 0.25, 0.5], device=device))
+        assert torch.equal(rows["terminated"], number % 2 == 0)
+        assert torch.equal(rows["grid"], number[..., None, None].expand(-1, -1, 2, 2).double())
+        assert [values.dtype for values in rows.values()] == [torch.int64, torch.float32, torch.bool, torch.float64]
+
+    def test_a_longer_stream_still_leaves_as_many(self):
+        reservoir = offered((4, 40, 400), capacity=7)
+        assert (len(reservoir), reservoir.seen) == (7, 444)
+        assert kept_in(reservoir, 444).sum(1).tolist() == [7, 7, 7]
+
+    def test_the_generator_decides(self):
+        one, same, other = (offered((4, 19), seed=seed).rows()["number"] for seed in (0, 0, 1))
+        assert torch.equal(one, same)
+        assert not torch.equal(one, other)
+
+    def test_without_a_generator_it_is_torchs_own(self):
+        found = []
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            for _ in range(2):
+                reservoir = ReservoirBuffer(5, 3)
+                reservoir.add(**numbered(3, 0, 23))
+                found.append(reservoir.rows()["number"])
+        assert torch.equal(found[0], offered((23,)).rows()["number"])
+        assert not torch.equal(*found)
+
+    def test_it_keeps_copies_without_gradients(self):
+        state = torch.ones(1, 4, 2, requires_grad=True)
+        reservoir = ReservoirBuffer(4)
+        reservoir.add(state=state)
+        with torch.no_grad():
+            state.fill_(7.0)
+        before = reservoir.rows()["state"]
+        assert not before.requires_grad
+        reservoir.add(state=torch.full((1, 50, 2), 3.0))
+        assert set(before.flatten().tolist()) == {1.0}
+
+    def test_nothing_is_kept_before_anything_came(self):
+        reservoir = ReservoirBuffer(4)
+        assert len(reservoir) == 0
+        assert reservoir.rows() == {}
+
+
 def holed(tensor):
     broken = tensor.clone()
     broken.view(-1)[0] = math.nan
@@ -173,6 +268,26 @@ class TestBadInput:
         assert len(buffer) == 0
         buffer.add(other=STATE)  # nothing was settled
         assert len(buffer) == 3
+
+    @pytest.mark.parametrize(
+        ("fields", "named"),
+        [
+            ({"state": STATE}, "fields"),
+            ({"state": STATE, "reward": REWARD, "more": REWARD}, "fields"),
+            ({"state": STATE, "reward": REWARD.double()}, "reward"),
+            ({"state": STATE[:, :, :2], "reward": REWARD}, "state"),
+            ({"state": STATE, "reward": holed(REWARD)}, "reward"),
+        ],
+    )
+    def test_what_a_reservoir_refuses_changes_nothing(self, fields, named):
+        reservoir, luck = ReservoirBuffer(5, 2), draws(0)
+        reservoir.add(luck, state=0 * STATE, reward=0 * REWARD)
+        before, state = reservoir.rows(), luck.get_state()
+        with pytest.raises(ValueError, match=refusal(named)):
+            reservoir.add(luck, **fields)
+        assert len(reservoir) == 3
+        assert torch.equal(luck.get_state(), state)
+        assert all(torch.equal(value, before[name]) for name, value in reservoir.rows().items())
 
     def test_draws(self):
         with pytest.raises(ValueError, match=refusal("sample", "empty")):

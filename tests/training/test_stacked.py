@@ -776,6 +776,71 @@ class TestOwnBatches:
         assert torch.equal(by_seed, stack.each_own(lambda model, x: model(x), shared.repeat(2, 1, 1)))
 
 
+def pulled(model, batch, setting, progress):
+    """A regression whose weights are held near where each model's own anchor is."""
+    loss, _ = regression(model, batch, setting, progress)
+    held = sum((w - batch["anchor"][name]).square().sum() for name, w in model.named_parameters())
+    return loss + batch["strengths"][0] * held, {"held": held}
+
+
+def anchors(models=6):
+    weights = {"weight": normal(models, 1, WIDTH, seed=7), "bias": normal(models, 1, seed=8)}
+    return {"anchor": weights, "strengths": [torch.linspace(0.5, 3, models), torch.arange(models)]}
+
+
+def its_own(value, index):
+    """What one model has of nested dicts and lists."""
+    if isinstance(value, dict):
+        return {name: its_own(part, index) for name, part in value.items()}
+    return [its_own(part, index) for part in value] if isinstance(value, list) else value[index]
+
+
+class TestWhatEachModelHasForItself:
+    def test_comes_with_every_batch(self):
+        def build():
+            return nn.Linear(WIDTH, 1)
+
+        def groups(model):
+            return [{"params": model.parameters(), "lr": 1e-2}]
+
+        stack = run(stack_of(objective=pulled, own=anchors()), 30, every=10)
+        for index in range(6):
+            own = its_own(anchors(), index)
+
+            def alone(model, batch, setting, progress, own=own):
+                return pulled(model, {**batch, **own}, setting, progress)
+
+            model, history = one_by_one(stack, build, alone, index, 30, groups, every=10)
+            torch.testing.assert_close(stack.model(index).state_dict(), model.state_dict(), rtol=0, atol=1e-5)
+            expected = torch.tensor([column["held"] for column in history])
+            torch.testing.assert_close(stack.history["held"][index], expected, rtol=1e-4, atol=1e-5)
+
+    def test_changes_no_batch(self):
+        plain, other = stack_of(), stack_of(own=anchors())
+        for one, same in zip(plain.draw_batches(1, 3), other.draw_batches(1, 3), strict=True):
+            assert fingerprint(one) == fingerprint(same)
+        assert_same_models(run(plain, 10), run(other, 10))
+
+    @needs_cuda
+    def test_goes_where_the_models_are(self):
+        stack = run(stack_of(objective=pulled, own=anchors(), device="cuda"), 10)
+        on_cpu = run(stack_of(objective=pulled, own=anchors()), 10)
+        torch.testing.assert_close(stack.history["held"], on_cpu.history["held"], rtol=1e-3, atol=1e-4)
+
+    @pytest.mark.parametrize(
+        ("own", "named", "came"),
+        [
+            ({"shop": torch.zeros(6)}, "own", "names that are no stream"),
+            ({"anchor": {"weight": torch.zeros(3, 2)}}, "own['anchor']['weight']", r"\(n_models=6, "),
+            ({"anchor": [torch.full((6,), math.inf)]}, "own['anchor'][0]", "finite numbers"),
+            ({"anchor": torch.zeros(6).double()}, "own['anchor']", r"torch\.float32 as the models'"),
+        ],
+    )
+    def test_is_refused_by_its_name(self, own, named, came):
+        with pytest.raises(ValueError, match=rf"^{re.escape(named)}: got .*expected .*{came}"):
+            stack_of(own=own)
+
+
 class TestRowsThatAreNotOneAModel:
     """Refused by the name of what does not fit; nothing has changed then."""
 

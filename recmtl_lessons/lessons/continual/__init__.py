@@ -9,6 +9,7 @@ from recmtl_lessons.lessons.continual.exercises import (
 )
 from recmtl_lessons.lessons.continual.experiments import (
     CHOSEN,
+    METHODS,
     RELATEDNESS,
     STRENGTH,
     course_band,
