@@ -185,7 +185,8 @@ def in_turn(
             at.append(number * learner.steps + moment.step)
             if moment.step == learner.steps:
                 matrix.append(now)
-                _keep(state, arrivals.train[domain], domain, method, seeds)
+                if domain != arrivals.domains[-1]:
+                    _keep(state, arrivals.train[domain], domain, method, seeds)
             yield Moment(at[-1], total), course
 
 

@@ -15,7 +15,6 @@ from recmtl_lessons.lessons.continual.experiments import (
     course_band,
     difference_from_the_stack,
     dip,
-    few_rows_with_weights,
     genres_one_after_another,
     heads_apart,
     importance_one,
@@ -25,10 +24,10 @@ from recmtl_lessons.lessons.continual.experiments import (
     open_clues,
     over_relatedness,
     own_scores,
-    same_meaning,
     sizes_of_batched,
     stability_gap,
     sweep,
+    switches,
     three_splits,
 )
 from recmtl_lessons.lessons.continual.explorers import explore_arrivals, explore_weight

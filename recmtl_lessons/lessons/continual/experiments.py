@@ -23,7 +23,7 @@ from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, SEEDS
 from recmtl_lessons.models.continual import ContinualRecommender, fisher_diagonal
 from recmtl_lessons.teaching import Running
 from recmtl_lessons.teaching.texts import read_yaml
-from recmtl_lessons.training import Scores, auc, draw_batches, mae, transfer_matrix
+from recmtl_lessons.training import ManyModels, Scores, auc, draw_batches, mae, transfer_matrix
 from recmtl_lessons.training.continual import (
     JOINT,
     NAIVE,
@@ -46,7 +46,7 @@ STRENGTHS, CHOSEN, RELATEDNESS, EVERY = (SETTINGS[n] for n in ("strengths", "cho
 ONE_HEAD, ON_TABLE, FEW_ROWS = (SETTINGS[name] for name in ("one_head", "on_table", "few_rows"))
 STRENGTH, STEPS, LEARNING_RATE = CHOSEN["exact"], SETTINGS["network"]["steps"], SETTINGS["network"]["learning_rate"]
 DOMAINS = CLUES.domains
-FISHER_ROWS = 300
+FISHER_ROWS = 200
 KINDS = ("exact", "sampled", "empirical", "batched", "shuffled", "ones")
 
 
@@ -107,12 +107,12 @@ def method_of(kind: str, learner: Learner) -> Method:
 
 
 def sweep(
-    kind: str = "exact", strengths: Sequence[float] = (0.0, *STRENGTHS), arrivals: Arrivals | None = None, by="test"
+    kind: str = "exact", strengths: Sequence[float] = (0.0, *STRENGTHS[1:]), arrivals: Arrivals | None = None, by="test"
 ) -> dict[str, Scores]:
     """Learn the three shops in turn, with every strength: the scores of the strengths, as `measured` returns them."""
     own = arrivals or open_clues()
     learner, seeds = on_features(own), SEEDS if arrivals is None else tuple(range(own.n_seeds))
-    every = EVERY if by == "test" else None
+    every = EVERY if kind == "exact" and by == "test" else None
     course = learn_in_turn(
         learner, own, {"ewc": strengths}, seeds, method_of(kind, learner), every=every, by=by, label=kind
     )
@@ -139,13 +139,26 @@ def strength_of(kind: str) -> float:
 def importances(swept: Mapping[str, dict[str, Scores]]) -> Scores:
     """Return the mean AUC at the end of each way of saying how much a weight matters, each with its own strength.
 
-    Also of batched importances with the strength of exact ones. What was swept is taken from there.
+    Also of exact importances with the strength of batched ones. What was swept is taken from there.
     """
     found = {"naive": swept["exact"]["average"][0.0]}
+    rest = [kind for kind in KINDS if kind not in swept]
+    arrivals = open_clues()
+    learner = on_features(arrivals)
+    methods = [method_of(kind, learner).fisher for kind in rest]
+
+    def each_its_own(models: ManyModels, domain: str, fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        of_kinds = [method(models, domain, fields) for method in methods]
+        which = models.setting("kind").long()  # (M,)
+        own = torch.arange(len(which), device=which.device)
+        return {name: torch.stack([part[name] for part in of_kinds])[which, own] for name in of_kinds[0]}
+
+    settings = [{"kind": float(k), "ewc": CHOSEN[kind]} for k, kind in enumerate(rest)]
+    course = learn_in_turn(learner, arrivals, settings, SEEDS, Method(fisher=each_its_own), label=", ".join(rest))
+    others = measured(course, rest)["average"]
     for kind in KINDS:
-        known = swept.get(kind) or sweep(kind, (CHOSEN[kind],))
-        found[kind] = known["average"][CHOSEN[kind]]
-    return Scores.of("mean AUC at the end", {**found, "carried over": swept["batched"]["average"][STRENGTH]})
+        found[kind] = others[kind] if kind in rest else swept[kind]["average"][CHOSEN[kind]]
+    return Scores.of("mean AUC at the end", {**found, "carried over": swept["exact"]["average"][CHOSEN["batched"]]})
 
 
 def sizes_of_batched(sizes: Sequence[int] = (4, 16, 64, 256)) -> dict[int, float]:
@@ -269,7 +282,54 @@ def difference_from_the_stack(make: Callable, learn: Callable) -> dict[float, fl
     return {strength: gap(strength) for strength in strengths}
 
 
+# Several arms as one stack: a term that an arm has not counts 0 times in its loss.
+
+
+def together(
+    learner: Learner,
+    arrivals: Arrivals,
+    arms: Mapping[str, Mapping[str, float]],
+    method: Method,
+    seeds: Sequence[int] = SEEDS,
+    every: int | None = None,
+) -> dict[str, Scores]:
+    """Learn the domains in turn with several arms at once; an arm says how much each term of its loss counts."""
+    settings = [{"ewc": 0.0, "distil": 0.0, "replay": 0.0, **terms} for terms in arms.values()]
+    course = learn_in_turn(learner, arrivals, settings, seeds, method, every=every, label=", ".join(map(str, arms)))
+    return measured(course, tuple(arms), len(seeds))
+
+
+NOTHING_OR_ALL = {"naive": {}, "joint": {"replay": 1.0}}  # with all rows kept
+
+
+def merged(*found: Mapping[str, Scores]) -> dict[str, Scores]:
+    """Return the scores of several runs as one, measure by measure."""
+    return {
+        name: Scores.of(scores.measure, {arm: part[name][arm] for part in found for arm in part[name]})
+        for name, scores in found[0].items()
+        if name != "over training"
+    }
+
+
 # One head for all domains.
+
+
+@lru_cache(maxsize=1)
+def switches() -> dict[str, dict[str, Scores]]:
+    """Learn through one head, with nothing done and with all rows kept: where the banner turns, and where it stays.
+
+    Returns
+    -------
+    dict {"differ" or "same": scores as `measured` returns them}
+    """
+    arrivals = stacked([open_clues(), open_clues(0.0)])
+    seeds = (*SEEDS, *(seed + 1000 for seed in SEEDS))
+    found = together(on_features(arrivals, "shared"), arrivals, NOTHING_OR_ALL, JOINT, seeds, every=10)
+    parts = {"differ": slice(0, len(SEEDS)), "same": slice(len(SEEDS), None)}
+    return {
+        world: {name: replace(scores, values=scores.values[:, part]) for name, scores in found.items()}
+        for world, part in parts.items()
+    }
 
 
 def one_head() -> dict[str, Scores]:
@@ -277,69 +337,52 @@ def one_head() -> dict[str, Scores]:
     arrivals = open_clues()
     learner = on_features(arrivals, "shared")
     arms = {
-        "naive": ({"ewc": (0.0,)}, NAIVE),
-        "EWC": ({"ewc": (ONE_HEAD["ewc"]["chosen"],)}, method_of("exact", learner)),
-        "distil": ({"distil": (ONE_HEAD["distil"]["chosen"],)}, Method(asked=new_rows)),
-        "rows": ({"replay": (ONE_HEAD["replay"]["chosen"],)}, Method(rows=FEW_ROWS["network"])),
-        "joint": ({"ewc": (0.0,)}, JOINT),
+        "EWC": {"ewc": ONE_HEAD["ewc"]["chosen"]},
+        "distil": {"distil": ONE_HEAD["distil"]["chosen"]},
+        "rows": {"replay": ONE_HEAD["replay"]["chosen"]},
     }
-    return _by_arm(learner, arrivals, arms)
+    method = replace(method_of("exact", learner), rows=FEW_ROWS["network"], asked=new_rows)
+    return merged(together(learner, arrivals, arms, method), switches()["differ"])
 
 
 def heads_apart() -> dict[str, Scores]:
     """Learn them through a head for each: asking the network before about the new rows, and all rows kept."""
     arrivals = open_clues()
     learner = on_features(arrivals)
-    arms = {
-        "distil": ({"distil": (SETTINGS["heads_distil"],)}, Method(asked=new_rows)),
-        "joint": ({"ewc": (0.0,)}, JOINT),
-    }
-    return _by_arm(learner, arrivals, arms)
+    distil = together(learner, arrivals, {"distil": {"distil": SETTINGS["heads_distil"]}}, Method(asked=new_rows))
+    return merged(distil, nothing_or_all())
 
 
 @lru_cache(maxsize=1)
-def reference_matrices() -> dict[str, Tensor]:
-    """Return the matrices of doing nothing and of keeping all rows, a head for each domain: (S, 3, 3) each."""
+def nothing_or_all() -> dict[str, Scores]:
+    """Learn them through a head for each, with nothing done and with all rows kept; ``so far`` after each domain too.
+
+    ``so far`` is the mean AUC of what has been learned, with the domains as moments.
+    """
     arrivals = open_clues()
     learner = on_features(arrivals)
-    return {
-        arm: learn_in_turn(learner, arrivals, {"ewc": (0.0,)}, SEEDS, method, label=arm).matrix[:, 1:]
-        for arm, method in (("naive", NAIVE), ("joint", JOINT))
-    }
+    settings = [{"replay": 0.0}, {"replay": 1.0}]
+    course = learn_in_turn(learner, arrivals, settings, SEEDS, JOINT, label="nothing, all rows")
+    matrix = course.matrix[:, 1:].view(2, len(SEEDS), 3, 3)
+    found = measured(course, ("naive", "joint"))
+    return {**found, "so far": Scores("AUC so far", ("naive", "joint"), so_far(matrix), (1, 2, 3))}
 
 
-def _by_arm(learner: Learner, arrivals: Arrivals, arms: Mapping[str, tuple], every: int | None = None) -> dict:
-    found = {
-        arm: measured(learn_in_turn(learner, arrivals, settings, SEEDS, method, every=every, label=arm), (arm,))
-        for arm, (settings, method) in arms.items()
-    }
-    return {
-        name: Scores.of(scores.measure, {arm: f[name][arm] for arm, f in found.items()}, scores.steps)
-        for name, scores in next(iter(found.values())).items()
-    }
+def so_far(matrices: Tensor) -> Tensor:
+    """Return the mean over the domains that have been learned: (..., 3, 3) -> (..., 3)."""
+    return torch.stack([matrices[..., k, : k + 1].mean(-1) for k in range(3)], dim=-1)
 
 
 def stability_gap() -> Scores:
-    """Return the AUC of books over joint training through one head, every five steps: where shops differ or do not."""
-    found = {}
-    for arm, shift in (("differ", CLUES.shift), ("same", 0.0)):
-        arrivals = open_clues(shift)
-        learner = on_features(arrivals, "shared")
-        course = learn_in_turn(learner, arrivals, {"ewc": (0.0,)}, SEEDS, JOINT, every=5, label=f"joint, {arm}")
-        found[arm] = course.curves[:, 0]
-    return Scores.of("AUC of books", found, course.steps)
+    """Return the AUC of books over joint training through one head: where shops differ, and where they do not."""
+    found = {world: scores["over training"]["joint"] for world, scores in switches().items()}
+    return Scores.of("AUC of books", found, switches()["same"]["over training"].steps)
 
 
 def dip(curve: Tensor) -> Tensor:
     """Return how far the AUC falls, in the last domain's time, below where it ends: (S,), at most 0."""
     last = curve[:, -(curve.shape[1] // len(DOMAINS)) :]
     return last.amin(1) - last[:, -1]
-
-
-def same_meaning() -> dict[str, Scores]:
-    """Learn shops in which everything means the same, through one head, with nothing done."""
-    arrivals = open_clues(0.0)
-    return _by_arm(on_features(arrivals, "shared"), arrivals, {"naive": ({"ewc": (0.0,)}, NAIVE)})
 
 
 # Tables of users and items.
@@ -356,36 +399,36 @@ def over_relatedness() -> dict[str, dict[str, Scores]]:
     return found
 
 
-def methods_on_tables(relatedness: float = PAIRS.relatedness) -> dict[str, Scores]:
-    """Learn the tables in turn with each method, at its best strength."""
-    arrivals = open_pairs(relatedness)
-    learner = on_table(arrivals)
-    few = Method(rows=FEW_ROWS["table"])
-    arms = {
-        "naive": ({"ewc": (0.0,)}, NAIVE),
-        "EWC": ({"ewc": (ON_TABLE["ewc"]["chosen"],)}, method_of("exact", learner)),
-        "distil": ({"distil": (ON_TABLE["distil"]["chosen"],)}, Method(asked=random_pairs(arrivals))),
-        "rows": ({"replay": (ON_TABLE["replay"]["chosen"],)}, few),
-        "joint": ({"ewc": (0.0,)}, JOINT),
+def methods_on_tables() -> tuple[dict[str, Scores], Scores]:
+    """Learn the tables in turn with each method, at its best strength.
+
+    Returns
+    -------
+    dict {measure: Scores}
+    Scores
+        The mean AUC with few rows kept, over the weight that these have in the loss.
+    """
+    arrivals = open_pairs()
+    learner, few = on_table(arrivals), Method(rows=FEW_ROWS["table"])
+    weights = ON_TABLE["replay"]["grid"][::2]
+    over_weights = together(learner, arrivals, {w: {"replay": w} for w in weights}, few)
+    chosen = ON_TABLE["replay"]["chosen"]
+    arms = {"EWC": {"ewc": ON_TABLE["ewc"]["chosen"]}, "distil": {"distil": ON_TABLE["distil"]["chosen"]}}
+    method = replace(method_of("exact", learner), asked=random_pairs(arrivals))
+    rows = {
+        name: Scores.of(scores.measure, {"rows": scores[chosen]})
+        for name, scores in over_weights.items()
+        if name != "over training"
     }
-    return _by_arm(learner, arrivals, arms)
+    found = merged(together(learner, arrivals, arms, method), rows, together(learner, arrivals, NOTHING_OR_ALL, JOINT))
+    return found, over_weights["average"]
 
 
-def importance_one(strengths: Sequence[float] = (0.0, 0.001)) -> dict[str, Scores]:
-    """Hold every weight of the tables alike, also those that no domain has touched yet: the scores of the strengths."""
+def importance_one(strength: float = 0.001) -> dict[str, Scores]:
+    """Hold every weight of the tables alike, also those that no domain has touched yet."""
     arrivals = open_pairs()
     learner = on_table(arrivals)
-    course = learn_in_turn(learner, arrivals, {"ewc": strengths}, SEEDS, method_of("ones", learner), label="ones")
-    return measured(course, strengths)
-
-
-def few_rows_with_weights() -> Scores:
-    """Return the mean AUC of the tables with few rows kept, over the weight that these have in the loss."""
-    arrivals, weights = open_pairs(), ON_TABLE["replay"]["grid"][::2]
-    course = learn_in_turn(
-        on_table(arrivals), arrivals, {"replay": weights}, SEEDS, Method(rows=FEW_ROWS["table"]), label="few rows"
-    )
-    return measured(course, weights)["average"]
+    return together(learner, arrivals, {"ones": {"ewc": strength}}, method_of("ones", learner))
 
 
 def best_of_one_head(name: str) -> float:
@@ -421,24 +464,17 @@ def _best(learner: Learner, arrivals: Arrivals, name: str, grid: Sequence[float]
 
 
 def genres_one_after_another(ratings: Ratings) -> dict[str, Scores]:
-    """Predict likes in genres that arrive one after another; a seed says which ratings are trained on.
+    """Predict likes in genres that arrive one after another, with nothing done, few rows kept, and vectors apart.
 
-    Strengths are those chosen on the tables of the worlds.
+    A seed says which ratings are trained on; the rows' weight was chosen on the tables of the worlds.
     """
     arrivals = genres_in_turn(ratings, SEEDS)
     shared, apart = on_table(arrivals), on_table(arrivals, "per_domain")
-    arms = {
-        "naive": ({"ewc": (0.0,)}, NAIVE),
-        "distil": ({"distil": (ON_TABLE["distil"]["chosen"],)}, Method(asked=random_pairs(arrivals))),
-        "rows": ({"replay": (ON_TABLE["replay"]["chosen"],)}, Method(rows=FEW_ROWS["table"])),
-        "joint": ({"ewc": (0.0,)}, JOINT),
-    }
-    found = _by_arm(shared, arrivals, arms)
-    own = _by_arm(apart, arrivals, {"own": ({"ewc": (0.0,)}, NAIVE)})
-    return {
-        name: Scores.of(s.measure, {**{arm: s[arm] for arm in s}, "own": own[name]["own"]}, s.steps)
-        for name, s in found.items()
-    }
+    arms = {"naive": {}, "rows": {"replay": ON_TABLE["replay"]["chosen"]}}
+    return merged(
+        together(shared, arrivals, arms, Method(rows=FEW_ROWS["table"])),
+        together(apart, arrivals, {"own": {}}, NAIVE),
+    )
 
 
 def three_splits(ratings: Ratings) -> dict[str, dict[str, float]]:

@@ -13,9 +13,10 @@ from recmtl_lessons.lessons.continual.experiments import (
     LiveCourse,
     OneWeight,
     course_band,
+    nothing_or_all,
     on_table,
     open_pairs,
-    reference_matrices,
+    so_far,
 )
 from recmtl_lessons.teaching import style
 from recmtl_lessons.teaching.claim import t_interval
@@ -249,35 +250,32 @@ def describe_weight(result: OneWeight, controls: dict) -> str:
     free, held = result.moved[0, result.rank], result.moved[LOOK_STRENGTHS.index(STRENGTH), result.rank]
     top, rest = (
         result.moved[LOOK_STRENGTHS.index(STRENGTH), part].mean() / result.moved[0, part].mean()
-        for part in (slice(0, 50), slice(-200, None))
+        for part in (slice(0, 50), slice(400, 600))
     )
     return (
         f"{result.name}, number {result.rank + 1} of {len(result.importances)}, importance "
         f"{result.importances[result.rank]:.2g}: films move it by {free:.3f} without a penalty, by {held:.3f} with "
-        f"λ = {STRENGTH:g}. The 50 most important weights go {top:.0%} as far as without, the 200 least {rest:.0%}."
+        f"λ = {STRENGTH:g}. The 50 most important weights go {top:.0%} as far as without, those from 400 to 600 {rest:.0%}."
     )
 
 
 def draw_matrices(own: Tensor | None, figure) -> None:
     """Draw the mean AUC of what has been learned so far, after each domain: the course's arms, and a learner's own."""
     (axis,) = style.panels(figure, 1)
-    for arm, matrix in reference_matrices().items():
-        draw_line(axis, range(3), _so_far(matrix), LOOKS[arm])
+    course = nothing_or_all()["so far"]
+    for arm in course:
+        draw_line(axis, range(3), course[arm], LOOKS[arm])
     if own is not None:
-        axis.plot(range(3), _so_far(own).mean(0), color="black", marker="*", ms=16, label=LOOKS["yours"].label)
+        axis.plot(range(3), so_far(own).mean(0), color="black", marker="*", ms=16, label=LOOKS["yours"].label)
     axis.set_xticks(range(3), [f"after {domain}" for domain in DOMAINS])
     axis.set(ylim=(0.6, 1.0), ylabel="mean AUC of the domains so far", title="Your learner, between the two")
     axis.legend(loc="lower left")
 
 
-def _so_far(matrices: Tensor) -> Tensor:
-    """Mean over the domains that have been learned: (S, 3, 3) -> (S, 3)."""
-    return torch.stack([matrices[:, k, : k + 1].mean(1) for k in range(3)], dim=1)
-
-
 def describe_matrices(own: Tensor) -> str:
     """A learner's matrix in words."""
-    arms = {arm: float(matrix[:, -1].mean()) for arm, matrix in reference_matrices().items()}
+    course = nothing_or_all()["average"]
+    arms = {arm: float(course[arm].mean()) for arm in course}
     rows = "; ".join(
         f"after {domain} " + ", ".join(f"{value:.2f}" for value in row)
         for domain, row in zip(DOMAINS, own.mean(0).tolist(), strict=True)
