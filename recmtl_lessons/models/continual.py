@@ -33,6 +33,7 @@ from recmtl_lessons.models._checks import (
     check_values,
     check_widths,
 )
+from recmtl_lessons.models._layers import relu_layers
 from recmtl_lessons.models._modes import Doer, evaluating
 from recmtl_lessons.models._names import NamedParts
 from recmtl_lessons.models.distilled_q import softened_divergence
@@ -72,12 +73,7 @@ class ContinualRecommender(NamedParts):
         self.feature_dim = feature_dim
         self.tasks: tuple[str, ...] = ()
         self.task_configs: dict[str, dict] = {}
-        layers: list[nn.Module] = []
-        for inputs, outputs in zip((feature_dim, *hidden_dims), hidden_dims, strict=False):
-            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-            if dropout_rate:
-                layers.append(nn.Dropout(float(dropout_rate)))
-        self.encoder = nn.Sequential(*layers)
+        self.encoder = relu_layers(feature_dim, hidden_dims, dropout_rate)
         self.heads = nn.ModuleList()
         self._width = hidden_dims[-1]
 

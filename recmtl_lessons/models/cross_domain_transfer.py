@@ -28,6 +28,7 @@ from recmtl_lessons.models._checks import (
     check_number,
     check_widths,
 )
+from recmtl_lessons.models._layers import relu_layers
 from recmtl_lessons.models._modes import evaluating
 from recmtl_lessons.models._names import NamedParts
 from recmtl_lessons.models.alignment import check_samples, covariance_distance, squared_mmd
@@ -98,8 +99,8 @@ class CrossDomainTransferNetwork(NamedParts):
         self.user_embeddings = _table(1 + max(int(rows.max()) for rows in persons), embedding_dim)
         self.item_embeddings = nn.ModuleList(_table(items, embedding_dim) for _, items in vocab_sizes.values())
         inputs = 3 * embedding_dim + 4  # u and a, v and c, and p
-        self.towers = nn.ModuleList(_layers(inputs, hidden_dims, dropout_rate) for _ in range(n_domains))
-        self.shared_layers = _layers(hidden_dims[-1], shared_dims[:-1], dropout_rate)
+        self.towers = nn.ModuleList(relu_layers(inputs, hidden_dims, dropout_rate) for _ in range(n_domains))
+        self.shared_layers = relu_layers(hidden_dims[-1], shared_dims[:-1], dropout_rate)
         self.shared_layers.append(_zeros(nn.Linear((*hidden_dims, *shared_dims)[-2], width)))
         self.product_layer = nn.Linear(embedding_dim + 2, width, bias=False)
         self.head = nn.Linear(width, 1, bias=False)
@@ -276,15 +277,6 @@ def _zeros(layer: nn.Linear) -> nn.Linear:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
-
-
-def _layers(inputs: int, widths: Sequence[int], dropout_rate: float) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for before, after in zip((inputs, *widths), widths, strict=False):
-        layers += [nn.Linear(before, after), nn.ReLU()]
-        if dropout_rate:
-            layers.append(nn.Dropout(float(dropout_rate)))
-    return nn.Sequential(*layers)
 
 
 def _persons(vocab_sizes: Mapping[str, tuple[int, int]], shared_users: Mapping) -> list[Tensor]:

@@ -35,6 +35,7 @@ from recmtl_lessons.models._checks import (
     check_values,
     check_widths,
 )
+from recmtl_lessons.models._layers import relu_layers
 from recmtl_lessons.models._names import NamedParts
 
 
@@ -107,7 +108,7 @@ class MultiTaskDistilledQNetwork(NamedParts):
         self.attention = attention and len(self.tasks) > 1
 
         width = shared_dims[-1]
-        self.trunk = nn.Sequential(*_layers(state_dim, shared_dims))
+        self.trunk = relu_layers(state_dim, shared_dims)
         self.to_token = nn.Linear(width, width, bias=False)  # the embeddings are its biases, one per task
         # Of size 1, as in nn.Embedding, and so larger than P h at the start: with smaller ones the tokens are so alike
         # that the tasks are slow to look at each other differently.
@@ -117,7 +118,8 @@ class MultiTaskDistilledQNetwork(NamedParts):
         own = (width, *task_dims)[-1]
         # A list, not a ModuleDict: task names are the user's words, and may hold dots or spaces.
         self.heads = nn.ModuleList(
-            nn.Sequential(*_layers(width, task_dims), nn.Linear(own, n_actions)) for n_actions in action_dims.values()
+            nn.Sequential(*relu_layers(width, task_dims), nn.Linear(own, n_actions))
+            for n_actions in action_dims.values()
         )
         # The last to be made, so that the ablation draws the same numbers for all that it has.
         self.to_query = nn.Linear(width, width, bias=False) if self.attention else None
@@ -552,14 +554,6 @@ def epsilon_greedy(q_values: Tensor, epsilon: float | Tensor, generator: torch.G
     chance = torch.rand(shape, generator=generator, device=where).to(q_values.device)  # (...,)
     drawn = torch.randint(n_actions, shape, generator=generator, device=where).to(q_values.device)
     return torch.where(chance < epsilon, drawn, q_values.argmax(dim=-1))
-
-
-def _layers(inputs: int, widths: Sequence[int]) -> list[nn.Module]:
-    layers: list[nn.Module] = []
-    for width in widths:
-        layers += [nn.Linear(inputs, width), nn.ReLU()]
-        inputs = width
-    return layers
 
 
 def _check_arguments(state_dim, action_dims, shared_dims, task_dims, num_heads, attention) -> None:

@@ -27,6 +27,7 @@ from recmtl_lessons.models._checks import (
     check_values,
     check_widths,
 )
+from recmtl_lessons.models._layers import relu_layers
 from recmtl_lessons.models._modes import evaluating
 from recmtl_lessons.models._names import NamedParts
 
@@ -126,12 +127,7 @@ class DomainAdversarialNetwork(NamedParts):
         self.tasks = tuple(task_configs)
         self.lambda_domain = float(lambda_domain)
 
-        layers: list[nn.Module] = []
-        for inputs, outputs in zip((feature_dim, *hidden_dims), hidden_dims, strict=False):
-            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-            if dropout_rate:
-                layers.append(nn.Dropout(float(dropout_rate)))
-        self.encoder = nn.Sequential(*layers)
+        self.encoder = relu_layers(feature_dim, hidden_dims, dropout_rate)
 
         width = hidden_dims[-1]
         # A list, not a ModuleDict: task names are the user's words, and may hold dots or spaces.

@@ -27,6 +27,7 @@ from recmtl_lessons.models._checks import (
     check_number,
     check_widths,
 )
+from recmtl_lessons.models._layers import relu_layers
 from recmtl_lessons.models._modes import evaluating
 from recmtl_lessons.models._names import NamedParts
 
@@ -143,13 +144,7 @@ class MultiDomainAttentionNetwork(NamedParts):
         self.to_value = nn.Linear(embedding_dim, embedding_dim, bias=False)
         self.item_encoder = nn.Linear(item_dim, embedding_dim) if item_dim else None
 
-        layers: list[nn.Module] = []
-        entry = embedding_dim * (4 if item_dim else 2)
-        for inputs, outputs in zip((entry, *hidden_dims), hidden_dims, strict=False):
-            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-            if dropout_rate:
-                layers.append(nn.Dropout(float(dropout_rate)))
-        self.hidden = nn.Sequential(*layers)
+        self.hidden = relu_layers(embedding_dim * (4 if item_dim else 2), hidden_dims, dropout_rate)
         self.output = nn.Linear(hidden_dims[-1], 1)
 
     def compute_cross_domain_attention(

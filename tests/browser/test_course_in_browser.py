@@ -550,7 +550,7 @@ def test_continual(ran, expecting, take_picture):
         arrivals.settle(method=method)
         expecting(arrivals.summary).to_contain_text(f"{method}, strength 0.1" if method == "EWC" else method)
         take_picture(arrivals.root, f"10_explorer0_{method.replace(' ', '_')}")
-    arrivals.root.get_by_label("Order of arrival").select_option("games, films, books")
+    arrivals.root.get_by_label("Order", exact=True).select_option("games, films, books")
     arrivals.settle(order="games, films, books")
     expecting(arrivals.summary).to_contain_text("games: AUC")
     arrivals.button("Reset").click()

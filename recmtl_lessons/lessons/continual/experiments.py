@@ -523,7 +523,7 @@ def _judged_by_offsets(ratings: Ratings, held_out: Tensor, pull: float = 5.0) ->
 # One setting, live.
 
 
-METHODS = ("nothing", "EWC", "keep some rows", "keep all rows", "distil on random pairs", "vectors per domain")
+METHODS = ("nothing", "EWC", "some rows", "all rows", "distil pairs", "own vectors")
 ORDERS = {"books, films, games": (0, 1, 2), "games, films, books": (2, 1, 0), "films, books, games": (1, 0, 2)}
 
 
@@ -550,12 +550,12 @@ def train_live(method: str, strength: float, rows: int, relatedness: float, orde
     seeds = tuple(SEEDS[0] + 8 * seed + k for k in range(8))
     arrivals = open_pairs(relatedness, seeds)
     arrivals = arrivals.in_order([arrivals.domains[k] for k in ORDERS[order]])
-    learner = on_table(arrivals, "per_domain" if method == "vectors per domain" else "shared")
+    learner = on_table(arrivals, "per_domain" if method == "own vectors" else "shared")
     what = {
         "EWC": Method(fisher=fisher_of(learner, rows=FISHER_ROWS)),
-        "keep some rows": Method(rows=rows),
-        "keep all rows": JOINT,
-        "distil on random pairs": Method(asked=random_pairs(arrivals)),
+        "some rows": Method(rows=rows),
+        "all rows": JOINT,
+        "distil pairs": Method(asked=random_pairs(arrivals)),
     }.get(method, NAIVE)
     strengths = {"ewc": (strength,), "distil": (strength,)}
 

@@ -18,7 +18,7 @@ def explore_arrivals() -> Explorer:
             Slider("strength", "Strength, of EWC and of distilling", log_stops(0.01, 10.0, 4), 0.1),
             Slider("rows", "Rows kept of each domain", (30, 100, 300, 500, 1000, 2000, 5000), 500),
             Slider("relatedness", "How related tastes are", [k / 10 for k in range(11)], PAIRS.relatedness),
-            Choice("order", "Order of arrival", tuple(ORDERS), next(iter(ORDERS))),
+            Choice("order", "Order", tuple(ORDERS), next(iter(ORDERS))),
         ],
         compute=train_live,
         draw=draw_live,

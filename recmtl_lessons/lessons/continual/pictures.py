@@ -217,8 +217,8 @@ def describe_live(result: LiveCourse, controls: dict) -> str:
     first, arrived = result.domains[0], result.matrix.shape[1] - 1
     asks = {
         "EWC": f", strength {controls['strength']:g}",
-        "distil on random pairs": f", strength {controls['strength']:g}",
-        "keep some rows": f", {controls['rows']} rows of each domain",
+        "distil pairs": f", strength {controls['strength']:g}",
+        "some rows": f", {controls['rows']} rows of each domain",
     }
     end = result.curves.at_end()
     said = f"{controls['method']}{asks.get(controls['method'], '')}; relatedness {controls['relatedness']:g}. "
@@ -255,7 +255,8 @@ def describe_weight(result: OneWeight, controls: dict) -> str:
     return (
         f"{result.name}, number {result.rank + 1} of {len(result.importances)}, importance "
         f"{result.importances[result.rank]:.2g}: films move it by {free:.3f} without a penalty, by {held:.3f} with "
-        f"λ = {STRENGTH:g}. The 50 most important weights go {top:.0%} as far as without, those from 400 to 600 {rest:.0%}."
+        f"λ = {STRENGTH:g}. The 50 most important weights go {top:.0%} as far as without, those from 400 "
+        f"to 600 {rest:.0%}."
     )
 
 
