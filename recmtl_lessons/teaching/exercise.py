@@ -545,4 +545,5 @@ def _given(case: Case) -> str:
 def _changed(names: Sequence[str]) -> str:
     itself = "itself" if len(names) == 1 else "themselves"
     belongs = "belongs" if len(names) == 1 else "belong"
-    return f"You changed {' and '.join(names)} {itself}, which {belongs} to the caller. Work on a copy: `.clone()`."
+    said = f"You changed {' and '.join(names)} {itself}, which {belongs} to the caller."
+    return f"{said} Work on a copy: `.clone()` of a tensor, `list(...)` of a list."

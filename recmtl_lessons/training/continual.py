@@ -38,12 +38,17 @@ class Learner:
     learning_rate : float
     steps : int
         Steps for each domain.
+    shared : str
+        How the names of the weights begin that all domains share.
+    optimizer : {"adam", "sgd"}
     """
 
     build: Callable[[], nn.Module]
     answer: Callable[[nn.Module, str, Mapping[str, Tensor]], Tensor]
     learning_rate: float
     steps: int
+    shared: str = ""
+    optimizer: str = "adam"
 
 
 def factorization(arrivals: Arrivals, users: str, embedding_dim: int, learning_rate: float, steps: int) -> Learner:
@@ -71,9 +76,10 @@ def network(
             model.add_task(task)
         return model
 
-    return Learner(
-        build, lambda model, domain, f: model(f["x"], domain if own else TASK).squeeze(1), learning_rate, steps
-    )
+    def answer(model: nn.Module, domain: str, fields: Mapping[str, Tensor]) -> Tensor:
+        return model(fields["x"], domain if own else TASK).squeeze(1)
+
+    return Learner(build, answer, learning_rate, steps, "encoder.")
 
 
 @dataclass(frozen=True)
@@ -91,11 +97,14 @@ class Method:
         Rows kept of each domain, and seen again in every later step; None keeps none.
     asked : callable (old domain, new fields, generator) -> fields, optional
         What the network before is asked, so that its answers stay: rows without a label, (S, n, ...).
+    slower : float
+        What the learning rate of the shared weights is multiplied by after the first domain.
     """
 
     fisher: Callable[[ManyModels, str, Mapping[str, Tensor]], Weights] | None = None
     rows: int | None = None
     asked: Callable[[str, Mapping[str, Tensor], torch.Generator], Mapping[str, Tensor]] | None = None
+    slower: float = 1.0
 
 
 NAIVE = Method()
@@ -282,10 +291,19 @@ def _stack_for(learner, fields, domain, settings, seeds, method, state, number) 
         generator = torch.Generator().manual_seed(int(seeds[0]))
         streams |= {f"asked {name}": method.asked(name, fields, generator) for name in earlier}
         own["old"] = weights_of(state.models)
+    rate = {"": learner.learning_rate}
+    if earlier and method.slower != 1.0:
+        rate[learner.shared] = method.slower * learner.learning_rate
     return ManyModels(
-        learner.build, objective_of(learner, domain, earlier), streams, settings, seeds,
-        learning_rate=learner.learning_rate, own=own,
-    )  # fmt: skip
+        learner.build,
+        objective_of(learner, domain, earlier),
+        streams,
+        settings,
+        seeds,
+        learning_rate=rate,
+        own=own,
+        optimizer=learner.optimizer,
+    )
 
 
 def _keep(state: _State, fields: Mapping[str, Tensor], domain: str, method: Method, seeds: Sequence[int]) -> None:
@@ -315,6 +333,11 @@ def shuffled(fisher: Callable) -> Callable:
         return {name: part.view_as(value) for (name, value), part in zip(found.items(), parts, strict=True)}
 
     return dealt
+
+
+def flat(fisher: Callable) -> Callable:
+    """Return importance 1 for each weight that the domain touched, and 0 for the others."""
+    return lambda *about: {name: (value > 0).to(value.dtype) for name, value in fisher(*about).items()}
 
 
 def all_ones(models: ManyModels, domain: str, fields: Mapping[str, Tensor]) -> Weights:

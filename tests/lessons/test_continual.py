@@ -1,6 +1,7 @@
 """Lesson 10: what it measures is what it says, an answer of one's own trains, and its settings are found again."""
 
 import os
+from collections import deque
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ class TestYourOwn:
         monkeypatch.setattr(experiments, "SEEDS", lesson.SEEDS[:2])
 
         def came(answer):
-            return to_the_end(experiments.train_with(answer))["yours"][:, -1].double()
+            return to_the_end(experiments.train_with(answer))["books"][:, -1].double()
 
         torch.testing.assert_close(came(quadratic_penalty), band[lesson.STRENGTH][:2, -1].double(), rtol=0, atol=0.003)
         torch.testing.assert_close(came(lambda *_: 0.0), band[0.0][:2, -1].double(), rtol=0, atol=0.01)
@@ -71,7 +72,7 @@ class TestYourOwn:
         running = [next(training) for _ in range(experiments.EVERY)][-1]
         assert (running.done, running.total) == (20, 4 * 3 * experiments.STEPS)
         own = running.snapshot()
-        assert own.values.shape == (1, 1, 1)
+        assert own.values.shape == (3, 1, 1)
         pictures.draw_own(own, new_figure(8, 4), lesson.course_band())
         assert "Yours, 1 network: AUC of books" in pictures.describe_own(own)
         training.close()
@@ -80,8 +81,18 @@ class TestYourOwn:
 class TestALearnerOfOnesOwn:
     def test_everything_that_is_kept_counts(self):
         network = torch.nn.Linear(3, 2)
-        kept = {"a": torch.zeros(4, 5), "b": [1.0, {"c": (torch.zeros(7).numpy(), network)}], "d": 3}
+        kept = {"a": torch.zeros(4, 5), "b": [1.0, {"c": (torch.zeros(7).numpy(), network)}], "d": 3, "name": "books"}
         assert exercises._numbers_in(kept) == 20 + 1 + 7 + 8 + 1
+        hidden = type("Hidden", (), {})()
+        hidden.rows = deque([torch.zeros(5)])
+        assert exercises._numbers_in({"a": hidden}) == 5
+
+    def test_nothing_can_be_kept_on_the_network(self):
+        def learn(model, domain, x, clicks, memory):
+            assert not hasattr(model, "kept")
+            model.kept = x
+
+        exercises.matrix_of(learn, experiments.open_clues().one(0), 100)
 
     def test_its_matrix_is_drawn_beside_the_courses(self, to_the_end):
         own = to_the_end(exercises.train_learner(exercises.learn))
@@ -172,3 +183,12 @@ def test_the_strength_of_each_importance_is_found_again(kind):
 def test_the_other_strengths_are_found_again(name):
     assert experiments.best_of_one_head(name) == experiments.ONE_HEAD[name]["chosen"]
     assert experiments.best_on_table(name) == experiments.ON_TABLE[name]["chosen"]
+
+
+@SLOW
+def test_the_controls_are_found_again():
+    for heads in ("per_domain", "shared"):
+        assert experiments.best_slower(heads) == experiments.SLOWER[heads]
+    assert experiments.best_of_one_head("distil", "per_domain") == experiments.SETTINGS["heads_distil"]
+    plain = experiments.PLAIN
+    assert experiments.best_by_plain_descent() == (plain["rate"]["chosen"], plain["replay"]["chosen"])

@@ -177,6 +177,16 @@ def test_a_weight_that_is_held_hard_does_not_move(clues):
     assert (drift[1] < 0.01).all()
 
 
+def test_what_is_shared_can_learn_more_slowly_after_the_first_domain(clues):
+    learner = network(clues, (8, 4), 0.003, STEPS, "per_domain")
+    frozen = learned(learner, clues, {"ewc": (0.0,)}, Method(slower=0.0))
+    assert torch.equal(frozen.matrix[:, 1, 0], frozen.matrix[:, -1, 0])  # neither head nor encoder of books has moved
+    usual, slow = (learned(learner, clues, {"ewc": (0.0,)}, Method(slower=share)) for share in (1.0, 0.1))
+    first = [course.curves[:, :, 0] for course in (usual, slow)]
+    assert torch.equal(*first)  # the first domain is learned as ever
+    assert not torch.equal(usual.matrix[:, -1], slow.matrix[:, -1])
+
+
 class TestTransferMatrix:
     def test_by_hand(self):
         scores = torch.tensor([[0.9, 0.6, 0.5], [0.7, 0.8, 0.55], [0.75, 0.6, 0.95]])

@@ -33,6 +33,7 @@ from recmtl_lessons.training.continual import (
     all_ones,
     factorization,
     fisher_of,
+    flat,
     in_turn,
     learn_in_turn,
     network,
@@ -43,11 +44,13 @@ from recmtl_lessons.training.continual import (
 
 SETTINGS = read_yaml(Path(__file__).with_name("settings.yaml"))
 STRENGTHS, CHOSEN, RELATEDNESS, EVERY = (SETTINGS[n] for n in ("strengths", "chosen", "relatedness", "every"))
-ONE_HEAD, ON_TABLE, FEW_ROWS = (SETTINGS[name] for name in ("one_head", "on_table", "few_rows"))
+ONE_HEAD, ON_TABLE, FEW_ROWS, SLOWER, PLAIN = (
+    SETTINGS[name] for name in ("one_head", "on_table", "few_rows", "slower", "plain_descent")
+)
 STRENGTH, STEPS, LEARNING_RATE = CHOSEN["exact"], SETTINGS["network"]["steps"], SETTINGS["network"]["learning_rate"]
 DOMAINS = CLUES.domains
 FISHER_ROWS = 200
-KINDS = ("exact", "sampled", "empirical", "batched", "shuffled", "ones")
+KINDS = ("exact", "sampled", "empirical", "batched", "shuffled", "flat")
 
 
 def open_clues(shift: float = CLUES.shift, seeds: tuple[int, ...] = SEEDS) -> Arrivals:
@@ -78,7 +81,7 @@ def measured(course: Course, arms: Sequence[object], n_seeds: int = len(SEEDS)) 
     dict {measure: Scores}
         ``average`` AUC over the domains at the end, ``backward`` transfer, ``forgetting``; ``learned``, the first
         domain's AUC when it had been learned; each domain's AUC at the end by its place, 0 for the first; and ``over
-        training`` that of the first.
+        training`` and ``last over training``, that of the first and of the last.
     """
     found = transfer_matrix(course.matrix[:, 1:], course.matrix[:, 0])
 
@@ -92,15 +95,14 @@ def measured(course: Course, arms: Sequence[object], n_seeds: int = len(SEEDS)) 
         "learned": scores("AUC when learned", course.matrix[:, 1, 0]),
         **{place: scores("AUC at the end", course.matrix[:, -1, place]) for place in range(course.matrix.shape[2])},
         "over training": scores("AUC of the first domain", course.curves[:, 0], course.steps),
+        "last over training": scores("AUC of the last domain", course.curves[:, -1], course.steps),
     }
 
 
 def method_of(kind: str, learner: Learner) -> Method:
     """Return elastic weight consolidation with one way of saying how much each weight matters."""
-    if kind == "ones":
-        return Method(fisher=all_ones)
-    exact = partial(fisher_of, learner, rows=FISHER_ROWS)
-    return Method(fisher=shuffled(exact()) if kind == "shuffled" else exact(kind))
+    changed = {"shuffled": shuffled, "flat": flat}.get(kind, lambda fisher: fisher)
+    return Method(fisher=changed(fisher_of(learner, "exact" if kind in ("shuffled", "flat") else kind, FISHER_ROWS)))
 
 
 # The network on features, a head for each domain.
@@ -125,9 +127,9 @@ def sweep(
 _LAST: dict[str, Scores] = {}  # what the claims' own sweep came to
 
 
-def course_band() -> Scores:
-    """Return the AUC of books over training, without and with the penalty: of the last sweep, or of a small one."""
-    return _LAST.get("over training") or sweep(strengths=(0.0, STRENGTH))["over training"]
+def course_band() -> dict[str, Scores]:
+    """Return what came of the course's networks without and with the penalty: the last sweep, or a small one."""
+    return _LAST or sweep(strengths=(0.0, STRENGTH))
 
 
 def strength_of(kind: str) -> float:
@@ -161,7 +163,24 @@ def importances(swept: Mapping[str, dict[str, Scores]]) -> Scores:
     return Scores.of("mean AUC at the end", {**found, "carried over": swept["exact"]["average"][CHOSEN["batched"]]})
 
 
-def sizes_of_batched(sizes: Sequence[int] = (4, 16, 64, 256)) -> dict[int, float]:
+def learning_slower(
+    heads: str = "per_domain", factor: float | None = None, arrivals: Arrivals | None = None, by: str = "test"
+) -> dict[str, Scores]:
+    """Learn with nothing held, and an encoder that learns more slowly after the first domain."""
+    own, seeds = arrivals or open_clues(), SEEDS if arrivals is None else DESIGN_SEEDS
+    method = Method(slower=SLOWER[heads] if factor is None else factor)
+    course = learn_in_turn(on_features(own, heads), own, {"ewc": (0.0,)}, seeds, method, by=by, label="more slowly")
+    return measured(course, ("slower",), own.n_seeds)
+
+
+def best_slower(heads: str) -> float:
+    """Choose the factor of `learning_slower` again, on worlds and rows that no claim is about."""
+    own = open_clues(seeds=DESIGN_SEEDS)
+    found = {f: learning_slower(heads, f, own, "valid")["average"].values.mean() for f in SLOWER["grid"]}
+    return max(found, key=found.get)
+
+
+def sizes_of_batched(sizes: Sequence[int] = (4, 20, 50, 200)) -> dict[int, float]:
     """Return the sum of the squared gradients of batches of so many rows, as a share of that of single rows."""
     arrivals, model = open_clues().one(0), trained_on_books()
     fields = {name: values[:FISHER_ROWS] for name, values in arrivals.train[DOMAINS[0]].items()}
@@ -219,7 +238,7 @@ def train_with(answer: Callable) -> Iterator[Running]:
 
     Starts, batches, optimizer and importances are those of the sweep, so that a right answer gives its networks.
     """
-    curves: list[list[float]] = []
+    curves: list[list[list[float]]] = []
     whole = len(DOMAINS) * STEPS
 
     def snapshot() -> Scores | None:
@@ -237,7 +256,7 @@ def train_with(answer: Callable) -> Iterator[Running]:
         for place, domain in enumerate(DOMAINS):
             for step in learn_domain(model, domain, shop, seed, penalty):
                 if step % EVERY == 0:
-                    curves[-1].append(auc_of(model, shop))
+                    curves[-1].append([auc_of(model, shop, d) for d in DOMAINS])
                 yield Running(number * whole + place * STEPS + step, 4 * whole, snapshot)
             rows = shop.train[domain]["x"][:FISHER_ROWS]
             fisher = fisher_diagonal(model, lambda m, x, d=domain: m(x, d), [rows])
@@ -245,10 +264,10 @@ def train_with(answer: Callable) -> Iterator[Running]:
     return snapshot()
 
 
-def own_scores(curves: Sequence[Sequence[float]]) -> Scores:
-    """Return AUC of books of networks of one's own, measured every 20 steps, as the scores of an arm called yours."""
-    steps = tuple(range(EVERY, EVERY * len(curves[0]) + 1, EVERY))
-    return Scores("AUC of books", ("yours",), torch.tensor([curves]), steps)
+def own_scores(curves: Sequence[Sequence[Sequence[float]]]) -> Scores:
+    """Return the AUC of each domain, of networks of one's own that were measured every 20 steps, as scores."""
+    values = torch.tensor(curves).permute(2, 0, 1)  # (domains, networks, moments)
+    return Scores("AUC", DOMAINS, values, tuple(range(EVERY, EVERY * values.shape[2] + 1, EVERY)))
 
 
 def difference_from_the_stack(make: Callable, learn: Callable) -> dict[float, float]:
@@ -307,7 +326,7 @@ def merged(*found: Mapping[str, Scores]) -> dict[str, Scores]:
     return {
         name: Scores.of(scores.measure, {arm: part[name][arm] for part in found for arm in part[name]})
         for name, scores in found[0].items()
-        if name != "over training"
+        if not scores.steps
     }
 
 
@@ -342,7 +361,7 @@ def one_head() -> dict[str, Scores]:
         "rows": {"replay": ONE_HEAD["replay"]["chosen"]},
     }
     method = replace(method_of("exact", learner), rows=FEW_ROWS["network"], asked=new_rows)
-    return merged(together(learner, arrivals, arms, method), switches()["differ"])
+    return merged(together(learner, arrivals, arms, method), learning_slower("shared"), switches()["differ"])
 
 
 def heads_apart() -> dict[str, Scores]:
@@ -389,12 +408,18 @@ def dip(curve: Tensor) -> Tensor:
 
 
 def over_relatedness() -> dict[str, dict[str, Scores]]:
-    """Learn the tables in turn, at each relatedness: users shared, and a vector of their own for each domain."""
+    """Learn the tables in turn, at each relatedness: users shared, shared and three times as wide, and one a domain."""
     arrivals = stacked([open_pairs(level) for level in RELATEDNESS])
     seeds = tuple(seed + 1000 * k for k in range(len(RELATEDNESS)) for seed in SEEDS)
     found = {}
-    for users in ("shared", "per_domain"):
-        course = learn_in_turn(on_table(arrivals, users), arrivals, {"ewc": (0.0,)}, seeds, label=users)
+    wide = {**SETTINGS["table"], "embedding_dim": len(arrivals.domains) * SETTINGS["table"]["embedding_dim"]}
+    learners = {
+        "shared": on_table(arrivals),
+        "wide": factorization(arrivals, "shared", **wide),
+        "per_domain": on_table(arrivals, "per_domain"),
+    }
+    for users, learner in learners.items():
+        course = learn_in_turn(learner, arrivals, {"ewc": (0.0,)}, seeds, label=users)
         found[users] = measured(course, RELATEDNESS)
     return found
 
@@ -418,23 +443,54 @@ def methods_on_tables() -> tuple[dict[str, Scores], Scores]:
     rows = {
         name: Scores.of(scores.measure, {"rows": scores[chosen]})
         for name, scores in over_weights.items()
-        if name != "over training"
+        if not scores.steps
     }
     found = merged(together(learner, arrivals, arms, method), rows, together(learner, arrivals, NOTHING_OR_ALL, JOINT))
     return found, over_weights["average"]
 
 
 def importance_one(strength: float = 0.001) -> dict[str, Scores]:
-    """Hold every weight of the tables alike, also those that no domain has touched yet."""
+    """Hold weights of the tables alike: all, also those that no domain has touched yet, or those that were touched."""
     arrivals = open_pairs()
     learner = on_table(arrivals)
-    return together(learner, arrivals, {"ones": {"ewc": strength}}, method_of("ones", learner))
+    whole = len(next(iter(arrivals.train.values()))["click"][0])
+    touched = Method(fisher=flat(fisher_of(learner, rows=whole)))
+    return merged(
+        together(learner, arrivals, {"everywhere": {"ewc": strength}}, Method(fisher=all_ones)),
+        together(learner, arrivals, {"touched": {"ewc": strength}}, touched),
+    )
 
 
-def best_of_one_head(name: str) -> float:
-    """Choose the strength of a method for one head again, on worlds and rows that no claim is about."""
+def rows_by_plain_descent() -> Scores:
+    """Return the mean AUC of the tables with plain gradient descent in Adam's place: nothing done, few rows kept."""
+    arrivals, few = open_pairs(), Method(rows=FEW_ROWS["table"])
+    arms = {"naive": {}, "rows": {"replay": PLAIN["replay"]["chosen"]}}
+    return together(by_plain_descent(arrivals, PLAIN["rate"]["chosen"]), arrivals, arms, few)["average"]
+
+
+def by_plain_descent(arrivals: Arrivals, rate: float) -> Learner:
+    """Return the tables, trained by plain gradient descent."""
+    return replace(on_table(arrivals), optimizer="sgd", learning_rate=rate)
+
+
+def best_by_plain_descent() -> tuple[float, float]:
+    """Choose the rate, with nothing done, and the weight of the rows again, on worlds that no claim is about."""
+    arrivals = open_pairs(seeds=DESIGN_SEEDS)
+    found = {}
+    for rate in PLAIN["rate"]["grid"]:
+        course = learn_in_turn(
+            by_plain_descent(arrivals, rate), arrivals, {"ewc": (0.0,)}, DESIGN_SEEDS, by="valid", label=f"rate {rate}"
+        )
+        found[rate] = float(transfer_matrix(course.matrix[:, 1:], course.matrix[:, 0]).average.mean())
+    rate = max(found, key=found.get)
+    few, grid = Method(rows=FEW_ROWS["table"]), PLAIN["replay"]["grid"]
+    return rate, _best(by_plain_descent(arrivals, rate), arrivals, "replay", grid, few)
+
+
+def best_of_one_head(name: str, heads: str = "shared") -> float:
+    """Choose the strength of a method for the network again, on worlds and rows that no claim is about."""
     arrivals, grid = open_clues(seeds=DESIGN_SEEDS), ONE_HEAD[name]["grid"]
-    learner = on_features(arrivals, "shared")
+    learner = on_features(arrivals, heads)
     methods = {
         "ewc": method_of("exact", learner),
         "distil": Method(asked=new_rows),
@@ -471,10 +527,24 @@ def genres_one_after_another(ratings: Ratings) -> dict[str, Scores]:
     arrivals = genres_in_turn(ratings, SEEDS)
     shared, apart = on_table(arrivals), on_table(arrivals, "per_domain")
     arms = {"naive": {}, "rows": {"replay": ON_TABLE["replay"]["chosen"]}}
-    return merged(
+    found = merged(
         together(shared, arrivals, arms, Method(rows=FEW_ROWS["table"])),
         together(apart, arrivals, {"own": {}}, NAIVE),
     )
+    return {**found, "means of films": Scores.of("mean AUC", {"means": _by_means_of_films(arrivals)})}
+
+
+def _by_means_of_films(arrivals: Arrivals, pull: float = 5.0) -> Tensor:
+    """Return the mean AUC of ranking by how often a film was liked, whoever asks; shrunk towards the mean: (S,)."""
+    found = []
+    for domain, known in arrivals.train.items():
+        shape = (arrivals.n_seeds, arrivals.n_items[domain])
+        liked = torch.zeros(shape).scatter_add_(1, known["item"], known["click"])
+        count = torch.zeros(shape).scatter_add_(1, known["item"], torch.ones_like(known["click"]))
+        means = (liked + pull * known["click"].mean(1, keepdim=True)) / (count + pull)  # (S, items)
+        held_out = arrivals.test[domain]
+        found.append(auc(means.gather(1, held_out["item"]), held_out["click"]))
+    return torch.stack(found).mean(0)
 
 
 def three_splits(ratings: Ratings) -> dict[str, dict[str, float]]:

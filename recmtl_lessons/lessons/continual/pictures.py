@@ -34,7 +34,8 @@ LOOKS = {
     "exact": Look("exact Fisher", "vermillion", "^", "--"),
     "batched": Look("square of a batch's gradient", "purple", "s", "-."),
     "shuffled": Look("exact, shuffled", "sky", "D", ":"),
-    "ones": Look("all 1", "orange", "P", "-"),
+    "slower": Look("slower", "purple", "X", "--"),
+    "wide": Look("one for all, three times as wide", "sky", "D", ":"),
     "shared": Look("one vector for all", "blue", "o", "-"),
     "per_domain": Look("one for each domain", "purple", "s", "--"),
     "differ": Look("the banner turns", "vermillion", None, "-"),
@@ -54,9 +55,9 @@ def draw_idea(figure) -> None:
     for centre, curvature, colour in ((old, steep, "blue"), (new, other, "vermillion")):
         height = (curvature[0] * (x - centre[0]) ** 2 + curvature[1] * (y - centre[1]) ** 2) / 2
         axis.contour(x, y, height, levels=[0.15, 0.6, 1.35, 2.4], colors=style.PALETTE[colour], alpha=0.45)
-    for fisher, name, colour, line in (
+    for fisher, name, colour, line in (  # held alike so that books loses as much as below
         (0 * steep, "free", "black", ":"),
-        (torch.tensor([2.0, 2.0]), "held alike", "orange", "-."),
+        (torch.tensor([3.34, 3.34]), "held alike", "orange", "-."),
         (steep, "held by importance", "green", "-"),
     ):
         path = [old]
@@ -73,29 +74,32 @@ def draw_idea(figure) -> None:
     axis.legend(loc="upper left")
 
 
-def draw_own(own: Scores | None, figure, band: Scores | None = None) -> None:
-    """Draw the learner's training upon the course's band: a curve for one network, a band for several."""
-    (axis,) = style.panels(figure, 1)
-    (band or course_band()).only(0.0, STRENGTH).draw(axis, LOOKS)
-    if own is not None and len(own["yours"]) > 1:
-        own.draw(axis, LOOKS)
-    elif own is not None:
-        look = LOOKS["yours"]
-        axis.plot(own.steps, own["yours"][0], color="black", marker=look.marker, ls=look.line, label=look.label)
-    _arrivals(axis, DOMAINS, STEPS)
-    axis.set(ylim=(0.4, 1.05), ylabel="AUC of books", title="Books, while films and games are learned")
-    axis.legend(loc="lower left")
+def draw_own(own: Scores | None, figure, band: dict[str, Scores] | None = None) -> None:
+    """Draw the learner's training upon the course's bands: the first domain, and the last, which pays for it."""
+    band = band or course_band()
+    panels = zip(style.panels(figure, 2), (0, -1), ("over training", "last over training"), strict=True)
+    for axis, place, name in panels:
+        band[name].only(0.0, STRENGTH).draw(axis, LOOKS)
+        look, domain = LOOKS["yours"], DOMAINS[place]
+        if own is not None and len(own[domain]) > 1:
+            draw_line(axis, own.steps, own[domain], look)
+        elif own is not None:
+            axis.plot(own.steps, own[domain][0], color="black", marker=look.marker, ls=look.line, label=look.label)
+        _arrivals(axis, DOMAINS, STEPS)
+        axis.set(ylim=(0.4, 1.05), ylabel=f"AUC of {domain}", title=f"{domain.capitalize()}, while it learns")
+    axis.legend(loc="lower right")
 
 
 def describe_own(own: Scores) -> str:
     """The learner's training in words."""
-    came, band = own["yours"][:, -1].mean(), course_band().at_end()
-    mean, low, high = (float(x) for x in t_interval(band[STRENGTH]))
-    count = len(own["yours"])
+    band, count = course_band(), len(own[DOMAINS[0]])
+    ends = [band[name].at_end() for name in ("over training", "last over training")]
+    mean, low, high = (float(x) for x in t_interval(ends[0][STRENGTH]))
     return (
-        f"Yours, {count} network{'s' if count > 1 else ''}: AUC of books {came:.2f} at step {own.steps[-1]}. The "
-        f"course's eight come to {mean:.2f} (95 % interval {low:.2f} to {high:.2f}) with λ = {STRENGTH:g}, and to "
-        f"{band[0.0].mean():.2f} without the penalty."
+        f"Yours, {count} network{'s' if count > 1 else ''}: AUC of books {own['books'][:, -1].mean():.2f}, of games "
+        f"{own['games'][:, -1].mean():.2f} at step {own.steps[-1]}. The course's eight come to {mean:.2f} (95 % "
+        f"interval {low:.2f} to {high:.2f}) and {ends[1][STRENGTH].mean():.2f} with λ = {STRENGTH:g}, and to "
+        f"{ends[0][0.0].mean():.2f} and {ends[1][0.0].mean():.2f} without the penalty."
     )
 
 
@@ -195,7 +199,7 @@ def draw_live(result: LiveCourse, figure, controls: dict) -> None:
     done = result.matrix[:, 1:].mean(0)  # (arrivals so far, T)
     means[: len(done)] = done.float()
     seaborn.heatmap(
-        means.numpy(), annot=True, fmt=".2f", vmin=0.4, vmax=0.9, cmap="cividis", cbar=False, ax=left,
+        means.numpy(), annot=True, fmt=".2f", vmin=0.5, vmax=0.85, cmap="cividis", cbar=False, ax=left,
         annot_kws={"fontsize": 15}, xticklabels=list(result.domains),
         yticklabels=[f"after {d}" for d in result.domains],
     )  # fmt: skip
@@ -235,7 +239,7 @@ def draw_weight(result: OneWeight, figure, controls: dict) -> None:
     count = torch.arange(1, len(result.importances) + 1)
     left.plot(count, result.importances.clamp(min=1e-9), color=style.PALETTE["blue"])
     left.plot(result.rank + 1, result.importances[result.rank].clamp(min=1e-9), "*", ms=20, color="black")
-    left.set(yscale="log", xlabel="weights, the most important first", ylabel="importance")
+    left.set(yscale="log", xlabel="weights, the most important first", ylabel="importance (none: at the bottom)")
     left.set_title("How much each weight mattered for books")
     places = [place_of(s) for s in LOOK_STRENGTHS]
     right.plot(places, result.after, "-o", color=style.PALETTE["vermillion"], label="after films")
