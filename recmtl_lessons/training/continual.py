@@ -182,7 +182,7 @@ def in_turn(
         return Course(torch.stack(matrix, dim=1), found, tuple(at), state.models)
 
     for number, domain in enumerate(arrivals.domains):
-        models = _stack_for(learner, arrivals.train[domain], domain, settings, seeds, method, state, number)
+        models = _stack_for(learner, arrivals.train[domain], domain, settings, seeds, method, state)
         if state.models is None:
             matrix.append(scores_of(models, learner, rows))
         else:
@@ -239,7 +239,8 @@ def fisher_of(learner: Learner, kind: str = "exact", rows: int = 600, batch_size
     """Return how a stack's Fisher is computed, from the first rows of a domain: a `Method.fisher`."""
 
     def fisher(models: ManyModels, domain: str, fields: Mapping[str, Tensor]) -> Weights:
-        own = {f: t[:, :rows].repeat(models.n_settings, *[1] * (t.ndim - 1)) for f, t in fields.items()}
+        first = {name: values[:, :rows].to(models.device) for name, values in fields.items()}
+        own = {name: t.repeat(models.n_settings, *[1] * (t.ndim - 1)) for name, t in first.items()}
         names = [name for name in own if name != "click"]
 
         def one(model, labels, *inputs):
@@ -279,7 +280,7 @@ def objective_of(learner: Learner, domain: str, earlier: Sequence[str]) -> Calla
     return objective
 
 
-def _stack_for(learner, fields, domain, settings, seeds, method, state, number) -> ManyModels:
+def _stack_for(learner, fields, domain, settings, seeds, method, state) -> ManyModels:
     earlier = list(state.memory)
     streams = {domain: fields}
     own: dict[str, object] = {}
