@@ -7,12 +7,13 @@ from recmtl_lessons.training.progress import Moment, with_bar
 from recmtl_lessons.training.replay import ReplayBuffer, ReservoirBuffer
 from recmtl_lessons.training.rollouts import Acted, Actors, Chooser, Rollout, Sessions, returns_of, stack_steps
 from recmtl_lessons.training.scores import Scores
-from recmtl_lessons.training.stacked import ManyModels, Stack, draw_batches
+from recmtl_lessons.training.stacked import DivergenceError, ManyModels, Stack, draw_batches
 
 __all__ = [
     "Acted",
     "Actors",
     "Chooser",
+    "DivergenceError",
     "ManyModels",
     "Moment",
     "ReplayBuffer",

@@ -4,8 +4,9 @@ A learner is a method with its settings. The tables hold those that were chosen 
 those of the claims; the lessons' ``score_...`` functions choose again.
 """
 
+import math
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Protocol
@@ -17,7 +18,7 @@ from recmtl_lessons.datasets.few_shot import SHOTS, ColdStart, Tasks
 from recmtl_lessons.models import MAMLRecommender, ReptileRecommender
 from recmtl_lessons.training.jobs import concurrently_for
 from recmtl_lessons.training.scores import Scores
-from recmtl_lessons.training.stacked import ManyModels
+from recmtl_lessons.training.stacked import DivergenceError, ManyModels
 
 Params = dict[str, Tensor]
 
@@ -137,11 +138,30 @@ def score_rates(
     found = {}
     for meta_lr in meta_rates:
         arm = replace(learner, meta_lr=meta_lr)
-        models = train(arm, known, seeds, hidden, steps, rates=inner_rates)
-        for rate in rates:
-            scores = over_seeds(errors(arm, models, valid, rate, (INNER_STEPS,))[0])  # one an inner rate
-            found |= {(meta_lr, inner, rate): s for inner, s in zip(inner_rates or (None,), scores, strict=True)}
+        for inner, models in _trained_at(arm, known, seeds, hidden, steps, inner_rates):
+            for rate in rates:
+                scores = over_seeds(errors(arm, models, valid, rate, (INNER_STEPS,))[0]) if models else [math.inf]
+                found |= {(meta_lr, own, rate): s for own, s in zip(inner, scores, strict=True)}
     return found
+
+
+def _trained_at(
+    learner: FewShotLearner,
+    known: Tasks,
+    seeds: Sequence[int],
+    hidden: Sequence[int],
+    steps: int,
+    rates: Sequence[float] | None,
+) -> Iterator[tuple[Sequence[float | None], ManyModels | None]]:
+    """Train all inner rates side by side; if one diverges, which stops all, each alone, with None for those that do."""
+    try:
+        yield rates or (None,), train(learner, known, seeds, hidden, steps, rates=rates)
+    except DivergenceError:
+        if rates is None or len(rates) == 1:
+            yield rates or (None,), None
+        else:
+            for rate in rates:
+                yield from _trained_at(learner, known, seeds, hidden, steps, (rate,))
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,10 @@ LARGEST = torch.finfo(torch.float32).max
 _SEEDING = threading.Lock()
 
 
+class DivergenceError(ValueError):
+    """A training whose losses or gradients grow beyond what can be counted with; nothing was changed by that step."""
+
+
 class Stack:
     """Models side by side, a grid of settings times seeds, with one optimizer for all.
 
@@ -426,7 +430,7 @@ class Stack:
         norms = torch.stack([v.reshape(len(self), -1).double().norm(dim=1) for v in values])  # (values, n_models)
         index = int(norms.sum(0).nan_to_num(math.inf).argmax())
         came = f"{loss[index]:g}" + (f" with gradients of up to {norms[1:, index].max():g}" if gradients else "")
-        raise ValueError(f"loss: got {came} from {self._which(index)}, expected finite numbers of moderate size")
+        raise DivergenceError(f"loss: got {came} from {self._which(index)}, expected finite numbers of moderate size")
 
     def _blame(self, name: str, value: object) -> None:
         """Refuse what is not finite in a batch, by its name and the first model that it came to."""

@@ -360,6 +360,8 @@ def public_calls(room: types.ModuleType) -> Iterator[tuple[str, Callable]]:
     """Functions, classes and public methods written in a room's package, by the name they are called by."""
     for name in room.__all__:
         thing = getattr(room, name)
+        if inspect.isclass(thing) and issubclass(thing, Exception):
+            continue  # is raised, not called
         if inspect.isclass(thing) and issubclass(thing, torch.autograd.Function):
             yield f"{name}.apply", thing.forward
         elif inspect.isclass(thing):
