@@ -55,6 +55,9 @@ class WorldSettings:
         Tastes turn by ``drift`` times 90 degrees while time runs from 0 to 1. 0: tastes stay.
     task_relatedness : float in [-1, 1]
         Correlation of the tastes behind ratings and behind clicks. 0: the two tasks share nothing.
+    rating_features : bool
+        Whether features show the tastes behind ratings alone too, in ``taste_dim`` further columns. False: they show
+        what is behind clicks, and of ratings as much as clicks share with them.
     nuisance : float in [0, 1e6]
         How far the nuisance features lean on the click, in their standard deviations. 0: they are pure noise.
     shift : float in [0, 2]
@@ -82,6 +85,7 @@ class WorldSettings:
     taste_spread: float = 1.0
     drift: float = 0.0
     task_relatedness: float = 0.8
+    rating_features: bool = False
     nuisance: float = 0.0
     shift: float = 0.0
     offset: float = 1.0
@@ -100,6 +104,7 @@ class WorldSettings:
         self._keep("domains", tuple(names))
         for name, (low, high) in _LIMITS.items():
             self._keep_number(name, low, high)
+        check_choice("rating_features", self.rating_features, (True, False))
         if isinstance(self.relatedness, (tuple, list)):
             self._keep("relatedness", _checked_matrix(self.relatedness, len(names)))
         else:
@@ -123,21 +128,28 @@ class World:
     user, item, domain : Tensor, (N,), int64
         Who met what, where. Items are numbered within their domain.
     time : Tensor, (N,), in [0, 1)
-    features : Tensor, (N, taste_dim + nuisance_dim)
-        What a model sees: signal and nuisance, mixed by ``mixing`` so that no column is either.
+    features : Tensor, (N, F)
+        What a model sees: signal and nuisance, mixed by ``mixing`` so that no column is either. F is taste_dim +
+        nuisance_dim, and taste_dim more with ``rating_features``.
     click : Tensor, (N,), 0.0 or 1.0
     rating : Tensor, (N,), in [1, 5]
     affinity : Tensor, (N,)
         Truth: the logit of the click.
+    wish : Tensor, (N,)
+        Truth: the rating less 3, before noise and before it is held in [1, 5].
     tastes, tastes_at_end : Tensor, (n_users, D, K)
         Truth: tastes at time 0, and where they would be at time 1 with ``drift`` 1.
+    rating_tastes : Tensor, (n_users, D, K)
+        Truth: tastes that only ratings go by; with those of clicks, the square root of 1 - r^2 times these
+        and r times those make the tastes behind ratings, r the ``task_relatedness``.
     item_factors : Tensor, (D, n_items, K)
     relatedness : Tensor, (D, D)
         Truth: correlation of a user's tastes between domains.
     leaning : Tensor, (D,)
         Truth: how the nuisance features lean on the click in each domain: 1 with it, 0 not, -1 against it.
     mixing : Tensor, (F, F), orthogonal
-        ``features = [signal, nuisance] @ mixing``; ``features @ mixing.T`` undoes it.
+        ``features = [signal, nuisance] @ mixing``, with the signal of ratings between if there is one;
+        ``features @ mixing.T`` undoes it.
     active : Tensor, (n_users, D), bool
         Where each user shops.
     new : Tensor, (n_users,), bool
@@ -154,8 +166,10 @@ class World:
     click: Tensor
     rating: Tensor
     affinity: Tensor
+    wish: Tensor
     tastes: Tensor
     tastes_at_end: Tensor
+    rating_tastes: Tensor
     item_factors: Tensor
     relatedness: Tensor
     leaning: Tensor
@@ -224,14 +238,19 @@ def make_world(settings: WorldSettings | None = None, seed: int = 0) -> World:
     shared = settings.task_relatedness
     rating_taste = shared * taste + math.sqrt(1 - shared**2) * rating_tastes[user, domain]
     wish = (rating_taste * factor).sum(1) / math.sqrt(settings.taste_dim)  # standard deviation about 1
-    warmth = wish * min(settings.affinity_scale, 1.0) + settings.noise * dice.normal("rating", len(user))
+    wish = wish * min(settings.affinity_scale, 1.0)
+    warmth = wish + settings.noise * dice.normal("rating", len(user))
     rating = (3 + warmth).clamp(1, 5)
 
     leaning = 1 - settings.shift * torch.linspace(0, 1, n_domains) if n_domains > 1 else torch.ones(1)
-    features, mixing = _features(settings, taste * factor, click, domain, leaning, dice)
+    signals = [taste * factor + settings.noise * dice.normal("signal", len(user), settings.taste_dim)]
+    if settings.rating_features:
+        own = rating_tastes[user, domain] * factor
+        signals.append(own + settings.noise * dice.normal("signal of ratings", len(user), settings.taste_dim))
+    features, mixing = _features(settings, signals, click, domain, leaning, dice)
     return World(
-        settings, seed, user, item, domain, time, features, click, rating, affinity,
-        tastes, tastes_at_end, item_factors, relatedness, leaning, mixing, active, new,
+        settings, seed, user, item, domain, time, features, click, rating, affinity, wish,
+        tastes, tastes_at_end, rating_tastes, item_factors, relatedness, leaning, mixing, active, new,
     )  # fmt: skip
 
 
@@ -301,14 +320,14 @@ def _meetings(settings: WorldSettings, active: Tensor, dice: _Dice) -> tuple[Ten
     return user[order], item[order], domain[order], time[order]
 
 
-def _features(settings, products, click, domain, leaning, dice) -> tuple[Tensor, Tensor]:
+def _features(settings, signals, click, domain, leaning, dice) -> tuple[Tensor, Tensor]:
     n, width = len(click), settings.nuisance_dim
-    signal = products + settings.noise * dice.normal("signal", n, settings.taste_dim)  # (N, K)
     distance = 1 - leaning  # (D,), 0 in the first domain, shift in the last
     push = leaning[domain] * (2 * click - 1) + settings.offset * distance[domain]  # (N,)
     nuisance = settings.nuisance * push[:, None] + dice.normal("nuisance", n, width)  # (N, nuisance_dim)
-    mixing, _ = torch.linalg.qr(dice.normal("mixing", settings.taste_dim + width, settings.taste_dim + width))
-    return torch.cat([signal, nuisance], dim=1) @ mixing, mixing
+    size = len(signals) * settings.taste_dim + width
+    mixing, _ = torch.linalg.qr(dice.normal("mixing", size, size))
+    return torch.cat([*signals, nuisance], dim=1) @ mixing, mixing
 
 
 def _checked_matrix(matrix: tuple | list, n_domains: int) -> tuple[tuple[float, ...], ...]:

@@ -565,9 +565,8 @@ class ManyModels(Stack):
         check_count("every", every)
         if measure is not None:
             check_callable("measure", measure, 1)
-        rows = self._draw_rows(self._done + steps)
-        for step in range(1, steps + 1):
-            loss, logs = self.update(self._at((step - 1) / steps), self._batch(rows, self._done))
+        for step, batch in enumerate(self.batches(steps), start=1):
+            loss, logs = self.update(self._at((step - 1) / steps), batch)
             if step % every == 0 or step == steps:
                 column = {"loss": loss, **logs, **(self._measured(measure) if measure else {})}
                 self._columns.append({name: value.detach().cpu() for name, value in column.items()})
@@ -598,6 +597,13 @@ class ManyModels(Stack):
         check_count("steps", steps)
         own = {stream: {f: t[seed_number] for f, t in fields.items()} for stream, fields in self._data.items()}
         return draw_batches(own, self.seeds[seed_number], steps, self.batch_size)
+
+    def batches(self, steps: int) -> Iterator[Batch]:
+        """Batches of all models for their next steps, each (n_models, ...), for a loop that calls `update` itself."""
+        check_count("steps", steps)
+        rows = self._draw_rows(self._done + steps)
+        for _ in range(steps):
+            yield self._batch(rows, self._done)
 
     def _measured(self, measure: Callable[["ManyModels"], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
         found = measure(self)
