@@ -1,28 +1,45 @@
 """Networks with several tasks, many at once, each with its own way of weighing them."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from recmtl_lessons.datasets.two_tasks import Tasks
 from recmtl_lessons.models import balancing
-from recmtl_lessons.training.progress import Moment
+from recmtl_lessons.models.balancing import SharedBottomNetwork, TaskSchedule
+from recmtl_lessons.training.metrics import auc
+from recmtl_lessons.training.progress import Moment, with_bar
 from recmtl_lessons.training.stacked import ManyModels
+
+#: Losses of predicting the mean of standardised ratings, and of a coin flip: what a task has before it is learned.
+UNLEARNED = {"regression": 1.0, "classification": 0.6931472}
 
 
 @dataclass(frozen=True)
 class Now:
-    """What a way of weighing may look at, n models with T tasks: (n, T) each, and the products (n, T, T)."""
+    """What a way of weighing T tasks may look at, n models side by side.
+
+    Attributes
+    ----------
+    step, steps : int
+        The step's number, from 0, and how many there are.
+    losses, first : Tensor, (n, T)
+        On this step's batch, and on the first step's.
+    gram : Tensor, (n, T, T), or None
+        Products of the gradients of what the tasks share.
+    """
 
     step: int
     steps: int
     losses: Tensor
     first: Tensor
-    gram: Tensor | None
+    gram: Tensor | None = None
 
 
-#: How n models weigh their tasks: made anew for a training, then asked at each step for weights, (n, T).
+#: Asked at each step for weights, (n, T) or (T,); made anew for each training.
 Weigher = Callable[[Now], Tensor]
 
 
@@ -36,7 +53,7 @@ class Arm:
     gradients : bool
         Whether it looks at the gradients' products.
     heads_too : bool
-        Whether its weights hold for the heads as well, as where one task is trained at a time.
+        Whether what has weight 0 is left out of the step with its head too, as where one task is trained at a time.
     """
 
     start: Callable[[int, Sequence[str]], Weigher]
@@ -45,173 +62,305 @@ class Arm:
 
 
 def fixed(*weights: float) -> Arm:
-    return Arm(lambda n, types: lambda now: torch.tensor(weights).expand(n, -1))
+    """Return static weights."""
+    return Arm(lambda n, types: lambda now: torch.tensor(weights))
 
 
-def from_losses(rule: Callable[[Tensor], Tensor]) -> Arm:
+def by_losses(rule: Callable[[Tensor], Tensor]) -> Arm:
+    """Return weights that a function reads off the losses."""
     return Arm(lambda n, types: lambda now: rule(now.losses))
 
 
-def from_gradients(rule: Callable[..., Tensor], **options) -> Arm:
+def by_gradients(rule: Callable[..., Tensor], **options) -> Arm:
+    """Return weights that a function reads off the gradients' products."""
     return Arm(lambda n, types: lambda now: rule(now.gram, **options), gradients=True)
 
 
-def drawn_pcgrad() -> Arm:
-    def start(n, types):
-        generator = torch.Generator().manual_seed(0)
-        return lambda now: balancing.pcgrad(now.gram.cpu(), generator=generator)
+def projected(seed: int = 0) -> Arm:
+    """Return the weights of `pcgrad`, with orders that are drawn from a seed."""
+
+    def start(n: int, types: Sequence[str]) -> Weigher:
+        generator = torch.Generator().manual_seed(seed)
+        return lambda now: balancing.pcgrad(now.gram, generator=generator)
 
     return Arm(start, gradients=True)
 
 
-def learned(rate: float, start_at: float = 0.0, penalty: bool = True) -> Arm:
-    def start(n, types):
-        weigh = balancing.UncertaintyWeights(types, start_at, (n,))
-        optimizer = torch.optim.Adam(weigh.parameters(), lr=rate)
+def by_uncertainty(rate: float, step_on: Callable[[nn.Module, Tensor], Tensor] | None = None) -> Arm:
+    """Return learned log-variances, with the rate of an Adam of their own.
 
-        def step(now):
-            weights = weigh.weights
-            total = weigh(now.losses).sum()
-            if not penalty:
-                total = total - weigh.log_variances.sum() / 2
-            optimizer.zero_grad()
-            total.backward()
-            optimizer.step()
-            return weights
+    Parameters
+    ----------
+    rate : float
+        0: they are never given to an optimizer.
+    step_on : callable (UncertaintyWeights, losses) -> Tensor, optional
+        What they minimise; their own total unless given.
+    """
 
-        return step
+    def start(n: int, types: Sequence[str]) -> Weigher:
+        weigh = balancing.UncertaintyWeights(types, size=(n,))
+        return _learned(weigh, rate, lambda now: (step_on or balancing.UncertaintyWeights.__call__)(weigh, now.losses))
 
     return Arm(start)
 
 
-def gradnorm(rate: float, alpha: float) -> Arm:
-    def start(n, types):
-        weigh = balancing.GradNorm(len(types), alpha, (n,))
-        optimizer = torch.optim.Adam(weigh.parameters(), lr=rate)
+def by_norms(rate: float, alpha: float) -> Arm:
+    """Return the weights of `GradNorm`, with the rate of an Adam of their own."""
 
-        def step(now):
-            weights = weigh.weights
-            norms = now.gram.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
-            optimizer.zero_grad()
-            weigh(norms, now.losses, now.first).sum().backward()
-            optimizer.step()
-            return weights
-
-        return step
+    def start(n: int, types: Sequence[str]) -> Weigher:
+        weigh = balancing.GradNorm(len(types), alpha, size=(n,))
+        return _learned(weigh, rate, lambda now: weigh(_norms(now), now.losses, now.first))
 
     return Arm(start, gradients=True)
 
 
-def averaged(temperature: float, period: int = 20) -> Arm:
-    def start(n, types):
-        rule, state = balancing.DynamicWeightAverage(temperature), {"sum": 0.0, "weights": torch.ones(n, len(types))}
+def _norms(now: Now) -> Tensor:
+    return now.gram.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
 
-        def step(now):
-            state["sum"] = state["sum"] + now.losses
-            if (now.step + 1) % period == 0:
-                state["weights"], state["sum"] = rule.update(state["sum"] / period), 0.0
-            return state["weights"]
 
-        return step
+def _learned(weigh: nn.Module, rate: float, objective: Callable[[Now], Tensor]) -> Weigher:
+    optimizer = torch.optim.Adam(weigh.parameters(), lr=rate)
+
+    def weights(now: Now) -> Tensor:
+        found = weigh.weights
+        if rate:
+            optimizer.zero_grad()
+            objective(now).sum().backward()
+            optimizer.step()
+        return found
+
+    return weights
+
+
+def by_progress(temperature: float, period: int = 20) -> Arm:
+    """Return the weights of `DynamicWeightAverage`; a period has so many steps."""
+
+    def start(n: int, types: Sequence[str]) -> Weigher:
+        rule, losses = balancing.DynamicWeightAverage(temperature), []
+        weights = torch.ones(n, len(types))
+
+        def weigher(now: Now) -> Tensor:
+            nonlocal weights
+            losses.append(now.losses)
+            if len(losses) == period:
+                weights = rule.update(torch.stack(losses).mean(0))
+                losses.clear()
+            return weights
+
+        return weigher
 
     return Arm(start)
 
 
-def scheduled(schedule: balancing.TaskSchedule, lag: Callable[[Now], Tensor] | None = None, seed: int = 0) -> Arm:
-    def start(n, types):
+def annealed(first: Sequence[float], last: Sequence[float]) -> Arm:
+    """Return weights on a straight line from the first to the last."""
+    a, b = torch.tensor(first, dtype=torch.float32), torch.tensor(last, dtype=torch.float32)
+    return Arm(lambda n, types: lambda now: torch.lerp(a, b, now.step / max(1, now.steps - 1)))
+
+
+def ratio_to_first(now: Now) -> Tensor:
+    """Say how much a task lags by its loss as a share of its first: a measure that sees no scale."""
+    return now.losses / now.first
+
+
+def unlearned(types: Sequence[str]) -> Callable[[Now], Tensor]:
+    """Return a measure of how much a task lags: its loss as a share of that of an answer that knows no features."""
+    bare = torch.tensor([UNLEARNED[kind] for kind in types])
+    return lambda now: now.losses / bare
+
+
+def scheduled(schedule: TaskSchedule, lag: Callable[[Now], Tensor] | None = None, seed: int = 0) -> Arm:
+    """Return one task a step, by a schedule; what is drawn comes from a seed."""
+
+    def start(n: int, types: Sequence[str]) -> Weigher:
         generator = torch.Generator().manual_seed(seed)
 
-        def step(now):
+        def weigher(now: Now) -> Tensor:
             task = schedule.choose(now.step, now.steps, lag(now) if lag else None, generator, (n,))
-            return torch.nn.functional.one_hot(task, len(types)).float()
+            return F.one_hot(task, len(types)).float()
 
-        return step
+        return weigher
 
     return Arm(start, heads_too=True)
 
 
-def train_balanced(
-    build,
-    streams,
-    arms,
-    seeds,
-    learning_rate,
-    steps,
-    losses_of,
-    types,
-    every=20,
-    measure=None,
-    batch_size=128,
-    optimizer="adam",
-):
-    """..."""
-    n = len(seeds)
-    models = (
-        ManyModels(
-            build,
-            lambda *a: None,
-            streams,
-            {"arm": range(len(arms))},
-            seeds,
-            batch_size,
-            learning_rate,
-            optimizer=optimizer,
-        )
-        if False
-        else ManyModels(
-            build,
-            lambda m, b, s, p: None,
-            streams,
-            {"arm": [float(k) for k in range(len(arms))]},
-            seeds,
-            batch_size,
-            learning_rate,
-            optimizer=optimizer,
-        )
+@dataclass(frozen=True)
+class Recipe:
+    """How networks are made and trained.
+
+    Attributes
+    ----------
+    learning_rate : float
+        Adam's.
+    hidden_dims : tuple of int
+    steps : int
+    batch_size : int
+    linear : bool
+        Whether the shared layers do without ReLUs.
+    """
+
+    learning_rate: float
+    hidden_dims: tuple[int, ...] = (4,)
+    steps: int = 300
+    batch_size: int = 64
+    linear: bool = False
+
+    def build(self, tasks: Tasks) -> SharedBottomNetwork:
+        """Return one network, drawn from torch's generator."""
+        return SharedBottomNetwork(tasks.feature_dim, tasks.types, self.hidden_dims, self.linear)
+
+
+@dataclass
+class Trained:
+    """What a training has come to so far: A arms, S seeds, T tasks.
+
+    Attributes
+    ----------
+    models : ManyModels
+        Arm after arm, with the seeds of each.
+    arms : tuple
+    steps : list of int
+        The moments.
+    weights, losses : list of Tensor, (A, S, T)
+        At each moment: the weights of its step, and each task's loss on held-out rows.
+    """
+
+    models: ManyModels
+    arms: tuple[Hashable, ...]
+    steps: list[int] = field(default_factory=list)
+    weights: list[Tensor] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
+
+
+def losses_of(types: Mapping[str, str], model: nn.Module, batch: Mapping, weights: Tensor | None = None) -> Tensor:
+    """Return each task's loss on its own stream of a batch, (T,); ``weights`` as for `SharedBottomNetwork.forward`."""
+    answers = {stream: model(fields["x"], weights) for stream, fields in batch.items()}
+    found = []
+    for task, kind in types.items():
+        stream = next(name for name, fields in batch.items() if task in fields)
+        found.append(balancing.task_losses(answers[stream], batch[stream], {task: kind}))
+    return torch.cat(found)
+
+
+def balance(
+    tasks: Tasks,
+    arms: Mapping[Hashable, Arm],
+    seeds: Sequence[int],
+    recipe: Recipe,
+    every: int | None = None,
+    by: str = "test",
+) -> Iterator[tuple[Moment, Trained]]:
+    """Train one network for each arm and seed, all side by side.
+
+    Networks of one seed start from the same weights and see the same batches. Each step asks every arm for its weights,
+    and then moves what is shared by the weighted sum of the tasks' gradients, and each head by its own.
+
+    Parameters
+    ----------
+    tasks : Tasks
+    arms : mapping {name: Arm}
+    seeds : sequence of int
+        As many as the tasks have.
+    recipe : Recipe
+    every : int, optional
+        Steps between two moments; the end alone if not given.
+    by : {"test", "valid"}
+        The rows that the losses of the moments are about: settings are chosen by "valid".
+
+    Yields
+    ------
+    Moment, Trained
+        The same object each time, which grows.
+    """
+    types, n = tasks.types, len(seeds)
+    settings = [{"arm": float(k)} for k in range(len(arms))]
+    models = ManyModels(
+        lambda: recipe.build(tasks),
+        lambda model, batch, setting, progress: (losses_of(types, model, batch).sum(), {}),
+        tasks.train,
+        settings,
+        seeds,
+        recipe.batch_size,
+        recipe.learning_rate,
     )
-    weighers = [arm.start(n, types) for arm in arms.values()]
-    any_gram = any(arm.gradients for arm in arms.values())
-    heads_too = torch.tensor([arm.heads_too for arm in arms.values()]).repeat_interleave(n)[:, None]
-    first = None
-
-    def objective(model, batch, setting):
-        losses = losses_of(model, batch, batch["weights"])
-        return (losses * batch["heads"]).sum(), {"losses": losses}
-
-    def just(task):
-        return lambda model, batch, setting: (losses_of(model, batch, None)[task], {})
-
-    def look(model, batch, setting):
-        losses = losses_of(model, batch, None)
-        return losses.sum(), {"losses": losses}
-
-    kept = []
-    for step, batch in enumerate(models.batches(steps)):
-        losses = models.evaluate(look, batch)[1]["losses"].detach().cpu()
+    weighers = [arm.start(n, tuple(types.values())) for arm in arms.values()]
+    with_heads = torch.tensor([arm.heads_too for arm in arms.values()]).repeat_interleave(n).unsqueeze(1)
+    looks = any(arm.gradients for arm in arms.values())
+    found, first = Trained(models, tuple(arms)), None
+    every = every or recipe.steps
+    for step, batch in enumerate(models.batches(recipe.steps)):
+        losses = _each_loss(models, types, batch)  # (A * S, T)
         first = losses if first is None else first
-        gram = None
-        if any_gram:
-            gradients = [
-                {k: v for k, v in models.gradients(just(t), batch).items() if not k.startswith("heads.")}
-                for t in range(len(types))
-            ]
-            gram = balancing.gram_matrix(gradients, 1).cpu()
-        weights = torch.cat(
-            [
-                weigh(
-                    Now(
-                        step,
-                        steps,
-                        losses[k * n : (k + 1) * n],
-                        first[k * n : (k + 1) * n],
-                        None if gram is None else gram[k * n : (k + 1) * n],
-                    )
-                )
-                for k, weigh in enumerate(weighers)
-            ]
-        ).float()
-        heads = torch.where(heads_too, (weights != 0).float(), torch.ones_like(weights))
-        models.update(objective, {**batch, "weights": weights.to(models.device), "heads": heads.to(models.device)})
-        if (step + 1) % every == 0 or step + 1 == steps:
-            kept.append((step + 1, weights, losses, measure(models) if measure else None))
-            yield Moment(step + 1, steps), models, kept
+        gram = _products(models, types, batch) if looks else None
+        parts = []
+        for k, weigher in enumerate(weighers):
+            own = slice(k * n, (k + 1) * n)
+            now = Now(step, recipe.steps, losses[own], first[own], gram[own] if looks else None)
+            parts.append(weigher(now).float().expand(n, -1))
+        weights = torch.cat(parts)  # (A * S, T)
+        heads = torch.where(with_heads & (weights == 0), 0.0, 1.0)
+        moved = {"rows": batch, "weights": weights.to(models.device), "heads": heads.to(models.device)}
+        models.update(lambda model, b, s: _moved(types, model, b), moved)
+        if (step + 1) % every == 0 or step + 1 == recipe.steps:
+            found.steps.append(step + 1)
+            found.weights.append(models.by_setting(weights))
+            found.losses.append(held_out_losses(models, tasks, by))
+            yield Moment(step + 1, recipe.steps), found
+
+
+def balanced(tasks: Tasks, arms: Mapping[Hashable, Arm], seeds: Sequence[int], recipe: Recipe, label: str, **options):
+    """Train to the end, with a progress bar; arguments and options as for `balance`. Returns what it came to."""
+    latest: list[Trained] = []
+
+    def moments() -> Iterator[Moment]:
+        for moment, found in balance(tasks, arms, seeds, recipe, **options):
+            latest[:] = [found]
+            yield moment
+
+    for _ in with_bar(moments(), f"{label}, {len(arms) * len(seeds)} models", recipe.steps):
+        pass
+    return latest[0]
+
+
+def held_out_losses(models: ManyModels, tasks: Tasks, by: str = "test") -> Tensor:
+    """Return each task's loss on held-out rows, (A, S, T)."""
+    found = []
+    for task, kind in tasks.types.items():
+        answers, labels = _answers(models, tasks, task, by)
+        if kind == "classification":
+            found.append(F.binary_cross_entropy_with_logits(answers, labels, reduction="none").mean(1))
+        else:
+            found.append((answers - labels).square().mean(1))
+    return models.by_setting(torch.stack(found, dim=1))
+
+
+def held_out_auc(models: ManyModels, tasks: Tasks, task: str, by: str = "test") -> Tensor:
+    """Return the AUC of a classification on held-out rows, (A, S)."""
+    return models.by_setting(auc(*_answers(models, tasks, task, by)))
+
+
+def _answers(models: ManyModels, tasks: Tasks, task: str, by: str) -> tuple[Tensor, Tensor]:
+    fields = next(fields for fields in getattr(tasks, by).values() if task in fields)
+    answers = models.each(lambda model, x: model(x)[task], fields["x"]).cpu()
+    return answers, fields[task].repeat(models.n_settings, 1)
+
+
+def _moved(types: Mapping[str, str], model: nn.Module, batch: Mapping) -> tuple[Tensor, dict]:
+    return (batch["heads"] * losses_of(types, model, batch["rows"], batch["weights"])).sum(), {}
+
+
+def _each_loss(models: ManyModels, types: Mapping[str, str], batch: Mapping) -> Tensor:
+    def losses(model, batch, setting):
+        own = losses_of(types, model, batch)
+        return own.sum(), {"losses": own}
+
+    return models.evaluate(losses, batch)[1]["losses"].detach().cpu()
+
+
+def _products(models: ManyModels, types: Mapping[str, str], batch: Mapping) -> Tensor:
+    """Products of the gradients of what the tasks share, (n_models, T, T)."""
+    gradients = []
+    for task in range(len(types)):
+        own = models.gradients(lambda model, b, s, task=task: (losses_of(types, model, b)[task], {}), batch)
+        gradients.append({name: value for name, value in own.items() if name.startswith("shared.")})
+    return balancing.gram_matrix(gradients, dims=1).cpu()

@@ -1,0 +1,193 @@
+"""Several tasks on one input: clicks and ratings of a shop, whether and how a film is rated, or genres as tasks."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from recmtl_lessons.datasets.ratings import Ratings, genre_domains
+from recmtl_lessons.datasets.world import World, WorldSettings, make_world
+
+Streams = dict[str, dict[str, Tensor]]
+
+#: What the features say of clicks, and what they say of ratings, has nothing in common.
+APART = WorldSettings(
+    domains=("films",),
+    n_users=2000,
+    n_items=300,
+    nuisance_dim=0,
+    interactions=1,
+    task_relatedness=0.0,
+    rating_features=True,
+)
+UNITS = ("tenths", "stars", "spread")
+GENRES = ("Drama", "Comedy", "Action", "Thriller", "Horror")
+_HELD_OUT = (1000, 3000)  # rows to choose settings by, and rows that claims are about
+_PULL = 5.0  # so many average ratings are added to everybody's
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Rows of several tasks, to train on, to choose by, and to test on.
+
+    Attributes
+    ----------
+    types : dict {task: "classification" or "regression"}
+    train, valid, test : dict {stream: dict {field: Tensor (S, n, ...)}}
+        One row of S a seed. ``x`` are features; the other fields are labels, named as their tasks. Tasks whose labels
+        stand beside each other share a stream.
+    """
+
+    types: dict[str, str]
+    train: Streams
+    valid: Streams
+    test: Streams
+
+    @property
+    def n_seeds(self) -> int:
+        """Return the number of seeds."""
+        return len(next(iter(self.train.values()))["x"])
+
+    @property
+    def feature_dim(self) -> int:
+        """Return the number of features."""
+        return next(iter(self.train.values()))["x"].shape[-1]
+
+    def one(self, number: int) -> "Tasks":
+        """Return what one seed has, by its number: the same tensors without the dimension of the seeds."""
+        return self._each(lambda values: values[number])
+
+    def double(self) -> "Tasks":
+        """Return the same as float64."""
+        return self._each(Tensor.double)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Tasks":
+        parts = (self.train, self.valid, self.test)
+        return Tasks(
+            self.types,
+            *({s: {f: change(t) for f, t in fields.items()} for s, fields in part.items()} for part in parts),
+        )
+
+
+@lru_cache(maxsize=8)
+def clicks_and_ratings(
+    settings: WorldSettings = APART,
+    seeds: tuple[int, ...] = tuple(range(8)),
+    unit: str = "tenths",
+    rows: int = 1000,
+) -> Tasks:
+    """Draw one world per seed: features, with a click and a rating beside each other.
+
+    Parameters
+    ----------
+    settings : WorldSettings
+        How many interactions there are is said by ``rows``.
+    seeds : tuple of int
+    unit : {"tenths", "stars", "spread"}
+        Ratings less their mean: in tenths of a star, as integers from 10 to 50 are; in stars; or divided by their
+        spread. Mean and spread are those of the rows to train on.
+    rows : int
+        To train on.
+    """
+    if unit not in UNITS:
+        raise ValueError(f"unit: got {unit!r}, expected one of {', '.join(map(repr, UNITS))}")
+    ends = (0, rows, rows + _HELD_OUT[0], rows + sum(_HELD_OUT))
+    settings = WorldSettings(**{**vars(settings), "interactions": ends[-1]})
+    drawn = [_of_world(make_world(settings, seed), seed) for seed in seeds]
+    fields = {name: torch.stack([one[name] for one in drawn]) for name in drawn[0]}
+    known = fields["rating"][:, :rows]
+    size = {"tenths": 0.1, "stars": 1.0, "spread": known.std(1, keepdim=True)}[unit]
+    fields["rating"] = (fields["rating"] - known.mean(1, keepdim=True)) / size
+    parts = ({"rows": {f: t[:, a:b] for f, t in fields.items()}} for a, b in pairwise(ends))
+    return Tasks({"click": "classification", "rating": "regression"}, *parts)
+
+
+def _of_world(world: World, seed: int) -> dict[str, Tensor]:
+    order = torch.randperm(len(world), generator=torch.Generator().manual_seed(seed))
+    return {"x": world.features[order], "click": world.click[order], "rating": world.rating[order]}
+
+
+def rated_and_how(ratings: Ratings, seeds: Sequence[int], rows: int = 4000, unit: str = "tenths") -> Tasks:
+    """Ask of pairs of a user and a film whether the film was rated, and of those that were, how.
+
+    Half of the ratings, dealt by the seed, describe users and films; the other half are rows, so that no row's own
+    rating is among its features. A pair that was not rated is a user of a row with a film drawn like that of another
+    row: as popular, and never rated by that user.
+    """
+    drawn = []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(ratings), generator=generator)
+        describe = _Described(ratings, order[: len(order) // 2])
+        rest = order[len(order) // 2 :]
+        chosen = rest[: rows + sum(_HELD_OUT)]
+        user, item = ratings.user[chosen], ratings.item[chosen]
+        other = ratings.item[rest[torch.randint(len(rest), (len(chosen),), generator=generator)]]
+        pair = user * ratings.n_items + other
+        free = ~torch.isin(pair, ratings.user * ratings.n_items + ratings.item)
+        asked = torch.rand(len(chosen), generator=generator) < 0.5
+        asked &= free  # asked about the other film
+        x = describe(user, torch.where(asked, other, item))
+        drawn.append((x, (~asked).float(), describe(user, item), describe.less_mean(ratings.rating[chosen], unit)))
+    whether, rated, how, stars = (torch.stack(part) for part in zip(*drawn, strict=True))
+    return _cut({"rated": {"x": whether, "rated": rated}, "rating": {"x": how, "rating": stars}}, rows, "rated")
+
+
+def genres_as_tasks(ratings: Ratings, seeds: Sequence[int], rows: int = 4000, unit: str = "spread") -> Tasks:
+    """Let the ratings of each genre be a task of its own; a film that has several of them is in none."""
+    films = genre_domains(ratings, GENRES, min_user_ratings=0)
+    found: dict[str, list] = {genre: [] for genre in GENRES}
+    for seed in seeds:
+        order = torch.randperm(len(films), generator=torch.Generator().manual_seed(seed))
+        describe = _Described(films, order[: len(order) // 2])
+        rest = order[len(order) // 2 :]
+        for number, genre in enumerate(GENRES):
+            own = rest[films.domain[rest] == number]
+            x = describe(films.user[own], films.item[own])
+            found[genre].append((x, describe.less_mean(films.rating[own], unit)))
+    streams = {}
+    for genre, parts in found.items():
+        n = min(len(x) for x, _ in parts)
+        streams[genre] = {"x": torch.stack([x[:n] for x, _ in parts]), genre: torch.stack([y[:n] for _, y in parts])}
+    return _cut(streams, rows)
+
+
+class _Described:
+    """Users and films as some of the ratings know them: how many, how high, and of which genres."""
+
+    def __init__(self, ratings: Ratings, rows: Tensor):
+        user, item, rating = ratings.user[rows], ratings.item[rows], ratings.rating[rows]
+        self.mean, self.spread = rating.mean(), rating.std()
+        genres = ratings.genres.float()
+        shares = torch.zeros(ratings.n_users, genres.shape[1]).index_add_(0, user, genres[item])
+        shares = shares / shares.sum(1, keepdim=True).clamp(min=1)
+        years = torch.where(ratings.years > 0, ratings.years, ratings.years[ratings.years > 0].median())
+        self._users = torch.cat([self._habits(user, rating, ratings.n_users), shares * 5], dim=1)
+        films = [self._habits(item, rating, ratings.n_items), (years.float() - 1990).unsqueeze(1) / 15, genres]
+        self._films = torch.cat(films, dim=1)
+
+    def _habits(self, group: Tensor, rating: Tensor, n_groups: int) -> Tensor:
+        count = torch.bincount(group, minlength=n_groups).float()
+        total = torch.zeros(n_groups).index_add_(0, group, rating - self.mean)
+        return torch.stack([(count + 1).log() - 2, 2 * total / (count + _PULL)], dim=1)
+
+    def __call__(self, user: Tensor, item: Tensor) -> Tensor:
+        return torch.cat([self._users[user], self._films[item]], dim=1)
+
+    def less_mean(self, rating: Tensor, unit: str) -> Tensor:
+        return (rating - self.mean) / {"tenths": 0.1, "stars": 1.0, "spread": self.spread}[unit]
+
+
+def _cut(streams: Streams, rows: int, binary: str = "") -> Tasks:
+    """Cut each stream: at most so many rows to train on, and of the rest a quarter to choose by."""
+    parts: tuple[Streams, Streams, Streams] = ({}, {}, {})
+    for name, fields in streams.items():
+        n = fields["x"].shape[1]
+        first = min(rows, n // 2)
+        ends = (0, first, first + (n - first) // 4, n)
+        for part, (a, b) in zip(parts, pairwise(ends), strict=True):
+            part[name] = {f: t[:, a:b] for f, t in fields.items()}
+    return Tasks({task: "classification" if task == binary else "regression" for task in streams}, *parts)
