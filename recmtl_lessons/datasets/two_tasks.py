@@ -64,6 +64,37 @@ class Tasks:
         """Return the same as float64."""
         return self._each(Tensor.double)
 
+    def in_unit(self, unit: str) -> tuple["Tasks", Tensor]:
+        """Return the same with regressions, which are in stars, in another unit; and how many stars that unit is.
+
+        Parameters
+        ----------
+        unit : {"tenths", "stars", "spread"}
+            Tenths of a star, as integers from 10 to 50 are; stars; or the spread of each task's rows to train on.
+
+        Returns
+        -------
+        Tasks
+        Tensor, (S, T)
+            1 for classifications.
+        """
+        if unit not in UNITS:
+            raise ValueError(f"unit: got {unit!r}, expected one of {', '.join(map(repr, UNITS))}")
+        sizes = torch.ones(self.n_seeds, len(self.types))
+        changed: list[Streams] = [{s: dict(fields) for s, fields in p.items()} for p in self._parts]
+        for number, (task, kind) in enumerate(self.types.items()):
+            if kind == "regression":
+                stream = next(name for name, fields in self.train.items() if task in fields)
+                spread = self.train[stream][task].std(1)
+                sizes[:, number] = {"tenths": torch.full_like(spread, 0.1), "spread": spread}.get(unit, 1.0)
+                for part in changed:
+                    part[stream][task] = part[stream][task] / sizes[:, number : number + 1]
+        return Tasks(self.types, *changed), sizes
+
+    @property
+    def _parts(self) -> tuple[Streams, Streams, Streams]:
+        return self.train, self.valid, self.test
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Tasks":
         parts = (self.train, self.valid, self.test)
         return Tasks(
@@ -76,31 +107,23 @@ class Tasks:
 def clicks_and_ratings(
     settings: WorldSettings = APART,
     seeds: tuple[int, ...] = tuple(range(8)),
-    unit: str = "tenths",
     rows: int = 1000,
 ) -> Tasks:
-    """Draw one world per seed: features, with a click and a rating beside each other.
+    """Draw one world per seed: features, with a click and a rating, in stars less their mean, beside each other.
 
     Parameters
     ----------
     settings : WorldSettings
         How many interactions there are is said by ``rows``.
     seeds : tuple of int
-    unit : {"tenths", "stars", "spread"}
-        Ratings less their mean: in tenths of a star, as integers from 10 to 50 are; in stars; or divided by their
-        spread. Mean and spread are those of the rows to train on.
     rows : int
         To train on.
     """
-    if unit not in UNITS:
-        raise ValueError(f"unit: got {unit!r}, expected one of {', '.join(map(repr, UNITS))}")
     ends = (0, rows, rows + _HELD_OUT[0], rows + sum(_HELD_OUT))
     settings = WorldSettings(**{**vars(settings), "interactions": ends[-1]})
     drawn = [_of_world(make_world(settings, seed), seed) for seed in seeds]
     fields = {name: torch.stack([one[name] for one in drawn]) for name in drawn[0]}
-    known = fields["rating"][:, :rows]
-    size = {"tenths": 0.1, "stars": 1.0, "spread": known.std(1, keepdim=True)}[unit]
-    fields["rating"] = (fields["rating"] - known.mean(1, keepdim=True)) / size
+    fields["rating"] = fields["rating"] - fields["rating"][:, :rows].mean(1, keepdim=True)
     parts = ({"rows": {f: t[:, a:b] for f, t in fields.items()}} for a, b in pairwise(ends))
     return Tasks({"click": "classification", "rating": "regression"}, *parts)
 
@@ -110,7 +133,7 @@ def _of_world(world: World, seed: int) -> dict[str, Tensor]:
     return {"x": world.features[order], "click": world.click[order], "rating": world.rating[order]}
 
 
-def rated_and_how(ratings: Ratings, seeds: Sequence[int], rows: int = 4000, unit: str = "tenths") -> Tasks:
+def rated_and_how(ratings: Ratings, seeds: Sequence[int], rows: int = 4000) -> Tasks:
     """Ask of pairs of a user and a film whether the film was rated, and of those that were, how.
 
     Half of the ratings, dealt by the seed, describe users and films; the other half are rows, so that no row's own
@@ -131,13 +154,13 @@ def rated_and_how(ratings: Ratings, seeds: Sequence[int], rows: int = 4000, unit
         asked = torch.rand(len(chosen), generator=generator) < 0.5
         asked &= free  # asked about the other film
         x = describe(user, torch.where(asked, other, item))
-        drawn.append((x, (~asked).float(), describe(user, item), describe.less_mean(ratings.rating[chosen], unit)))
+        drawn.append((x, (~asked).float(), describe(user, item), ratings.rating[chosen] - describe.mean))
     whether, rated, how, stars = (torch.stack(part) for part in zip(*drawn, strict=True))
     return _cut({"rated": {"x": whether, "rated": rated}, "rating": {"x": how, "rating": stars}}, rows, "rated")
 
 
-def genres_as_tasks(ratings: Ratings, seeds: Sequence[int], rows: int = 4000, unit: str = "spread") -> Tasks:
-    """Let the ratings of each genre be a task of its own; a film that has several of them is in none."""
+def genres_as_tasks(ratings: Ratings, seeds: Sequence[int], rows: int = 4000) -> Tasks:
+    """Let the ratings of each genre, in stars less a mean, be a task of its own; films of several genres are in none."""
     films = genre_domains(ratings, GENRES, min_user_ratings=0)
     found: dict[str, list] = {genre: [] for genre in GENRES}
     for seed in seeds:
@@ -147,7 +170,7 @@ def genres_as_tasks(ratings: Ratings, seeds: Sequence[int], rows: int = 4000, un
         for number, genre in enumerate(GENRES):
             own = rest[films.domain[rest] == number]
             x = describe(films.user[own], films.item[own])
-            found[genre].append((x, describe.less_mean(films.rating[own], unit)))
+            found[genre].append((x, films.rating[own] - describe.mean))
     streams = {}
     for genre, parts in found.items():
         n = min(len(x) for x, _ in parts)
@@ -160,7 +183,7 @@ class _Described:
 
     def __init__(self, ratings: Ratings, rows: Tensor):
         user, item, rating = ratings.user[rows], ratings.item[rows], ratings.rating[rows]
-        self.mean, self.spread = rating.mean(), rating.std()
+        self.mean = rating.mean()
         genres = ratings.genres.float()
         shares = torch.zeros(ratings.n_users, genres.shape[1]).index_add_(0, user, genres[item])
         shares = shares / shares.sum(1, keepdim=True).clamp(min=1)
@@ -176,9 +199,6 @@ class _Described:
 
     def __call__(self, user: Tensor, item: Tensor) -> Tensor:
         return torch.cat([self._users[user], self._films[item]], dim=1)
-
-    def less_mean(self, rating: Tensor, unit: str) -> Tensor:
-        return (rating - self.mean) / {"tenths": 0.1, "stars": 1.0, "spread": self.spread}[unit]
 
 
 def _cut(streams: Streams, rows: int, binary: str = "") -> Tasks:

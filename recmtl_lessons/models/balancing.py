@@ -40,7 +40,7 @@ from recmtl_lessons.models._checks import (
 )
 from recmtl_lessons.models._layers import relu_layers
 from recmtl_lessons.models._names import NamedParts
-from recmtl_lessons.models.domain_adversarial import TASK_TYPES, task_loss
+from recmtl_lessons.models.domain_adversarial import TASK_TYPES
 
 SCHEDULES = ("in turn", "random", "proportional", "lagging", "one after another", "annealed")
 _MOST_TASKS = 10  # whose sets are gone through: 1,023
@@ -101,14 +101,14 @@ class SharedBottomNetwork(NamedParts):
         """
         check_features("x", x, self.feature_dim, self.heads[0].weight.dtype)
         z = self.shared(x)  # (batch, hidden)
-        own = [z] * len(self.tasks) if weights is None else self._scaled(z, weights)
+        if weights is None:
+            own = [z] * len(self.tasks)
+        else:
+            check_values("weights", weights, (len(self.tasks),))
+            own = [_scaled(z, weight) for weight in weights]
         answers = torch.stack([head(part).squeeze(1) for head, part in zip(self.heads, own, strict=True)])
-        check_answer(answers, self, x=x)
+        check_answer(answers, self, x=x, **({} if weights is None else {"weights": weights}))
         return dict(zip(self.tasks, answers, strict=True))
-
-    def _scaled(self, z: Tensor, weights: Tensor) -> list[Tensor]:
-        check_values("weights", weights, (len(self.tasks),))
-        return [scale_gradient(z, weight) for weight in weights]
 
 
 def scale_gradient(x: Tensor, weight: Tensor | float) -> Tensor:
@@ -118,9 +118,14 @@ def scale_gradient(x: Tensor, weight: Tensor | float) -> Tensor:
     weight 1 in its own head.
     """
     _check_numbers("x", x)
-    if not isinstance(weight, Tensor):
-        check_number("weight", weight)
-    return weight * x + ((1 - weight) * x).detach()
+    check_number("weight", weight)
+    scaled = _scaled(x, weight)
+    check_answer(scaled, x=x, weight=weight)
+    return scaled
+
+
+def _scaled(x: Tensor, weight: Tensor | float) -> Tensor:
+    return x.detach() + weight * (x - x.detach())
 
 
 # Weights from the losses.
@@ -141,10 +146,16 @@ def task_losses(answers: Mapping[str, Tensor], labels: Mapping[str, Tensor], typ
         lacking = [task for task in types if not isinstance(value, Mapping) or task not in value]
         if lacking:
             raise ValueError(f"{name}: got none for {lacking[0]!r}, expected a tensor (batch,) for each task")
-        for task in types:
-            check_values(f"{name}[{task!r}]", value[task], tuple(getattr(value[task], "shape", ())[:1]))
-    configs = {task: {"task_type": kind, "output_dim": 1} for task, kind in types.items()}
-    losses = [task_loss(answers[task].unsqueeze(1), labels[task], config) for task, config in configs.items()]
+    for task, kind in types.items():
+        _check_numbers(f"answers[{task!r}]", answers[task])
+        rows = (max(1, len(answers[task])) if answers[task].ndim else 1,)
+        check_values(f"answers[{task!r}]", answers[task], rows)
+        check_values(f"labels[{task!r}]", labels[task], rows, kind == "classification")
+    losses = []
+    for task, kind in types.items():
+        loss = F.binary_cross_entropy_with_logits if kind == "classification" else F.mse_loss
+        losses.append(loss(answers[task], labels[task].to(answers[task].dtype)))
+        check_answer(losses[-1], answers=answers[task], labels=labels[task])
     return torch.stack(losses)
 
 
@@ -181,7 +192,9 @@ class UncertaintyWeights(nn.Module):
         """Return the total to minimise: (..., tasks) -> (...)."""
         check_values("losses", losses, tuple(self.log_variances.shape))
         s = self.log_variances
-        return (self.factors * (-s).exp() * losses + s / 2).sum(-1)
+        total = (self.factors * (-s).exp() * losses + s / 2).sum(-1)
+        check_answer(total, self, losses=losses)
+        return total
 
     @property
     def weights(self) -> Tensor:
@@ -225,7 +238,9 @@ class GradNorm(nn.Module):
         ratios = ratios / ratios.mean(-1, keepdim=True).clamp(min=1e-12)
         own = self._weights() * norms
         wanted = own.mean(-1, keepdim=True) * ratios.clamp(min=0) ** self.alpha
-        return (own - wanted.detach()).abs().sum(-1)
+        loss = (own - wanted.detach()).abs().sum(-1)
+        check_answer(loss, self, ("first_losses",), norms=norms, losses=losses, first_losses=first_losses)
+        return loss
 
     @property
     def weights(self) -> Tensor:
@@ -243,7 +258,9 @@ def scale_free(losses: Tensor) -> Tensor:
     """
     _check_tasks("losses", losses)
     _check_positive_all("losses", losses)
-    return (1 / losses).detach()
+    weights = (1 / losses).detach()
+    check_answer(weights, small=("losses",), losses=losses)
+    return weights
 
 
 class DynamicWeightAverage:
@@ -262,19 +279,20 @@ class DynamicWeightAverage:
     def __init__(self, temperature: float = 2.0):
         check_positive("temperature", temperature)
         self.temperature = float(temperature)
-        self._before: list[Tensor] = []
+        self._before: Tensor | None = None
 
     def update(self, losses: Tensor) -> Tensor:
         """Take the mean losses of one more period, (..., tasks); return the weights of the next, ones at first."""
         _check_tasks("losses", losses)
         _check_positive_all("losses", losses)
-        if self._before and self._before[-1].shape != losses.shape:
-            raise ValueError(f"losses: got {tuple(losses.shape)}, expected {tuple(self._before[-1].shape)} as before")
-        self._before = [*self._before[-1:], losses.detach()]
-        if len(self._before) < 2:
-            return torch.ones_like(losses)
-        ratio = self._before[1] / self._before[0]
-        return (ratio / self.temperature).softmax(-1) * losses.shape[-1]
+        if self._before is not None and self._before.shape != losses.shape:
+            raise ValueError(f"losses: got {tuple(losses.shape)}, expected {tuple(self._before.shape)} as before")
+        weights = torch.ones_like(losses)
+        if self._before is not None:
+            weights = (losses / self._before / self.temperature).softmax(-1) * losses.shape[-1]
+        check_answer(weights, losses=losses)
+        self._before = losses.detach()
+        return weights.detach()
 
 
 # Weights from the gradients' products.
@@ -299,9 +317,11 @@ def gram_matrix(gradients: Sequence[Mapping[str, Tensor]], dims: int = 0) -> Ten
             raise ValueError(f"gradients[{task}]: got other parameters or shapes than the first task's")
         for name, gradient in own.items():
             _check_numbers(f"gradients[{task}][{name!r}]", gradient)
-            if gradient.ndim < dims:
+            stack = next(iter(own.values())).shape[:dims]
+            if gradient.ndim < dims or gradient.shape[:dims] != stack:
                 raise ValueError(
-                    f"gradients[{task}][{name!r}]: got {gradient.ndim} dimensions, expected {dims} at least"
+                    f"gradients[{task}][{name!r}]: got shape {tuple(gradient.shape)}, expected {dims} dimensions of a "
+                    f"stack, as the task's first gradient has them"
                 )
         flat.append(
             torch.cat(
@@ -315,7 +335,9 @@ def gram_matrix(gradients: Sequence[Mapping[str, Tensor]], dims: int = 0) -> Ten
     if not flat:
         raise ValueError("gradients: got none, expected one a task")
     stacked = torch.stack(flat, dim=-2)  # (..., tasks, parameters)
-    return stacked @ stacked.mT
+    products = stacked @ stacked.mT
+    check_answer(products, gradients=stacked)
+    return products
 
 
 def pcgrad(gram: Tensor, orders: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
@@ -392,7 +414,8 @@ def cagrad(gram: Tensor, c: float = 0.5) -> Tensor:
 
     (Liu et al. 2021, eq. 2, without the rescaling of their code), whose solution is
     :math:`d = g_0 + c \|g_0\| \, g_w / \|g_w\|` with the w of the simplex that minimises
-    :math:`g_w \cdot g_0 + c \|g_0\| \|g_w\|`. It averages: with c = 0 each of T tasks has the weight 1 / T.
+    :math:`g_w \cdot g_0 + c \|g_0\| \|g_w\|`. Where that g_w is zero, d is :math:`g_0` projected to where no
+    task loses. It averages: with c = 0 each of T tasks has the weight 1 / T.
 
     Parameters
     ----------
@@ -415,9 +438,13 @@ def cagrad(gram: Tensor, c: float = 0.5) -> Tensor:
     candidates = torch.cat([first, first + t.unsqueeze(-1) * second], dim=-2)
     lengths = _squares(candidates, G).clamp(min=0).sqrt()
     best = _best(candidates, (candidates * mean.unsqueeze(-2)).sum(-1) + radius * lengths)
-    length = _squares(best.unsqueeze(-2), G).clamp(min=0).sqrt()  # (..., 1)
-    step = torch.where(length > 1e-9, radius / length.clamp(min=1e-9), 0.0)
-    return (1 / G.shape[-1] + step * best).to(gram.dtype)
+    square, rounding = (_squares(best.unsqueeze(-2), table) for table in (G, G.abs()))  # (..., 1) each
+    vanishes = square <= rounding * 8 * G.shape[-1] * torch.finfo(gram.dtype).eps
+    moved = 1 / G.shape[-1] + radius / square.masked_fill(vanishes, 1.0).sqrt() * best
+    # Where g_w vanishes it has no direction. The worst task can gain nothing then: it is enough that none loses.
+    start = torch.full_like(G[..., :1, :], 1 / G.shape[-1])
+    kept = _where_no_task_loses(start, G).squeeze(-2)
+    return torch.where(vanishes & (radius > 0), kept, moved).to(gram.dtype)
 
 
 def upgrad(gram: Tensor) -> Tensor:
@@ -435,16 +462,7 @@ def upgrad(gram: Tensor) -> Tensor:
     Tensor, (..., tasks)
     """
     G = _of_moderate_size(_checked_gram(gram, _MOST_TASKS))
-    n = G.shape[-1]
-    sets = _sets(G)  # (sets, tasks)
-    both = sets.unsqueeze(-1) * sets.unsqueeze(-2)
-    inner = both * G.unsqueeze(-3) + torch.diag_embed(1 - sets)  # (..., sets, tasks, tasks)
-    added = torch.linalg.solve_ex(inner, -sets.unsqueeze(-1) * G.unsqueeze(-3)).result.mT  # row i: what g_i gets
-    added = torch.cat([torch.zeros_like(added[..., :1, :, :]), added], dim=-3).transpose(-3, -2)
-    projected = added + torch.eye(n, dtype=G.dtype, device=G.device).unsqueeze(-2)  # (..., tasks, sets, tasks)
-    fits = (added > -1e-12).all(-1)
-    values = _squares(projected, G.unsqueeze(-3)).masked_fill(~fits, torch.inf)
-    return _best(projected, values).mean(-2).to(gram.dtype)
+    return _where_no_task_loses(torch.eye(G.shape[-1]).to(G), G).mean(-2).to(gram.dtype)
 
 
 def aligned_mtl(gram: Tensor) -> Tensor:
@@ -463,11 +481,30 @@ def aligned_mtl(gram: Tensor) -> Tensor:
     """
     G = _checked_gram(gram)
     values, vectors = torch.linalg.eigh(G)  # ascending
-    n = G.shape[-1]
-    counts = values > values[..., -1:] * n * torch.finfo(G.dtype).eps
+    n, lengths = G.shape[-1], G.diagonal(dim1=-2, dim2=-1).sqrt()
+    # What rounding alone may leave of a zero: in the eigenvalues, and in the products that the gradients' dtype holds.
+    in_products = torch.finfo(gram.dtype).eps * 4 * (vectors.abs() * lengths.unsqueeze(-1)).sum(-2) ** 2
+    counts = values > n * torch.maximum(values[..., -1:] * torch.finfo(G.dtype).eps, in_products)
     smallest = values.masked_fill(~counts, torch.inf).amin(-1, keepdim=True)
     scales = torch.where(counts, (smallest / values.clamp(min=torch.finfo(G.dtype).tiny)).sqrt(), 0.0)
     return ((vectors * scales.unsqueeze(-2)) @ vectors.mT).mean(-1).to(gram.dtype)
+
+
+def _where_no_task_loses(start: Tensor, G: Tensor) -> Tensor:
+    """Weights of the nearest vectors that no gradient points against: (vectors, T) or (..., vectors, T) -> the latter.
+
+    What is added to each are multiples of at least 0, of the gradients of a set; of those the shortest sum is it.
+    """
+    sets = _sets(G)  # (sets, T)
+    both = sets.unsqueeze(-1) * sets.unsqueeze(-2)
+    inner = both * G.unsqueeze(-3) + torch.diag_embed(1 - sets)  # (..., sets, T, T)
+    products = (G @ start.mT).unsqueeze(-3)  # (..., 1, T, vectors)
+    added = torch.linalg.solve_ex(inner, -sets.unsqueeze(-1) * products).result.mT  # (..., sets, vectors, T)
+    added = torch.cat([torch.zeros_like(added[..., :1, :, :]), added], dim=-3).transpose(-3, -2)
+    projected = added + start.unsqueeze(-2)  # (..., vectors, sets, T)
+    fits = (added > -1e-12).all(-1)
+    values = _squares(projected, G.unsqueeze(-3)).masked_fill(~fits, torch.inf)
+    return _best(projected, values)
 
 
 def _sets(G: Tensor) -> Tensor:
@@ -617,18 +654,23 @@ def entire_space_loss(click_logits: Tensor, conversion_logits: Tensor, click: Te
     click, conversion : Tensor, (batch,)
         0 or 1; a conversion without a click does not exist.
     """
-    rows = (len(click_logits),) if isinstance(click_logits, Tensor) and click_logits.ndim == 1 else (1,)
+    if not isinstance(click_logits, Tensor) or click_logits.ndim != 1 or not len(click_logits):
+        raise ValueError(f"click_logits: got {_came(click_logits)}, expected (batch,) with at least one row")
     for name, value in (("click_logits", click_logits), ("conversion_logits", conversion_logits)):
-        check_values(name, value, rows)
+        _check_numbers(name, value)
+        check_values(name, value, click_logits.shape)
     for name, value in (("click", click), ("conversion", conversion)):
-        check_values(name, value, rows, binary=True)
+        check_values(name, value, click_logits.shape, binary=True)
+    click, conversion = click.to(click_logits.dtype), conversion.to(click_logits.dtype)
     log_both = F.logsigmoid(click_logits) + F.logsigmoid(conversion_logits)
     # log(1 - pq) = log(1 - p + p(1 - q)), from logarithms that do not lose small numbers
     log_not = torch.logaddexp(
         F.logsigmoid(-click_logits), F.logsigmoid(click_logits) + F.logsigmoid(-conversion_logits)
     )
     both = -(conversion * log_both + (1 - conversion) * log_not).mean()
-    return torch.stack([F.binary_cross_entropy_with_logits(click_logits, click), both])
+    losses = torch.stack([F.binary_cross_entropy_with_logits(click_logits, click), both])
+    check_answer(losses, click_logits=click_logits, conversion_logits=conversion_logits)
+    return losses
 
 
 def _checked_gram(gram: Tensor, most: int = 1000) -> Tensor:
@@ -654,7 +696,7 @@ def _checked_gram(gram: Tensor, most: int = 1000) -> Tensor:
 
 
 def _check_types(name: str, types: Mapping[str, str]) -> None:
-    check_names(name, types, "{task: type}, at least one")
+    check_names(name, types, "{task: type}")
     for task, kind in types.items():
         check_choice(f"{name}[{task!r}]", kind, TASK_TYPES)
 

@@ -28,7 +28,7 @@ class Now:
         The step's number, from 0, and how many there are.
     losses, first : Tensor, (n, T)
         On this step's batch, and on the first step's.
-    gram : Tensor, (n, T, T), or None
+    gram : Tensor, (n, T, T)
         Products of the gradients of what the tasks share.
     """
 
@@ -36,7 +36,7 @@ class Now:
     steps: int
     losses: Tensor
     first: Tensor
-    gram: Tensor | None = None
+    gram: Tensor
 
 
 #: Asked at each step for weights, (n, T) or (T,); made anew for each training.
@@ -50,14 +50,12 @@ class Arm:
     Attributes
     ----------
     start : callable (n_models, types) -> Weigher
-    gradients : bool
-        Whether it looks at the gradients' products.
     heads_too : bool
-        Whether what has weight 0 is left out of the step with its head too, as where one task is trained at a time.
+        Whether its weights hold for the heads as well, as where one task is trained at a time, or where the paper's
+        total is taken as it is.
     """
 
     start: Callable[[int, Sequence[str]], Weigher]
-    gradients: bool = False
     heads_too: bool = False
 
 
@@ -73,7 +71,7 @@ def by_losses(rule: Callable[[Tensor], Tensor]) -> Arm:
 
 def by_gradients(rule: Callable[..., Tensor], **options) -> Arm:
     """Return weights that a function reads off the gradients' products."""
-    return Arm(lambda n, types: lambda now: rule(now.gram, **options), gradients=True)
+    return Arm(lambda n, types: lambda now: rule(now.gram, **options))
 
 
 def projected(seed: int = 0) -> Arm:
@@ -83,23 +81,24 @@ def projected(seed: int = 0) -> Arm:
         generator = torch.Generator().manual_seed(seed)
         return lambda now: balancing.pcgrad(now.gram, generator=generator)
 
-    return Arm(start, gradients=True)
+    return Arm(start)
 
 
-def by_uncertainty(rate: float, step_on: Callable[[nn.Module, Tensor], Tensor] | None = None) -> Arm:
+def by_uncertainty(rate: float, objective: Callable[[nn.Module, Tensor], Tensor] | None = None) -> Arm:
     """Return learned log-variances, with the rate of an Adam of their own.
 
     Parameters
     ----------
     rate : float
         0: they are never given to an optimizer.
-    step_on : callable (UncertaintyWeights, losses) -> Tensor, optional
+    objective : callable (UncertaintyWeights, losses) -> Tensor, optional
         What they minimise; their own total unless given.
     """
 
     def start(n: int, types: Sequence[str]) -> Weigher:
         weigh = balancing.UncertaintyWeights(types, size=(n,))
-        return _learned(weigh, rate, lambda now: (step_on or balancing.UncertaintyWeights.__call__)(weigh, now.losses))
+        minimised = objective or (lambda weigh, losses: weigh(losses))
+        return _learned(weigh, rate, lambda now: minimised(weigh, now.losses))
 
     return Arm(start)
 
@@ -111,7 +110,7 @@ def by_norms(rate: float, alpha: float) -> Arm:
         weigh = balancing.GradNorm(len(types), alpha, size=(n,))
         return _learned(weigh, rate, lambda now: weigh(_norms(now), now.losses, now.first))
 
-    return Arm(start, gradients=True)
+    return Arm(start)
 
 
 def _norms(now: Now) -> Tensor:
@@ -232,9 +231,9 @@ class Trained:
     losses: list[Tensor] = field(default_factory=list)
 
 
-def losses_of(types: Mapping[str, str], model: nn.Module, batch: Mapping, weights: Tensor | None = None) -> Tensor:
-    """Return each task's loss on its own stream of a batch, (T,); ``weights`` as for `SharedBottomNetwork.forward`."""
-    answers = {stream: model(fields["x"], weights) for stream, fields in batch.items()}
+def losses_of(types: Mapping[str, str], model: nn.Module, batch: Mapping) -> Tensor:
+    """Return each task's loss on its own stream of a batch, (T,)."""
+    answers = {stream: model(fields["x"]) for stream, fields in batch.items()}
     found = []
     for task, kind in types.items():
         stream = next(name for name, fields in batch.items() if task in fields)
@@ -285,22 +284,20 @@ def balance(
     )
     weighers = [arm.start(n, tuple(types.values())) for arm in arms.values()]
     with_heads = torch.tensor([arm.heads_too for arm in arms.values()]).repeat_interleave(n).unsqueeze(1)
-    looks = any(arm.gradients for arm in arms.values())
     found, first = Trained(models, tuple(arms)), None
     every = every or recipe.steps
     for step, batch in enumerate(models.batches(recipe.steps)):
-        losses = _each_loss(models, types, batch)  # (A * S, T)
+        losses, gradients = models.gradients_of("losses", lambda model, b, s: _each_loss(types, model, b), batch)
+        shared = [{k: g[:, t] for k, g in gradients.items() if k.startswith("shared.")} for t in range(len(types))]
+        losses, gram = losses.cpu(), balancing.gram_matrix(shared, dims=1).cpu()
         first = losses if first is None else first
-        gram = _products(models, types, batch) if looks else None
         parts = []
         for k, weigher in enumerate(weighers):
             own = slice(k * n, (k + 1) * n)
-            now = Now(step, recipe.steps, losses[own], first[own], gram[own] if looks else None)
-            parts.append(weigher(now).float().expand(n, -1))
+            parts.append(weigher(Now(step, recipe.steps, losses[own], first[own], gram[own])).float().expand(n, -1))
         weights = torch.cat(parts)  # (A * S, T)
-        heads = torch.where(with_heads & (weights == 0), 0.0, 1.0)
-        moved = {"rows": batch, "weights": weights.to(models.device), "heads": heads.to(models.device)}
-        models.update(lambda model, b, s: _moved(types, model, b), moved)
+        of_heads = torch.where(with_heads, weights, torch.ones_like(weights))
+        models.step({name: _weighted(name, own, weights, of_heads) for name, own in gradients.items()})
         if (step + 1) % every == 0 or step + 1 == recipe.steps:
             found.steps.append(step + 1)
             found.weights.append(models.by_setting(weights))
@@ -345,22 +342,12 @@ def _answers(models: ManyModels, tasks: Tasks, task: str, by: str) -> tuple[Tens
     return answers, fields[task].repeat(models.n_settings, 1)
 
 
-def _moved(types: Mapping[str, str], model: nn.Module, batch: Mapping) -> tuple[Tensor, dict]:
-    return (batch["heads"] * losses_of(types, model, batch["rows"], batch["weights"])).sum(), {}
+def _each_loss(types: Mapping[str, str], model: nn.Module, batch: Mapping) -> tuple[Tensor, dict[str, Tensor]]:
+    losses = losses_of(types, model, batch)
+    return losses.sum(), {"losses": losses}
 
 
-def _each_loss(models: ManyModels, types: Mapping[str, str], batch: Mapping) -> Tensor:
-    def losses(model, batch, setting):
-        own = losses_of(types, model, batch)
-        return own.sum(), {"losses": own}
-
-    return models.evaluate(losses, batch)[1]["losses"].detach().cpu()
-
-
-def _products(models: ManyModels, types: Mapping[str, str], batch: Mapping) -> Tensor:
-    """Products of the gradients of what the tasks share, (n_models, T, T)."""
-    gradients = []
-    for task in range(len(types)):
-        own = models.gradients(lambda model, b, s, task=task: (losses_of(types, model, b)[task], {}), batch)
-        gradients.append({name: value for name, value in own.items() if name.startswith("shared.")})
-    return balancing.gram_matrix(gradients, dims=1).cpu()
+def _weighted(name: str, gradients: Tensor, weights: Tensor, of_heads: Tensor) -> Tensor:
+    """Sum the tasks' gradients of one parameter, (n_models, T, ...), with the weights of what it belongs to."""
+    own = (weights if name.startswith("shared.") else of_heads).to(gradients)
+    return (gradients * own.view(*own.shape, *[1] * (gradients.ndim - 2))).sum(1)

@@ -226,6 +226,69 @@ class Stack:
             for (name, value), gradient in zip(trained.items(), found, strict=True)
         }
 
+    def gradients_of(self, name: str, objective: Callable, batch: object) -> tuple[Tensor, dict[str, Tensor]]:
+        """Gradients of each of several losses that an objective reports, without a step.
+
+        Parameters
+        ----------
+        name : str
+            What the objective reports them as: a tensor (T,) of one model.
+        objective, batch
+            As in `update`.
+
+        Returns
+        -------
+        losses : Tensor, (n_models, T)
+        gradients : dict {parameter: Tensor (n_models, T, ...)}
+            Less frozen parameters; zeros where a loss does not depend on one.
+        """
+        loss, logs, buffers = self._evaluate(objective, batch)
+        if not isinstance(name, str) or name not in logs or logs[name].ndim != 2 or not logs[name].shape[1]:
+            raise ValueError(f"name: got {name!r}, expected what the objective reports several losses as, (T,)")
+        losses = logs[name]
+        _check_depends(losses)
+        trained = {key: value for key, value in self._parameters.items() if value.requires_grad}
+        found = [
+            torch.autograd.grad(own.sum(), list(trained.values()), retain_graph=True, allow_unused=True)
+            for own in losses.unbind(1)
+        ]
+        self._check_finite(loss, batch, [one for of_loss in found for one in of_loss if one is not None])
+        self._buffers = buffers
+        gradients = {}
+        for (key, value), of_losses in zip(trained.items(), zip(*found, strict=True), strict=True):
+            rows = [torch.zeros_like(value) if one is None else one for one in of_losses]
+            gradients[key.removeprefix("model.")] = torch.stack(rows, dim=1)
+        return losses.detach(), gradients
+
+    def step(self, gradients: Mapping[str, Tensor]) -> None:
+        """Take a step of the optimizer with gradients of one's own making, {parameter: Tensor (n_models, ...)}.
+
+        Raises
+        ------
+        ValueError
+            If a parameter that is trained has no gradient of its shape, or if one is not finite, or too large to be
+            squared. Nothing has changed then.
+        """
+        stop_if_told()
+        trained = {key.removeprefix("model."): value for key, value in self._parameters.items() if value.requires_grad}
+        if not isinstance(gradients, Mapping) or gradients.keys() != trained.keys():
+            raise ValueError(f"gradients: got {_came(gradients)}, expected one for each of {', '.join(trained)}")
+        for key, value in trained.items():
+            own = gradients[key]
+            if not isinstance(own, Tensor) or own.shape != value.shape:
+                raise ValueError(f"gradients[{key!r}]: got {_came(own)}, expected a tensor {tuple(value.shape)}")
+            self._check_dtype(f"gradients[{key!r}]", own)
+        own = [gradient.detach() for gradient in gradients.values()]
+        norms = torch.stack([gradient.reshape(len(self), -1).norm(dim=1) for gradient in own]).sum(0)
+        self._check_finite(norms, {}, own)
+        self._optimizer.zero_grad()
+        for key, value in trained.items():
+            value.grad = gradients[key].detach().clone()
+        if self._clip is not None:
+            _shorten([value.grad for value in trained.values()], self._clip)
+        self._optimizer.step()
+        self._done += 1
+
     @torch.no_grad()
     def each(self, function: Callable, *arguments: Tensor) -> Tensor:
         """Run ``function(model, *arguments)`` for every model, without dropout and without gradients.

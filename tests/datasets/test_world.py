@@ -88,7 +88,7 @@ class TestSeed:
 class TestOneKnobAtATime:
     """Turning one knob moves what it is about, and every other tensor stays as it was, bit for bit."""
 
-    CLICKS = frozenset({"affinity", "click", "rating", "features"})
+    CLICKS = frozenset({"affinity", "click", "wish", "rating", "features"})
     TASTES = frozenset({"tastes", "tastes_at_end"})
 
     @pytest.mark.parametrize(
@@ -98,12 +98,13 @@ class TestOneKnobAtATime:
             ("offset", 0.0, {"features"}),
             ("shift", 0.0, {"features", "leaning"}),
             ("noise", 0.0, {"features", "rating"}),
-            ("task_relatedness", 0.0, {"rating"}),
+            ("task_relatedness", 0.0, {"rating", "wish"}),
+            ("rating_features", True, {"features", "mixing"}),
             ("new_users", 0.0, {"new"}),
             ("drift", 0.0, CLICKS),
             ("affinity_scale", 0.0, CLICKS),
-            ("taste_spread", 0.0, CLICKS | TASTES),
-            ("relatedness", 0.0, CLICKS | TASTES | {"relatedness"}),
+            ("taste_spread", 0.0, CLICKS | TASTES | {"rating_tastes"}),
+            ("relatedness", 0.0, CLICKS | TASTES | {"rating_tastes", "relatedness"}),
             ("overlap", 0.0, CLICKS | {"active", "user"}),
             ("sparsity", 0.5, CLICKS | {"user", "item", "domain", "time"}),
         ],
@@ -283,6 +284,61 @@ class TestClicksAndRatings:
         assert float(rest.std()) == pytest.approx(noise, rel=0.02, abs=1e-4)
         assert float(rest.mean()) == pytest.approx(0, abs=0.02 * noise + 1e-4)
 
+    def test_a_wish_is_the_rating_before_noise_and_limits(self):
+        world = make_world(WorldSettings(interactions=5000, affinity_scale=0.5, noise=0.0, drift=0.5))
+        torch.testing.assert_close(world.rating, (3 + world.wish).clamp(1, 5))
+        noisy = make_world(replace(world.settings, noise=0.4))
+        assert torch.equal(noisy.wish, world.wish)
+        rest = (noisy.rating - 3 - noisy.wish)[(noisy.rating - 3).abs() < 1.99]
+        assert float(rest.std()) == pytest.approx(0.4, rel=0.05)
+
+
+class TestRatingFeatures:
+    """Columns that show the tastes that ratings alone go by, between those of clicks and the nuisance."""
+
+    SETTINGS = WorldSettings(
+        n_users=300,
+        interactions=5000,
+        rating_features=True,
+        task_relatedness=0.6,
+        drift=0.5,
+        nuisance=0.8,
+        nuisance_dim=5,
+    )
+
+    @staticmethod
+    def blocks(world):
+        return (world.features @ world.mixing.T).split([8, 8, 5], dim=1)
+
+    @staticmethod
+    def own_products(world):
+        return world.rating_tastes[world.user, world.domain] * world.item_factors[world.domain, world.item]
+
+    def test_mixing_undoes_them(self):
+        world = make_world(self.SETTINGS)
+        assert world.features.shape == (len(world), 21)
+        torch.testing.assert_close(world.mixing @ world.mixing.T, torch.eye(21), atol=1e-5, rtol=0)
+        (clicks, _, nuisance), without = self.blocks(world), replace(self.SETTINGS, rating_features=False)
+        for found, expected in zip((clicks, nuisance), unmixed(make_world(without)), strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+    @pytest.mark.parametrize("noise", [0.0, 0.5])
+    def test_they_are_the_ratings_own_products_and_noise(self, noise):
+        world = make_world(replace(self.SETTINGS, noise=noise))
+        clicks, ratings, _ = self.blocks(world)
+        rest = ratings - self.own_products(world)
+        assert float(rest.std()) == pytest.approx(noise, rel=0.02, abs=1e-4)
+        assert abs(correlation(rest, clicks - products(world))) < 0.02 or noise == 0  # a noise of their own
+        assert abs(correlation(ratings, clicks)) < 0.05
+
+    def test_both_signals_together_are_the_wish(self):
+        world = make_world(replace(self.SETTINGS, noise=0.0, affinity_scale=1.0))
+        clicks, ratings, _ = self.blocks(world)
+        found = (0.6 * clicks + 0.8 * ratings).sum(1) / math.sqrt(8)
+        torch.testing.assert_close(found, world.wish, atol=1e-4, rtol=0)
+        assert correlation(ratings.sum(1), world.wish) == pytest.approx(0.8, abs=0.05)
+        assert abs(correlation(ratings.sum(1), world.affinity)) < 0.05
+
 
 class TestNuisance:
     @pytest.mark.parametrize(
@@ -360,6 +416,11 @@ class TestBadSettings:
     def test_relatedness_that_is_no_correlation_matrix(self, matrix):
         with pytest.raises(ValueError, match=refusal("relatedness") + ".*correlation matrix"):
             WorldSettings(relatedness=matrix)
+
+    @pytest.mark.parametrize("wrong", [None, 1, "yes", torch.tensor(True)])
+    def test_rating_features_are_on_or_off(self, wrong):
+        with pytest.raises(ValueError, match=refusal("rating_features")):
+            WorldSettings(rating_features=wrong)
 
     def test_a_domain_that_nobody_is_left_for(self):
         with pytest.raises(ValueError, match=r"^n_users: got 1, expected enough to have one in domain"):

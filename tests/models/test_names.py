@@ -19,6 +19,7 @@ from recmtl_lessons.models import (
     MultiDomainAttentionNetwork,
     MultiTaskDistilledQNetwork,
     MultiTaskPolicyNetwork,
+    SharedBottomNetwork,
 )
 from recmtl_lessons.training.stacked import Stack
 
@@ -97,6 +98,10 @@ CASES = {  # how to build one from its names, and what it answers for one of the
     ),
     "grown": (grown, lambda network, name: network.predict(ROWS, name)),
     "tables": (tables, lambda network, name: network(name, IDS, IDS)),
+    "shared bottom": (
+        lambda names: SharedBottomNetwork(3, dict.fromkeys(names, "regression"), (4,)),
+        lambda network, name: network(ROWS)[name],
+    ),
     "attention, one encoder": (lambda names: attention(names, shared_encoder=True), attention_answers),
 }
 

@@ -5,10 +5,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recmtl_lessons import models
-from tests.models import refusals_continual, refusals_meta, refusals_reinforcement, refusals_transfer
+from tests.models import (
+    refusals_balancing,
+    refusals_continual,
+    refusals_meta,
+    refusals_reinforcement,
+    refusals_transfer,
+)
 from tests.support.refusals import ask, by_chance, junk_for, missing, refusals, refused
 
-CALLS = [*refusals_transfer.CALLS, *refusals_meta.CALLS, *refusals_reinforcement.CALLS, *refusals_continual.CALLS]
+CALLS = [
+    *refusals_transfer.CALLS,
+    *refusals_meta.CALLS,
+    *refusals_reinforcement.CALLS,
+    *refusals_continual.CALLS,
+    *refusals_balancing.CALLS,
+]
 
 
 @pytest.mark.parametrize(("call", "argument"), refusals(CALLS))

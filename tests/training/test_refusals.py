@@ -223,6 +223,7 @@ STACKS = [
     ),
     *(row for kind in (Stack, Actors, ManyModels) for row in rows_of(kind)),
     of_many("draw_batches", lambda: {"seed_number": 1, "steps": 2}, DRAWN, drained),
+    of_many("batches", lambda: {"steps": 2}, {"steps": Count()}, drained),
     of_many("train", lambda: {"steps": 2}, {"steps": Count(), "every": Count(), "measure": MEASURE}, drained),
     of_many("fit", lambda: {"steps": 2, "label": ""}, FITTED),
 ]

@@ -393,6 +393,28 @@ def assert_same_models(one, other):
         assert all(torch.equal(state[name], twin[name]) for name in state)
 
 
+class TestALoopOfOnesOwn:
+    @staticmethod
+    def build():
+        return nn.Sequential(nn.Linear(WIDTH, 4), nn.Dropout(0.3), nn.Linear(4, 1))
+
+    def test_updates_on_its_batches_are_the_training(self):
+        """Also after a training, and before another."""
+        trained, looped = run(run(stack_of(self.build), 3), 20), run(stack_of(self.build), 3)
+        objective = lambda model, batch, setting: regression(model, batch, setting, 0.0)  # noqa: E731
+        for batch in looped.batches(15):
+            assert batch["shop"]["x"].shape == (6, 16, WIDTH)
+            looped.update(objective, batch)
+        assert_same_models(run(looped, 5), trained)
+
+    def test_a_batch_stays_until_the_update(self):
+        stack = stack_of()
+        first, second = stack.batches(2)
+        own = next(stack.draw_batches(1, 1))
+        assert torch.equal(first["shop"]["x"], second["shop"]["x"])
+        assert torch.equal(first["shop"]["x"][[1, 4]], own["shop"]["x"].expand(2, 16, WIDTH))
+
+
 class TestStopping:
     def test_between_two_steps_and_on_again(self):
         """Stopped after 20 of 100 steps and trained for 80 more: the same as 100 at a stretch."""
