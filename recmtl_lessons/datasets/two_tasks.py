@@ -160,7 +160,7 @@ def rated_and_how(ratings: Ratings, seeds: Sequence[int], rows: int = 4000) -> T
 
 
 def genres_as_tasks(ratings: Ratings, seeds: Sequence[int], rows: int = 4000) -> Tasks:
-    """Let the ratings of each genre, in stars less a mean, be a task of its own; films of several genres are in none."""
+    """Let the ratings of each genre, in stars less a mean, be a task; films of several genres are in none."""
     films = genre_domains(ratings, GENRES, min_user_ratings=0)
     found: dict[str, list] = {genre: [] for genre in GENRES}
     for seed in seeds:

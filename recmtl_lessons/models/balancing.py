@@ -106,8 +106,9 @@ class SharedBottomNetwork(NamedParts):
         else:
             check_values("weights", weights, (len(self.tasks),))
             own = [_scaled(z, weight) for weight in weights]
-        answers = torch.stack([head(part).squeeze(1) for head, part in zip(self.heads, own, strict=True)])
-        check_answer(answers, self, x=x, **({} if weights is None else {"weights": weights}))
+        answers = [head(part).squeeze(1) for head, part in zip(self.heads, own, strict=True)]
+        for answer in answers:
+            check_answer(answer, self, x=x, **({} if weights is None else {"weights": weights}))
         return dict(zip(self.tasks, answers, strict=True))
 
 

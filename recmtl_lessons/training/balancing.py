@@ -231,14 +231,19 @@ class Trained:
     losses: list[Tensor] = field(default_factory=list)
 
 
-def losses_of(types: Mapping[str, str], model: nn.Module, batch: Mapping) -> Tensor:
-    """Return each task's loss on its own stream of a batch, (T,)."""
+def loss_of_each(types: Mapping[str, str], model: nn.Module, batch: Mapping) -> dict[str, Tensor]:
+    """Return each task's loss on its own stream of a batch, {task: Tensor ()}."""
     answers = {stream: model(fields["x"]) for stream, fields in batch.items()}
-    found = []
+    found = {}
     for task, kind in types.items():
         stream = next(name for name, fields in batch.items() if task in fields)
-        found.append(balancing.task_losses(answers[stream], batch[stream], {task: kind}))
-    return torch.cat(found)
+        (found[task],) = balancing.task_losses(answers[stream], batch[stream], {task: kind})
+    return found
+
+
+def losses_of(types: Mapping[str, str], model: nn.Module, batch: Mapping) -> Tensor:
+    """Return the tasks' losses on a batch, (T,)."""
+    return torch.stack(list(loss_of_each(types, model, batch).values()))
 
 
 def balance(
@@ -287,7 +292,7 @@ def balance(
     found, first = Trained(models, tuple(arms)), None
     every = every or recipe.steps
     for step, batch in enumerate(models.batches(recipe.steps)):
-        losses, gradients = models.gradients_of("losses", lambda model, b, s: _each_loss(types, model, b), batch)
+        losses, gradients = models.gradients_of(list(types), lambda model, b, s: _reported(types, model, b), batch)
         shared = [{k: g[:, t] for k, g in gradients.items() if k.startswith("shared.")} for t in range(len(types))]
         losses, gram = losses.cpu(), balancing.gram_matrix(shared, dims=1).cpu()
         first = losses if first is None else first
@@ -342,9 +347,9 @@ def _answers(models: ManyModels, tasks: Tasks, task: str, by: str) -> tuple[Tens
     return answers, fields[task].repeat(models.n_settings, 1)
 
 
-def _each_loss(types: Mapping[str, str], model: nn.Module, batch: Mapping) -> tuple[Tensor, dict[str, Tensor]]:
-    losses = losses_of(types, model, batch)
-    return losses.sum(), {"losses": losses}
+def _reported(types: Mapping[str, str], model: nn.Module, batch: Mapping) -> tuple[Tensor, dict[str, Tensor]]:
+    losses = loss_of_each(types, model, batch)
+    return sum(losses.values()), losses
 
 
 def _weighted(name: str, gradients: Tensor, weights: Tensor, of_heads: Tensor) -> Tensor:

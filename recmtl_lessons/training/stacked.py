@@ -226,33 +226,39 @@ class Stack:
             for (name, value), gradient in zip(trained.items(), found, strict=True)
         }
 
-    def gradients_of(self, name: str, objective: Callable, batch: object) -> tuple[Tensor, dict[str, Tensor]]:
+    def gradients_of(
+        self, names: Sequence[str], objective: Callable, batch: object
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Gradients of each of several losses that an objective reports, without a step.
 
         Parameters
         ----------
-        name : str
-            What the objective reports them as: a tensor (T,) of one model.
+        names : sequence of str
+            What the objective reports them as, each a scalar of one model. A loss is the cheaper, the less of the
+            model it goes through.
         objective, batch
             As in `update`.
 
         Returns
         -------
-        losses : Tensor, (n_models, T)
-        gradients : dict {parameter: Tensor (n_models, T, ...)}
+        losses : Tensor, (n_models, len(names))
+        gradients : dict {parameter: Tensor (n_models, len(names), ...)}
             Less frozen parameters; zeros where a loss does not depend on one.
         """
-        loss, logs, buffers = self._evaluate(objective, batch)
-        if not isinstance(name, str) or name not in logs or logs[name].ndim != 2 or not logs[name].shape[1]:
-            raise ValueError(f"name: got {name!r}, expected what the objective reports several losses as, (T,)")
-        losses = logs[name]
-        _check_depends(losses)
+        names = listed("names", names)
+        _, logs, buffers = self._evaluate(objective, batch)
+        for name in names or [None]:
+            if not isinstance(name, str) or name not in logs or logs[name].ndim != 1:
+                raise ValueError(f"names: got {name!r}, expected what the objective reports a loss as")
+        own = [logs[name] for name in names]
+        losses = torch.stack(own, dim=1)
+        for one in own:
+            _check_depends(one)
         trained = {key: value for key, value in self._parameters.items() if value.requires_grad}
         found = [
-            torch.autograd.grad(own.sum(), list(trained.values()), retain_graph=True, allow_unused=True)
-            for own in losses.unbind(1)
+            torch.autograd.grad(one.sum(), list(trained.values()), retain_graph=True, allow_unused=True) for one in own
         ]
-        self._check_finite(loss, batch, [one for of_loss in found for one in of_loss if one is not None])
+        self._check_finite(losses.sum(1), batch, [one for of_loss in found for one in of_loss if one is not None])
         self._buffers = buffers
         gradients = {}
         for (key, value), of_losses in zip(trained.items(), zip(*found, strict=True), strict=True):
@@ -274,16 +280,17 @@ class Stack:
         if not isinstance(gradients, Mapping) or gradients.keys() != trained.keys():
             raise ValueError(f"gradients: got {_came(gradients)}, expected one for each of {', '.join(trained)}")
         for key, value in trained.items():
-            own = gradients[key]
-            if not isinstance(own, Tensor) or own.shape != value.shape:
-                raise ValueError(f"gradients[{key!r}]: got {_came(own)}, expected a tensor {tuple(value.shape)}")
-            self._check_dtype(f"gradients[{key!r}]", own)
-        own = [gradient.detach() for gradient in gradients.values()]
-        norms = torch.stack([gradient.reshape(len(self), -1).norm(dim=1) for gradient in own]).sum(0)
-        self._check_finite(norms, {}, own)
+            one = gradients[key]
+            if not isinstance(one, Tensor) or _kind(one) != _kind(value):
+                came = _kind(one) if isinstance(one, Tensor) else type(one).__name__
+                raise ValueError(f"gradients[{key!r}]: got {came}, expected a tensor {_kind(value)}")
+            check_dense(f"gradients[{key!r}]", one)
+        own = {key: gradients[key].detach() for key in trained}
+        norms = torch.stack([one.reshape(len(self), -1).norm(dim=1) for one in own.values()]).sum(0)
+        self._check_finite(norms, {}, name="gradients")
         self._optimizer.zero_grad()
         for key, value in trained.items():
-            value.grad = gradients[key].detach().clone()
+            value.grad = own[key].clone()
         if self._clip is not None:
             _shorten([value.grad for value in trained.values()], self._clip)
         self._optimizer.step()
@@ -481,7 +488,7 @@ class Stack:
             expected = " or ".join(sorted(map(str, self._dtypes)))
             raise ValueError(f"{name}: got dtype {value.dtype}, expected {expected} as the models'")
 
-    def _check_finite(self, loss: Tensor, batch: object, gradients: Sequence[Tensor] = ()) -> None:
+    def _check_finite(self, loss: Tensor, batch: object, gradients: Sequence[Tensor] = (), name: str = "loss") -> None:
         """Refuse losses and gradients that are not finite, or whose squares, which the optimizer needs, would not be.
 
         One look for all: on a graphics card a step waits once for what was computed, before anything changes.
@@ -493,7 +500,7 @@ class Stack:
         norms = torch.stack([v.reshape(len(self), -1).double().norm(dim=1) for v in values])  # (values, n_models)
         index = int(norms.sum(0).nan_to_num(math.inf).argmax())
         came = f"{loss[index]:g}" + (f" with gradients of up to {norms[1:, index].max():g}" if gradients else "")
-        raise DivergenceError(f"loss: got {came} from {self._which(index)}, expected finite numbers of moderate size")
+        raise DivergenceError(f"{name}: got {came} from {self._which(index)}, expected finite numbers of moderate size")
 
     def _blame(self, name: str, value: object) -> None:
         """Refuse what is not finite in a batch, by its name and the first model that it came to."""

@@ -83,6 +83,12 @@ def loss_of(model, batch, setting, progress=0.0):
     return (answer - setting["slope"] * target).square().mean(), {}
 
 
+def losses_of(model, batch, setting):
+    """Two losses, and what is none."""
+    loss, _ = loss_of(model, batch, setting)
+    return 3 * loss, {"one": loss, "other": 2 * loss, "each": loss.expand(2)}
+
+
 def shop(rows=5):
     return {"x": normal(3, rows, 4), "y": normal(3, rows, seed=1)}
 
@@ -148,6 +154,10 @@ OBJECTIVE = Given(
     lambda _: lambda model, *_: (model.layer.bias.sum(), {"a": 0.5}),
 )  # fmt: skip
 TRAINED = Given(*OBJECTIVE.listed, lambda _: lambda *_: (torch.zeros(()), {}))
+REPORTED = Given(
+    *OBJECTIVE.listed, lambda _: lambda *_: (torch.zeros(()), dict.fromkeys(("one", "other"), torch.ones(())))
+)
+NAMES = Given("one", 5, (), ("one", "third"), ("each",), (1,), (["one"],))
 FUNCTION = Given(len, lambda _: lambda: 0, lambda _: lambda model, x: 3, lambda _: lambda model, x: {"a": [x, "b"]})
 OTHER = Given(
     nn.Linear(4, 1), lambda _: stack(seeds=(0, 1)), lambda _: stack(build=lambda: Network(5)),
@@ -166,16 +176,25 @@ def rows_of(kind):
     def batch():
         return {"objective": loss_of, "batch": shop()}
 
+    def reported():
+        return {"names": ("one", "other"), "objective": losses_of, "batch": shop()}
+
+    def handed():
+        return {"gradients": {"layer.weight": normal(3, 1, 4), "layer.bias": normal(3, 1)}}
+
     def asked():
         return {"function": lambda model, x: model(x), "arguments": [normal(3, 5, 4)]}
 
     inside, inside_each = ("features", "target", "loss"), ("argument", "function", "features")
     asks = {"function": FUNCTION, "arguments": Each({0: Floats("fixed free fixed")})}
+    steps = Each({"layer.weight": Floats("fixed fixed fixed"), "layer.bias": Floats("fixed fixed")})
     values = Given(lambda right: right[:2], lambda right: right.tolist(), 5)
     return [
         row("update", batch, {"objective": TRAINED, "batch": SHOP}, *inside),
         row("evaluate", batch, {"objective": OBJECTIVE, "batch": SHOP}, *inside),
         row("gradients", batch, {"objective": TRAINED, "batch": SHOP}, *inside),
+        row("gradients_of", reported, {"names": NAMES, "objective": REPORTED, "batch": SHOP}, *inside),
+        row("step", handed, {"gradients": steps}),
         row("each", asked, asks, *inside_each, infinite=True, written=positional),
         row("each_own", asked, asks, *inside_each, infinite=True, written=positional),
         row("by_setting", lambda: {"values": normal(3, 2)}, {"values": values}, infinite=True),

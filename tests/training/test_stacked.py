@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from recmtl_lessons.models import DomainAdversarialNetwork, domain_loss, lambda_schedule, task_loss
-from recmtl_lessons.training import ManyModels, Moment, Stack
+from recmtl_lessons.training import DivergenceError, ManyModels, Moment, Stack
 from tests.support.refusals import fingerprint
 
 CPU = torch.device("cpu")
@@ -782,6 +782,58 @@ class TestOwnBatches:
             torch.testing.assert_close(found["used.weight"][index], expected[0], rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(found["used.bias"][index], expected[1], rtol=1e-4, atol=1e-5)
 
+    def test_gradients_of_several_losses_are_those_of_each_alone(self):
+        """A loss with a coin of dropout in it; the batch's statistics move once, however many losses there are."""
+
+        def build():
+            parts = {"shared": nn.Sequential(nn.BatchNorm1d(WIDTH), nn.Linear(WIDTH, 3), nn.Dropout(0.5))}
+            return nn.ModuleDict(parts | {head: nn.Linear(3, 1) for head in ("a", "b")})
+
+        def objective(model, batch, setting):
+            hidden = model["shared"](batch["step"]["x"])
+            a, b = (model[head](hidden).squeeze(1) for head in ("a", "b"))
+            losses = {"a": (a - batch["y"]).square().mean(), "b": setting["slope"] * b.mean()}
+            return losses["a"] - losses["b"], {**losses, "answers": a}
+
+        stack, alone = bare_stack(build), bare_stack(build)
+        losses, gradients = stack.gradients_of(("b", "a"), objective, own_batches())
+        assert not losses.requires_grad
+        for place, name in enumerate(("b", "a")):
+            one = lambda *given, name=name: (objective(*given)[1][name], {})  # noqa: E731
+            twin = bare_stack(build)
+            assert torch.equal(losses[:, place], twin.evaluate(one, own_batches())[0].detach())
+            expected = bare_stack(build).gradients(one, own_batches())
+            assert set(gradients) == set(expected)
+            for key, gradient in expected.items():
+                torch.testing.assert_close(gradients[key][:, place], gradient, rtol=1e-5, atol=1e-6, msg=key)
+        assert float(gradients["a.weight"][:, 0].abs().max()) == 0
+        alone.evaluate(objective, own_batches())
+        assert_same_models(stack, alone)
+
+    @pytest.mark.parametrize(
+        "more", [{}, {"optimizer": "sgd"}, {"clip": 0.5}, {"optimizer": "sgd", "clip": 0.5}], ids=str
+    )
+    @pytest.mark.parametrize("frozen", [False, True])
+    def test_a_step_with_the_gradients_of_the_loss_is_an_update(self, frozen, more):
+        """Also in turn with updates, whose running means and dropout go on; what is handed in stays as it is."""
+
+        def build():
+            model = nn.Sequential(nn.Linear(WIDTH, 4), nn.Dropout(0.3), nn.Linear(4, 1))
+            model[0].requires_grad_(not frozen)
+            return model
+
+        updated, stepped = bare_stack(build, **more), bare_stack(build, **more)
+        for number in range(6):
+            updated.update(fit_sum, own_batches(number))
+            if number % 3 == 2:
+                stepped.update(fit_sum, own_batches(number))
+                continue
+            gradients = stepped.gradients(fit_sum, own_batches(number))
+            before = fingerprint(dict(sorted(gradients.items())))
+            stepped.step(dict(sorted(gradients.items())))
+            assert fingerprint(dict(sorted(gradients.items()))) == before
+        assert held(updated) == held(stepped)
+
     def test_each_own_answers_every_model_with_its_own_arguments(self):
         def build():
             return nn.Sequential(nn.Linear(WIDTH, 8), nn.Dropout(0.5), nn.Linear(8, 1))
@@ -952,6 +1004,30 @@ class TestWhatIsNotFinite:
         before = held(stack)
         with pytest.raises(ValueError, match=rf"^loss: got {came} from model \d \(setting .*, expected finite numbers"):
             stack.update(lambda model, batch, setting: (loss(model(batch["step"]["x"])), {}), own_batches(models=3))
+        assert held(stack) == before
+
+    @pytest.mark.parametrize("wrong", [math.nan, math.inf, 1e30])
+    def test_a_gradient_of_ones_own(self, wrong):
+        stack = self.begun()
+        gradients, before = stack.gradients(fit_sum, own_batches()), held(stack)
+        gradients["1.weight"][4, 0, 2] = wrong
+        with pytest.raises(
+            DivergenceError, match=r"^gradients: got .* from model 4 \(setting \{'slope': -2.0\}, seed 3\)"
+        ):
+            stack.step(gradients)
+        assert held(stack) == before
+
+    def test_a_loss_among_several(self):
+        """Its gradients are finite, and so is the objective's own loss."""
+
+        def objective(model, batch, setting):
+            loss, _ = fit_sum(model, batch, setting)
+            return loss, {"one": loss, "other": loss + 1e38 / (setting["slope"] - 1)}
+
+        stack = self.begun()
+        before = held(stack)
+        with pytest.raises(DivergenceError, match=r"^loss: got inf with .* from model 0 \(setting \{'slope': 1.0\}"):
+            stack.gradients_of(("one", "other"), objective, own_batches())
         assert held(stack) == before
 
     def test_what_models_are_asked(self):
