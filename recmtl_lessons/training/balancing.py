@@ -157,11 +157,6 @@ def annealed(first: Sequence[float], last: Sequence[float]) -> Arm:
     return Arm(lambda n, types: lambda now: torch.lerp(a, b, now.step / max(1, now.steps - 1)))
 
 
-def ratio_to_first(now: Now) -> Tensor:
-    """Say how much a task lags by its loss as a share of its first: a measure that sees no scale."""
-    return now.losses / now.first
-
-
 def unlearned(types: Sequence[str]) -> Callable[[Now], Tensor]:
     """Return a measure of how much a task lags: its loss as a share of that of an answer that knows no features."""
     bare = torch.tensor([UNLEARNED[kind] for kind in types])
@@ -299,7 +294,7 @@ def balance(
         parts = []
         for k, weigher in enumerate(weighers):
             own = slice(k * n, (k + 1) * n)
-            parts.append(weigher(Now(step, recipe.steps, losses[own], first[own], gram[own])).float().expand(n, -1))
+            parts.append(weigher(Now(step, recipe.steps, losses[own], first[own], gram[own])).to(losses).expand(n, -1))
         weights = torch.cat(parts)  # (A * S, T)
         of_heads = torch.where(with_heads, weights, torch.ones_like(weights))
         models.step({name: _weighted(name, own, weights, of_heads) for name, own in gradients.items()})
@@ -311,7 +306,10 @@ def balance(
 
 
 def balanced(tasks: Tasks, arms: Mapping[Hashable, Arm], seeds: Sequence[int], recipe: Recipe, label: str, **options):
-    """Train to the end, with a progress bar; arguments and options as for `balance`. Returns what it came to."""
+    """Train to the end with a progress bar, or without one if the label is empty; the rest as for `balance`.
+
+    Returns what it came to.
+    """
     latest: list[Trained] = []
 
     def moments() -> Iterator[Moment]:
@@ -319,7 +317,7 @@ def balanced(tasks: Tasks, arms: Mapping[Hashable, Arm], seeds: Sequence[int], r
             latest[:] = [found]
             yield moment
 
-    for _ in with_bar(moments(), f"{label}, {len(arms) * len(seeds)} models", recipe.steps):
+    for _ in with_bar(moments(), label and f"{label}, {len(arms) * len(seeds)} models", recipe.steps):
         pass
     return latest[0]
 

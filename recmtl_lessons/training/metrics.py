@@ -163,13 +163,12 @@ def transfer_matrix(scores: Tensor, before: Tensor) -> TransferMatrix:
     forgetting, whose best is taken over the time since the domain was learned.
     """
     scores, before = _numbers("scores", scores), _numbers("before", before)
-    domains = scores.shape[-1]
-    if scores.ndim < 2 or scores.shape[-2] != domains or domains < 2:
+    if scores.ndim < 2 or scores.shape[-2] != scores.shape[-1] or scores.shape[-1] < 2:
         raise ValueError(f"scores: got shape {tuple(scores.shape)}, expected (..., T, T) with T at least 2")
     if before.shape != scores.shape[:-1]:
         raise ValueError(f"before: got shape {tuple(before.shape)}, expected {tuple(scores.shape[:-1])}")
     at_end, learned = scores[..., -1, :], scores.diagonal(dim1=-2, dim2=-1)  # (..., T) each
-    best = torch.stack([scores[..., j:-1, j].amax(-1) for j in range(domains - 1)], dim=-1)  # (..., T - 1)
+    best = torch.stack([scores[..., j:-1, j].amax(-1) for j in range(scores.shape[-1] - 1)], dim=-1)  # (..., T - 1)
     earlier = scores.diagonal(offset=1, dim1=-2, dim2=-1)  # (..., T - 1), of j after j - 1
     return TransferMatrix(
         average=at_end.mean(-1),

@@ -39,7 +39,8 @@ class Scores:
         if not isinstance(self.measure, str):
             raise ValueError(f"measure: got {self.measure!r}, expected a str")
         arms, steps = tuple(listed("arms", self.arms)), tuple(listed("steps", self.steps))
-        if not arms or not all(isinstance(arm, Hashable) for arm in arms) or len(set(arms)) != len(arms):
+        fit = all(isinstance(arm, Hashable) and arm == arm for arm in arms)  # NaN is found by no name
+        if not arms or not fit or len(set(arms)) != len(arms):
             raise ValueError(f"arms: got {arms!r}, expected at least one, and none twice")
         for step in steps:
             check_count("steps", step, 0)
@@ -76,10 +77,12 @@ class Scores:
 
     def mean(self, *arms: Hashable) -> Tensor:
         """Return the mean over some arms, seed by seed."""
-        return torch.stack([self[arm] for arm in arms]).mean(0)
+        return self.only(*arms).values.mean(0)
 
     def only(self, *arms: Hashable) -> "Scores":
         """Return the scores of some arms, in this order."""
+        if not arms:
+            raise ValueError("arms: got none, expected at least one")
         return Scores(self.measure, arms, torch.stack([self[arm] for arm in arms]), self.steps)
 
     def at_end(self) -> "Scores":

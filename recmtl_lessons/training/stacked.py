@@ -290,7 +290,7 @@ class Stack:
         self._check_finite(norms, {}, name="gradients")
         self._optimizer.zero_grad()
         for key, value in trained.items():
-            value.grad = own[key].clone()
+            value.grad = torch.empty_like(value).copy_(own[key])  # laid out as the fused Adam takes for granted
         if self._clip is not None:
             _shorten([value.grad for value in trained.values()], self._clip)
         self._optimizer.step()

@@ -12,6 +12,7 @@ import nbformat
 import pytest
 
 from recmtl_lessons.lessons import (
+    balancing,
     continual,
     cross_domain_transfer,
     distilled_q,
@@ -570,6 +571,53 @@ def test_continual(ran, expecting, take_picture):
     answer_the_study_question(asked.nth(2), expecting, "rank", continual.study_forgetting())
     fits(notebook)
     whole_page(notebook, take_picture, "10")
+    assert notebook.errors() == []
+
+
+def test_balancing(ran, expecting, take_picture):
+    notebook = ran("11_balancing.ipynb")
+    page = notebook.page
+    arrows, weights, landscape = notebook.explorers
+    assert every_control_has_a_name(notebook) >= {"slider", "spinbutton", "combobox", "button", "radio"}
+    move_all(((arrows, ("angle", "length")),), take_picture, "11")
+
+    speak_of(weights)
+    move_every_way(weights, 0, "relatedness")
+    for way in ("MGDA", "CAGrad", "lagging"):
+        weights.root.get_by_label("Weights", exact=True).select_option(way)
+        weights.settle(way=way)
+        expecting(weights.summary).to_contain_text(way)
+        take_picture(weights.root, f"11_explorer1_{way}")
+    weights.root.get_by_label("Ratings in", exact=True).select_option("spread")
+    weights.settle(unit="spread")
+    weights.sliders.nth(1).press("Home")
+    weights.settle(width=1)
+    weights.button("New seed").click()
+    weights.settle(seed=1)
+    speak_of(weights)
+
+    speak_of(landscape)
+    expecting(landscape.summary).to_contain_text("100,000 steps")
+    for way in balancing.WAYS_DOWN:
+        landscape.root.get_by_label("Direction", exact=True).select_option(way)
+        landscape.settle(way=way)
+        take_picture(landscape.root, f"11_explorer2_{way}")
+    landscape.sliders.nth(0).press("End")
+    landscape.settle(rate=0.1)
+    expecting(landscape.summary).to_contain_text("after 1,000 steps")
+    landscape.root.get_by_label("Start", exact=True).select_option("2")
+    landscape.settle(start="2")
+    expecting(landscape.summary).to_contain_text("from start 2 the mean")
+
+    predict(page, expecting, balancing, "none")
+    check = outermost(page).nth(1)
+    choices = balancing.concept_check.choices
+    for choice in ("surgery", "divide"):
+        check.get_by_role("radio", name=choices[choice].text, exact=True).check()
+        check.get_by_role("button", name="Check").click()
+        expecting(check).to_contain_text(choices[choice].why[:40])
+    fits(notebook)
+    whole_page(notebook, take_picture, "11")
     assert notebook.errors() == []
 
 

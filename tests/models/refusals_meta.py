@@ -83,7 +83,9 @@ CALLS = [
          "inner_betas": Each({0: SHARE, 1: SHARE}), "meta_optimizer": OneOf("sgd", "adam")},
     ),
     *(
-        of_method(kind, name, lambda: {"x": normal(5, 3), "params": weights()}, {"x": X, "params": PARAMS})
+        of_method(
+            kind, name, lambda: {"x": normal(5, 3), "params": weights()}, {"x": X, "params": PARAMS}, ("weights",)
+        )
         for kind in (MAMLRecommender, ReptileRecommender)
         for name in ("forward", "predict")
     ),

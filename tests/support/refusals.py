@@ -337,6 +337,8 @@ def junk_for(draw, call: Call):
         right = arguments.get(argument)
         ways = [value for _, value in call.kinds[argument].wrong(_right(call, argument))]
         choices = [_JUNK, _changed(right), *([st.sampled_from(ways)] if ways else [])]
+        if callable(right):  # another function's errors are its own
+            choices = [_JUNK.filter(lambda value: not callable(value)), *choices[2:]]
         if not isinstance(call.kinds[argument], Free):
             arguments[argument] = draw(st.one_of(choices))
     return function, arguments

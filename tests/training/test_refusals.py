@@ -514,6 +514,7 @@ SCORES = [
             "steps": Given(5, (1,), (-1,), ("a",), "ab"),
         },
         ("values",),
+        infinite=True,
     ),
     Call(
         "Scores.of",
@@ -524,6 +525,7 @@ SCORES = [
             "steps": Given(5, (1,), (-1,)),
         },
         ("values",),
+        infinite=True,
     ),
     of_scores("lead", {"arm": "alone", "over": "together"}, {"arm": ARM, "over": ARM}),
     of_scores("mean", {"arms": ["alone"]}, {"arms": ARMS}, spread),

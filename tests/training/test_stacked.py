@@ -783,7 +783,7 @@ class TestOwnBatches:
             torch.testing.assert_close(found["used.bias"][index], expected[1], rtol=1e-4, atol=1e-5)
 
     def test_gradients_of_several_losses_are_those_of_each_alone(self):
-        """A loss with a coin of dropout in it; the batch's statistics move once, however many losses there are."""
+        """Through dropout that all of them meet; the batch's statistics move once, however many losses there are."""
 
         def build():
             parts = {"shared": nn.Sequential(nn.BatchNorm1d(WIDTH), nn.Linear(WIDTH, 3), nn.Dropout(0.5))}

@@ -7,6 +7,7 @@ from recmtl_lessons.lessons.balancing.experiments import (
     SHOWN,
     band,
     compare,
+    compare_over_spread,
     conflicts_left,
     conversions,
     difference_from_the_stack,
@@ -23,6 +24,7 @@ from recmtl_lessons.lessons.balancing.experiments import (
     schedules,
 )
 from recmtl_lessons.lessons.balancing.explorers import explore_arrows, explore_landscape, explore_weights
+from recmtl_lessons.lessons.balancing.landscape import WAYS_DOWN, ends_of
 from recmtl_lessons.lessons.balancing.pictures import (
     draw_helpers,
     draw_idea,

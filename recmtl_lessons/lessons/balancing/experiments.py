@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from recmtl_lessons.datasets import Ratings
 from recmtl_lessons.datasets.two_tasks import APART, Tasks, clicks_and_ratings, genres_as_tasks, rated_and_how
-from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, MOST_SEEDS, SEEDS
+from recmtl_lessons.lessons._seeds import DESIGN_SEEDS, MORE_SEEDS, MOST_SEEDS, SEEDS
 from recmtl_lessons.models import balancing
 from recmtl_lessons.models.balancing import TaskSchedule
 from recmtl_lessons.teaching import Running
@@ -35,7 +35,6 @@ from recmtl_lessons.training.balancing import (
     fixed,
     losses_of,
     projected,
-    ratio_to_first,
     scheduled,
     unlearned,
 )
@@ -115,7 +114,7 @@ def _own_settings(way: str, rate: float) -> list[tuple]:
     """Return the settings that a way tries with a learning rate."""
     if way not in TRIED["own"]:
         return [()]
-    return [(own,) for own in TRIED["own"][way]] if rate in TRIED["three"] else []
+    return [(own,) for own in TRIED["own"][way]] if rate in TRIED["seven"] else []
 
 
 def chosen_arm(way: str) -> tuple[float, Arm]:
@@ -124,12 +123,12 @@ def chosen_arm(way: str) -> tuple[float, Arm]:
     return rate, WAYS[way](*own)
 
 
-def at_chosen_rates(tasks: Tasks, chosen: Mapping[str, tuple[float, Arm]], seeds: Sequence[int], **changed) -> Trained:
+def at_chosen_rates(tasks: Tasks, chosen: Mapping[str, tuple[float, Arm]], seeds: Sequence[int]) -> Trained:
     """Train arms with a learning rate each: those that share one side by side. Returns them as if all were one."""
     losses, weights = {}, {}
     for rate in sorted({rate for rate, _ in chosen.values()}):
         arms = {name: arm for name, (own, arm) in chosen.items() if own == rate}
-        found = balanced(tasks, arms, seeds, recipe_of(rate, **changed), f"rate {rate:g}")
+        found = balanced(tasks, arms, seeds, recipe_of(rate), f"rate {rate:g}")
         losses |= dict(zip(arms, found.losses[-1], strict=True))
         weights |= dict(zip(arms, found.weights[-1], strict=True))
     order = tuple(chosen)
@@ -142,34 +141,51 @@ def at_chosen_rates(tasks: Tasks, chosen: Mapping[str, tuple[float, Arm]], seeds
     )
 
 
-def compare(seeds: tuple[int, ...] = MOST_SEEDS) -> dict[str, Scores]:
+def compare(seeds: tuple[int, ...] = MORE_SEEDS) -> dict[str, Scores]:
     """Train all ways, each with what was chosen for it, on ratings in tenths; and sums on ratings in other units.
 
     Returns
     -------
     dict {measure: Scores}
-        ``gain`` over a network for each task; the ``click``'s loss; the ``rating``'s error in stars; the click's
-        ``share`` of the weights at the end, of those that have weights of their own.
+        ``gain`` over a network for each task, that for ratings trained on ratings over their spread; the ``click``'s
+        loss; the ``rating``'s error in stars; and the ``odds`` of the weights at the end.
     """
-    chosen = {way: chosen_arm(way) for way in WAYS}
-    found = at_chosen_rates(open_shop("tenths", seeds), chosen, seeds)
-    losses = dict(zip(found.arms, in_stars(found.losses[-1], "tenths", seeds), strict=True))
-    for name, (unit, way) in {
-        "spread": ("spread", "equal"),
-        "stars": ("stars", "equal"),
-        "stars, tuned": ("stars", "tuned"),
-    }.items():
-        rate, *own = SETTINGS["chosen_otherwise"][name]
-        part = at_chosen_rates(open_shop(unit, seeds), {name: (rate, WAYS[way](*own))}, seeds)
-        losses[name] = in_stars(part.losses[-1], unit, seeds)[0]
+    rates = {way: rate for way, (rate,) in SETTINGS["over_spread"].items()}
+    over_spread = {"spread": (rates["equal"], fixed(1.0, 1.0)), "rating alone": (rates["rating alone"], fixed(*RATING))}
+    parts = [("tenths", {way: chosen_arm(way) for way in SETTINGS["chosen"]}), ("spread", over_spread)]
+    losses, weights = {}, {}
+    for unit, chosen in parts:
+        found = at_chosen_rates(open_shop(unit, seeds), chosen, seeds)
+        losses |= dict(zip(found.arms, in_stars(found.losses[-1], unit, seeds), strict=True))
+        weights |= dict(zip(found.arms, found.weights[-1], strict=True))
+    return {**_measured(losses), "odds": odds({way: weights[way] for way in WAYS if way not in ALONE})}
+
+
+def _measured(losses: Mapping[Hashable, Tensor]) -> dict[str, Scores]:
+    """Return the gain over the networks for one task that are among the arms, and each task by itself."""
     alone = torch.stack([losses[way][:, task] for task, way in enumerate(ALONE)], dim=1)  # (S, 2)
-    shares = {way: own[:, 0] / own.sum(1) for way, own in zip(found.arms, found.weights[-1], strict=True)}
     return {
         "gain": Scores.of("gain over a network for each task", {n: gain(own, alone) for n, own in losses.items()}),
         "click": Scores.of("loss of clicks", {name: own[:, 0] for name, own in losses.items()}),
         "rating": Scores.of("error of ratings, stars", {name: own[:, 1].sqrt() for name, own in losses.items()}),
-        "share": Scores.of("click's share of the weights", shares),
     }
+
+
+def odds(weights: Mapping[Hashable, Tensor]) -> Scores:
+    """Return by what power of ten the click's weight is larger than the rating's, from weights (S, 2)."""
+    logs = {way: own.clamp(min=1e-6).log10() for way, own in weights.items()}
+    return Scores.of(
+        "click's weight over the rating's, powers of ten", {w: own[:, 0] - own[:, 1] for w, own in logs.items()}
+    )
+
+
+def compare_over_spread(seeds: tuple[int, ...] = SEEDS) -> dict[str, Scores]:
+    """Train all ways on ratings over their spread, at the plain sum's learning rate; as `compare` has it."""
+    (rate,) = SETTINGS["over_spread"]["equal"]
+    arms = {way: WAYS[way](*own) for way, (_, *own) in SETTINGS["chosen"].items() if way != "tuned"}
+    arms["rating alone"] = fixed(*RATING)
+    found = balanced(open_shop("spread", seeds), arms, seeds, recipe_of(rate), "over their spread")
+    return _measured(dict(zip(arms, in_stars(found.losses[-1], "spread", seeds), strict=True)))
 
 
 def in_stars(losses: Tensor, unit: str, seeds: tuple[int, ...]) -> Tensor:
@@ -307,13 +323,9 @@ def schedules(unit: str, seeds: tuple[int, ...] = SEEDS) -> dict[str, Scores]:
     dict {"gain", "click", "rating": Scores}
         Gains are over a network for each task that was trained beside them, at the same learning rate.
     """
-    lag = {"ratio": ratio_to_first, "unlearned": unlearned(("classification", "regression"))}
     together = {"equal": fixed(1.0, 1.0), "click alone": fixed(*CLICK), "rating alone": fixed(*RATING)}
     one_by_one = {
         "in turn": scheduled(TaskSchedule("in turn", 2)),
-        "random": scheduled(TaskSchedule("random", 2)),
-        "lagging": scheduled(TaskSchedule("lagging", 2), lag["ratio"]),
-        "then click": scheduled(TaskSchedule("annealed", 2, RATING, CLICK)),
         "click first": scheduled(TaskSchedule("one after another", 2)),
     }
     tasks, steps = open_shop(unit, seeds), SETTINGS["recipe"]["steps"]
@@ -322,12 +334,7 @@ def schedules(unit: str, seeds: tuple[int, ...] = SEEDS) -> dict[str, Scores]:
         recipe = recipe_of(SHOWN["learning_rate"], steps=times * steps)
         found = balanced(tasks, arms, seeds, recipe, ", ".join(arms))
         losses |= dict(zip(arms, in_stars(found.losses[-1], unit, seeds), strict=True))
-    alone = torch.stack([losses[way][:, task] for task, way in enumerate(ALONE)], dim=1)
-    return {
-        "gain": Scores.of("gain over a network for each task", {n: gain(own, alone) for n, own in losses.items()}),
-        "click": Scores.of("loss of clicks", {name: own[:, 0] for name, own in losses.items()}),
-        "rating": Scores.of("error of ratings, stars", {name: own[:, 1].sqrt() for name, own in losses.items()}),
-    }
+    return _measured(losses)
 
 
 # A shared part that is too small.
@@ -335,37 +342,42 @@ def schedules(unit: str, seeds: tuple[int, ...] = SEEDS) -> dict[str, Scores]:
 
 NARROW = SETTINGS["narrow"]
 BARE = torch.tensor([UNLEARNED["classification"], UNLEARNED["regression"]])
-GRID = (0.1, 0.3, 0.5, *(k / 50 for k in range(30, 46)))  # the click's share of static weights; it tips about 0.75
+GRID = (0.3, 0.5, 0.6, *(k / 50 for k in range(32, 41)), 0.85, 0.9)  # click's share of static weights; tips at 0.75
 
 
-def narrow_arms() -> dict[str, Arm]:
-    """Return what is tried where little can be shared, besides static weights."""
-    lag = unlearned(("classification", "regression"))
+def narrow_arms(control: bool = False) -> dict[str, Arm]:
+    """Return what is tried where little can be shared, besides static weights; two of them in controls."""
+    lag = scheduled(TaskSchedule("lagging", 2), unlearned(("classification", "regression")))
+    if control:
+        return {"MGDA": by_gradients(balancing.mgda), "lagging": lag}
     return {
         "logs": WAYS["logs"](),
         "uncertainty": by_uncertainty(SHOWN["uncertainty"]),
         "PCGrad": projected(),
         "CAGrad": by_gradients(balancing.cagrad, c=0.95),
+        "CAGrad, 0.5": by_gradients(balancing.cagrad, c=0.5),
         "MGDA": by_gradients(balancing.mgda),
         "in turn": scheduled(TaskSchedule("in turn", 2)),
-        "lagging": scheduled(TaskSchedule("lagging", 2), lag),
+        "lagging": lag,
     }
 
 
-@lru_cache(maxsize=2)
-def narrow(width: int) -> dict[str, Scores]:
-    """Train with linear shared layers of a width, ratings over their spread.
+@lru_cache(maxsize=4)
+def narrow(width: int = 1, relatedness: float = 0.0, **changed: float) -> dict[str, Scores]:
+    """Train with linear shared layers of a width, ratings over their spread; ``changed`` is of the recipe.
 
     Returns
     -------
     dict {measure: Scores}
         ``click`` and ``rating``: what was learned, as a share of what a network for that task alone learns; ``worst``,
-        the smaller of the two; and ``mean``. Arms are `narrow_arms` and the shares of `GRID`.
+        the smaller of the two; and ``mean``. Arms are `narrow_arms`, the shares of `GRID`, and ``hindsight``: for each
+        seed the largest that a share of the grid came to.
     """
     arms = {"click alone": fixed(*CLICK), "rating alone": fixed(*RATING)}
-    arms |= {share: fixed(share, 1 - share) for share in GRID} | narrow_arms()
-    recipe = recipe_of(**{**NARROW, "hidden_dims": (width,)})
-    found = balanced(open_shop("spread"), arms, SEEDS, recipe, f"width {width}")
+    arms |= {share: fixed(share, 1 - share) for share in GRID} | narrow_arms((width, relatedness) != (1, 0.0))
+    recipe = recipe_of(**{**NARROW, "hidden_dims": (width,), **changed})
+    label = f"{width} shared, relatedness {relatedness:g}"
+    found = balanced(open_shop("spread", relatedness=relatedness), arms, SEEDS, recipe, label)
     return learned_shares(dict(zip(arms, found.losses[-1], strict=True)))
 
 
@@ -374,12 +386,18 @@ def learned_shares(losses: Mapping[Hashable, Tensor]) -> dict[str, Scores]:
     alone = torch.stack([losses[way][:, task] for task, way in enumerate(ALONE)], dim=1)
     shares = {name: (BARE - own) / (BARE - alone) for name, own in losses.items()}  # (S, 2)
     of = "learned, as a share of one task alone"
-    return {
-        "click": Scores.of(f"clicks {of}", {name: own[:, 0] for name, own in shares.items()}),
-        "rating": Scores.of(f"ratings {of}", {name: own[:, 1] for name, own in shares.items()}),
-        "worst": Scores.of(of, {name: own.amin(1) for name, own in shares.items()}),
-        "mean": Scores.of(of, {name: own.mean(1) for name, own in shares.items()}),
+    parts = {
+        "click": lambda own: own[:, 0],
+        "rating": lambda own: own[:, 1],
+        "worst": lambda own: own.amin(1),
+        "mean": lambda own: own.mean(1),
     }
+    found = {}
+    for name, part in parts.items():
+        by_arm = {arm: part(own) for arm, own in shares.items()}
+        by_arm["hindsight"] = torch.stack([by_arm[share] for share in GRID]).amax(0)
+        found[name] = Scores.of(of, by_arm)
+    return found
 
 
 # A task that helps at first.
@@ -406,14 +424,23 @@ _HELPERS: dict[str, Callable[[float], Arm]] = {
 
 
 def helpers(relatedness: float = 0.9, seeds: tuple[int, ...] = MOST_SEEDS) -> Scores:
-    """Return the loss of clicks, with the rating as a task that helps: few rows, weights as they were chosen."""
-    tasks = open_shop("spread", seeds, relatedness, SETTINGS["helper"]["rows"])
-    chosen = {}
-    for name, (rate, share) in SETTINGS["helper"]["chosen"].items():
-        chosen[name] = (rate, _HELPERS[name](share))
-    chosen["click alone"] = (SETTINGS["helper"]["chosen"]["static"][0], fixed(*CLICK))
-    found = at_chosen_rates(tasks, chosen, seeds, **SETTINGS["helper"]["recipe"])
-    return Scores.of("loss of clicks", dict(zip(found.arms, found.losses[-1][..., 0], strict=True)))
+    """Return the loss of clicks, with the rating as a task that helps: few rows, weights and rates as they were chosen.
+
+    ``stopped`` is the static weight at the step, of every 20th, at which the click's loss on each seed's own validation
+    rows was least.
+    """
+    helper = SETTINGS["helper"]
+    tasks = open_shop("spread", seeds, relatedness, helper["rows"])
+    arms = {name: _HELPERS[name](share) for name, (_, share) in helper["chosen"].items()}
+    (rate,) = {own for own, _ in helper["chosen"].values()}  # the same for all
+    recipe = recipe_of(rate, **helper["recipe"])
+    everyone = {**arms, "click alone": fixed(*CLICK)}
+    test = balanced(tasks, everyone, seeds, recipe, f"relatedness {relatedness:g}", every=20)
+    valid = balanced(tasks, {"static": arms["static"]}, seeds, recipe, "validation rows", every=20, by="valid")
+    best = torch.stack([own[0, :, 0] for own in valid.losses]).argmin(0, keepdim=True)  # (1, S)
+    stopped = torch.stack([own[0, :, 0] for own in test.losses]).gather(0, best).squeeze(0)
+    losses = dict(zip(everyone, test.losses[-1][..., 0], strict=True))
+    return Scores.of("loss of clicks", {**losses, "stopped": stopped})
 
 
 # What goes wrong.
@@ -430,6 +457,7 @@ def mistakes(seeds: tuple[int, ...] = SEEDS) -> tuple[dict[str, Scores], Tensor]
     """
     least = torch.full((len(seeds),), torch.inf)
     arms = {
+        "equal": fixed(1.0, 1.0),
         "uncertainty": by_uncertainty(SHOWN["uncertainty"]),
         "never": by_uncertainty(0.0),
         "slow": by_uncertainty(0.001),
@@ -482,10 +510,11 @@ def conflicts_left(draws: int = 2000, tasks: int = 3, width: int = 5, seed: int 
     }
 
 
-def conversions(seeds: tuple[int, ...] = SEEDS, rows: int = 3000) -> dict[str, Scores]:
+def conversions(hidden: int = 0, seeds: tuple[int, ...] = SEEDS, rows: int = 3000) -> dict[str, Scores]:
     """Predict conversions after a click in four ways; a conversion is a rating of a star or more above the mean.
 
     The world knows what a click would have led to where there was none: the AUC of conversions is taken over all rows.
+    So many features are ``hidden`` from the networks.
 
     Returns
     -------
@@ -497,7 +526,7 @@ def conversions(seeds: tuple[int, ...] = SEEDS, rows: int = 3000) -> dict[str, S
     data = {}
     for part, fields in (("train", shop.train["rows"]), ("test", shop.test["rows"])):
         high = (fields["rating"] >= 1.0).float()  # a star above the mean
-        data[part] = {"x": fields["x"], "click": fields["click"], "high": high}
+        data[part] = {"x": fields["x"][..., hidden:], "click": fields["click"], "high": high}
     types = {"click": "classification", "conversion": "classification"}
     ways = ("entire space", "clicked rows", "not clicked is no", "logits multiplied")
 
@@ -516,7 +545,7 @@ def conversions(seeds: tuple[int, ...] = SEEDS, rows: int = 3000) -> dict[str, S
         return (torch.stack(losses) * F.one_hot(setting["way"].long(), len(ways))).sum(), {}
 
     models = ManyModels(
-        lambda: balancing.SharedBottomNetwork(shop.feature_dim, types, (8,)),
+        lambda: balancing.SharedBottomNetwork(shop.feature_dim - hidden, types, (8,)),
         objective,
         {"rows": data["train"]},
         {"way": range(len(ways))},
@@ -620,7 +649,7 @@ def _front(unit: str, relatedness: float, width: int, seeds: tuple[int, ...]) ->
     arms = {"click alone": fixed(*CLICK), "rating alone": fixed(*RATING)}
     arms |= {weight: fixed(float(weight), size) for weight in FRONT}
     recipe = recipe_of(SHOWN["learning_rate"], hidden_dims=(width,))
-    found = balanced(open_shop(unit, seeds, relatedness), arms, seeds, recipe, "")
+    found = balanced(open_shop(unit, seeds, relatedness), arms, seeds, recipe, "static weights")
     ends = in_stars(found.losses[-1], unit, seeds).mean(1)  # (A, 2)
     ends[:, 1] = ends[:, 1].sqrt()
     return ends[2:], ends[:2].diagonal()
@@ -694,7 +723,7 @@ def learn_by(choose: Callable[[int, int, Tensor], int], seeds: tuple[int, ...], 
         optimizer.step()
     with torch.no_grad():
         ends = losses_of(shop.types, model, shop.test)
-    return (BARE - ends) / (BARE - _alone_in_narrow(seeds)[number])
+    return (BARE - ends) / (BARE - _alone_in_narrow(tuple(seeds))[number])
 
 
 def narrow_with(choose: Callable[[int, int, Tensor], int]) -> Iterator[Running]:

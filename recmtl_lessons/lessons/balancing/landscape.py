@@ -142,3 +142,13 @@ def descend(way: str, learning_rate: float, start: int, budget: float = 100.0) -
             at.append(step)
             yield Running(step, steps, lambda: Descent([list(one) for one in points], list(at)))
     return Descent(points, at)
+
+
+def ends_of(way: str, learning_rate: float) -> list[float]:
+    """Return the mean of the two losses where a way ends, from each start."""
+    going = descend(way, learning_rate, 0)
+    while True:
+        try:
+            next(going)
+        except StopIteration as done:
+            return done.value.ends

@@ -26,17 +26,19 @@ LOOKS = {
     "sum": Look("plain sum", "blue", "o", "-"),
     "tuned": Look("tuned weights", "black", "s", "-"),
     "uncertainty": Look("uncertainty", "vermillion", "^", "--"),
-    "logs": Look("sum of logs", "green", "D", "-."),
+    "logs": Look("sum of logs", "blue", "D", "-."),
     "GradNorm": Look("GradNorm", "orange", "v", ":"),
     "DWA": Look("DWA", "sky", "P", "--"),
     "PCGrad": Look("PCGrad", "purple", "X", "-."),
     "MGDA": Look("MGDA", "orange", "v", ":"),
-    "MGDA, unit": Look("MGDA, unit", "sky", "P", "--"),
-    "CAGrad": Look("CAGrad", "green", "D", "-."),
+    "MGDA, unit": Look("MGDA, unit", "sky", "s", "--"),
+    "CAGrad": Look("CAGrad", "green", "o", "-."),
     "Aligned-MTL": Look("Aligned-MTL", "blue", "*", "-"),
     "spread": Look("plain sum, ratings\nover their spread", "vermillion", "*", "-"),
     "in turn": Look("in turn", "sky", "P", "--"),
-    "lagging": Look("the one that lags", "vermillion", "^", "--"),
+    "CAGrad, 0.5": Look("CAGrad, c = 0.5", "green", "h", ":"),
+    "stopped": Look("static,\nstopped in time", "orange", "v", "-."),
+    "lagging": Look("the one that lags", "vermillion", "*", "--"),
     "yours": Look("yours", "black", "*", "-"),
     "click": Look("click", "blue", "o", "-"),
     "rating": Look("rating", "vermillion", "s", "--"),
@@ -58,17 +60,20 @@ def draw_arrows(result: Arrows, figure, controls: dict) -> None:
     """Left: gradients and directions, and where neither task loses. Right: what a short step does to each task."""
     left, right = style.panels(figure, 2, (1.0, 1.15))
     first, second = result.gradients
-    reach = 1.15 * max(float(first.norm()), float(second.norm()))
+    reach = 1.2 * max(float(first.norm()), float(second.norm()))
     _shade_where_none_loses(left, result.gradients, reach)
     for task, gradient in zip(("click", "rating"), result.gradients, strict=True):
-        style.arrow(left, (0, 0), tuple(gradient.tolist()), style.PALETTE[LOOKS[task].colour], width=5)
-        tip = gradient / gradient.norm() * (gradient.norm() + 0.06 * reach)
-        left.text(*tip.tolist(), task, fontsize=14, color=style.PALETTE[LOOKS[task].colour], ha="center", va="center")
+        colour = style.PALETTE[LOOKS[task].colour]
+        style.arrow(left, (0, 0), tuple(gradient.tolist()), colour, width=5)
+        x, y = gradient.tolist()
+        left.text(x, y + (-0.09 if task == "click" else 0.05) * reach, task, fontsize=14, color=colour, ha="center")
     for way, direction in result.directions.items():
         look = LOOKS[way]
         left.plot(*zip((0, 0), direction.tolist(), strict=True), ls=look.line, color=style.PALETTE[look.colour], lw=2)
-        left.plot(*direction.tolist(), marker=look.marker, ms=11, color=style.PALETTE[look.colour])
-    left.set(xlim=(-reach, reach), ylim=(-0.25 * reach, reach), aspect="equal", title="Where each one goes")
+        left.plot(*direction.tolist(), marker=look.marker, ms=12, color=style.PALETTE[look.colour])
+    sides = torch.stack([torch.zeros(2, dtype=first.dtype), first, second]) / reach
+    left.set(xlim=(reach * (float(sides[:, 0].min()) - 0.2), reach * (float(sides[:, 0].max()) + 0.2)))
+    left.set(ylim=(-0.2 * reach, reach), aspect="equal", adjustable="box", title="Where each one goes")
     left.set(xlabel="a weight", ylabel="another weight")
     places = np.arange(len(result.directions))
     for offset, task, gradient in ((-0.18, "click", first), (0.18, "rating", second)):
@@ -85,10 +90,13 @@ def draw_arrows(result: Arrows, figure, controls: dict) -> None:
             hatch="" if task == "click" else "//",
         )
     right.axvline(0.0, color=GREY, lw=1.2)
+    for place, way in enumerate(result.directions):
+        look = LOOKS[way]
+        right.plot(-0.98, place, marker=look.marker, ms=12, color=style.PALETTE[look.colour])
     right.set_yticks(places, [LOOKS[way].label for way in result.directions])
     right.set(xlim=(-1.05, 1.05), xlabel="how directly a short step serves the task", title="Who gains, who loses")
     right.invert_yaxis()
-    right.legend(loc="lower left")
+    right.legend(loc="upper left", bbox_to_anchor=(0.06, 0.9))
 
 
 def _shade_where_none_loses(axis, gradients: Tensor, reach: float) -> None:
@@ -171,33 +179,36 @@ def draw_ways(gains: Scores, figure, arms: tuple[str, ...]) -> None:
     axis.set(xlabel=gains.measure)
 
 
-def draw_narrow(figure, own: Tensor | None = None) -> None:
-    """What was learned of each task: static weights as a line, ways as points. Left width 1, right width 2."""
-    widths = (1,) if own is not None else (1, 2)
-    for axis, width in zip(style.panels(figure, len(widths)), widths, strict=True):
-        found = narrow(width)
-        front = torch.stack([torch.stack([found["click"][s].mean(), found["rating"][s].mean()]) for s in GRID])
-        axis.plot(*front.T, "s", ms=9, color="black", alpha=0.5, label="static weights")
-        for arm in narrow_arms():
+def draw_narrow(figure, own: Tensor | None = None, worlds: tuple[tuple, ...] = ((1, 0.0), (2, 0.0))) -> None:
+    """Draw what was learned of each task: a point for each static weight and seed, and the mean of each way."""
+    for axis, (width, relatedness) in zip(style.panels(figure, len(worlds)), worlds, strict=True):
+        found = narrow(width, relatedness)
+        front = torch.stack([torch.stack([found[task][share] for share in GRID]) for task in ("click", "rating")])
+        axis.plot(*front.flatten(1), "o", ms=8, color=GREY, alpha=0.25, label="static weights, each seed")
+        for arm in (arm for arm in narrow_arms() if arm in found["click"].arms):
             look = LOOKS[arm]
             point = [[float(found[task][arm].mean())] for task in ("click", "rating")]
-            axis.plot(*point, marker=look.marker, ms=14, ls="", color=style.PALETTE[look.colour], label=look.label)
+            axis.plot(*point, marker=look.marker, ms=15, ls="", color=style.PALETTE[look.colour], label=look.label)
         if own is not None:
-            axis.plot(*own.mean(0).tolist(), "*", ms=24, color="black", label="yours")
+            axis.plot(*own.mean(0).tolist(), "*", ms=26, color="black", label="yours")
         axis.plot((0, 1), (0, 1), color=GREY, ls=":", lw=1)
         axis.set(xlim=(-0.08, 1.08), ylim=(-0.08, 1.08), xlabel="learned of clicks", ylabel="learned of ratings")
-        axis.set_title(f"{width} shared number{'s' if width > 1 else ''}")
-    axis.legend(loc="lower left" if own is None else "upper right", fontsize=11)
+        axis.set_title(f"{width} shared number{'s' if width > 1 else ''}, relatedness {relatedness:g}")
+    first = figure.axes[0]
+    if len(worlds) > 1:
+        axis.legend(*first.get_legend_handles_labels(), loc="lower left", fontsize=12, framealpha=1, frameon=True)
+    else:
+        axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
 
 
 def describe_narrow(own: Tensor) -> str:
     """A learner's schedule in words."""
-    found = narrow(1)
+    found = narrow(1, 0.0)
     best = max(float(found["worst"][share].mean()) for share in GRID)
     shares = ", ".join(f"{share:.2f}" for share in own.mean(0).tolist())
     return (
         f"Yours, {len(own)} networks: learned of clicks and of ratings {shares}, as a share of a network for each; the "
-        f"smaller of the two {own.amin(1).mean():.2f}. Best static weight {best:.2f}, the one that lags "
+        f"smaller of the two {own.amin(1).mean():.2f}. One static weight for all seeds {best:.2f}, the one that lags "
         f"{found['worst']['lagging'].mean():.2f}."
     )
 
@@ -226,7 +237,7 @@ def draw_live(result: LiveBalance, figure, controls: dict) -> None:
     right.axvline(float(result.alone[0]), color=GREY, ls=":", lw=1.2)
     right.axhline(float(result.alone[1]), color=GREY, ls=":", lw=1.2)
     right.set(xlim=(0.44, 0.76), ylim=(0.58, 1.12), xlabel="loss of clicks", ylabel="error of ratings, stars")
-    right.set_title("Both tasks (dotted: one network each)")
+    right.set_title("Both tasks (dotted: one network each, same rate)")
     right.legend(loc="upper left")
 
 

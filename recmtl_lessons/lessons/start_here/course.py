@@ -44,7 +44,7 @@ COURSE = (
     Entry(8, "distilled_q", "Distilled Q-networks", "Multi-task reinforcement learning", 60),
     Entry(9, "hierarchical", "Hierarchy: deciding at two levels", "Multi-task reinforcement learning", 75),
     Entry(10, "continual", "Continual learning", "Training", 110),
-    Entry(11, "balancing", "Balancing tasks", "Training", 60),
+    Entry(11, "balancing", "Balancing tasks", "Training", 130),
     Entry(12, "federated", "Federated meta-learning", "Training", 75),
     Entry(13, "study_questions", "The twelve study questions", "The map", 60),
 )
