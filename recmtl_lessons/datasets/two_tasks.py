@@ -24,7 +24,7 @@ APART = WorldSettings(
     rating_features=True,
 )
 UNITS = ("tenths", "stars", "spread")
-GENRES = ("Drama", "Comedy", "Action", "Thriller", "Horror")
+GENRES = ("Drama", "Comedy", "Action", "Horror")
 _HELD_OUT = (1000, 3000)  # rows to choose settings by, and rows that claims are about
 _PULL = 5.0  # so many average ratings are added to everybody's
 

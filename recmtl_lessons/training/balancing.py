@@ -248,6 +248,7 @@ def balance(
     recipe: Recipe,
     every: int | None = None,
     by: str = "test",
+    rates: Mapping[Hashable, float] | None = None,
 ) -> Iterator[tuple[Moment, Trained]]:
     """Train one network for each arm and seed, all side by side.
 
@@ -265,6 +266,8 @@ def balance(
         Steps between two moments; the end alone if not given.
     by : {"test", "valid"}
         The rows that the losses of the moments are about: settings are chosen by "valid".
+    rates : mapping {name: float}, optional
+        Learning rates of arms that have one of their own.
 
     Yields
     ------
@@ -284,6 +287,8 @@ def balance(
     )
     weighers = [arm.start(n, tuple(types.values())) for arm in arms.values()]
     with_heads = torch.tensor([arm.heads_too for arm in arms.values()]).repeat_interleave(n).unsqueeze(1)
+    own_rates = torch.tensor([(rates or {}).get(name, recipe.learning_rate) for name in arms])
+    scale = (own_rates / recipe.learning_rate).repeat_interleave(n) if rates else None
     found, first = Trained(models, tuple(arms)), None
     every = every or recipe.steps
     for step, batch in enumerate(models.batches(recipe.steps)):
@@ -297,7 +302,7 @@ def balance(
             parts.append(weigher(Now(step, recipe.steps, losses[own], first[own], gram[own])).to(losses).expand(n, -1))
         weights = torch.cat(parts)  # (A * S, T)
         of_heads = torch.where(with_heads, weights, torch.ones_like(weights))
-        models.step({name: _weighted(name, own, weights, of_heads) for name, own in gradients.items()})
+        models.step({name: _weighted(name, own, weights, of_heads) for name, own in gradients.items()}, scale)
         if (step + 1) % every == 0 or step + 1 == recipe.steps:
             found.steps.append(step + 1)
             found.weights.append(models.by_setting(weights))

@@ -27,6 +27,7 @@ from recmtl_lessons.models._checks import (
     check_finite,
     check_number,
     check_positive,
+    check_values,
     checked_device,
     listed,
 )
@@ -266,16 +267,28 @@ class Stack:
             gradients[key.removeprefix("model.")] = torch.stack(rows, dim=1)
         return losses.detach(), gradients
 
-    def step(self, gradients: Mapping[str, Tensor]) -> None:
-        """Take a step of the optimizer with gradients of one's own making, {parameter: Tensor (n_models, ...)}.
+    @torch.no_grad()
+    def step(self, gradients: Mapping[str, Tensor], scale: Tensor | None = None) -> None:
+        """Take a step of the optimizer with gradients of one's own making.
+
+        Parameters
+        ----------
+        gradients : mapping {parameter: Tensor (n_models, ...)}
+            One for each parameter that is trained.
+        scale : Tensor, (n_models,), optional
+            How far each model goes, as a multiple of the optimizer's step, at least 0: a learning rate of its own. Ones
+            unless given.
 
         Raises
         ------
         ValueError
             If a parameter that is trained has no gradient of its shape, or if one is not finite, or too large to be
-            squared. Nothing has changed then.
+            squared, or if a scale is negative or not finite. Nothing has changed then.
         """
         stop_if_told()
+        if scale is not None:
+            check_values("scale", scale, (len(self),))
+            check_number("scale", float(scale.min()), 0.0)
         trained = {key.removeprefix("model."): value for key, value in self._parameters.items() if value.requires_grad}
         if not isinstance(gradients, Mapping) or gradients.keys() != trained.keys():
             raise ValueError(f"gradients: got {_came(gradients)}, expected one for each of {', '.join(trained)}")
@@ -293,7 +306,11 @@ class Stack:
             value.grad = torch.empty_like(value).copy_(own[key])  # laid out as the fused Adam takes for granted
         if self._clip is not None:
             _shorten([value.grad for value in trained.values()], self._clip)
+        before = [value.clone() for value in trained.values()] if scale is not None else []
         self._optimizer.step()
+        for value, start in zip(trained.values(), before, strict=False):
+            far = scale.to(value).view(-1, *[1] * (value.ndim - 1))
+            value.copy_(start + far * (value - start))
         self._done += 1
 
     @torch.no_grad()

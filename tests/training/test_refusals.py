@@ -157,6 +157,7 @@ TRAINED = Given(*OBJECTIVE.listed, lambda _: lambda *_: (torch.zeros(()), {}))
 REPORTED = Given(
     *OBJECTIVE.listed, lambda _: lambda *_: (torch.zeros(()), dict.fromkeys(("one", "other"), torch.ones(())))
 )
+SCALE = Given(5, torch.ones(2), -torch.ones(3), torch.full((3,), math.inf), optional=True)
 NAMES = Given("one", 5, (), ("one", "third"), ("each",), (1,), (["one"],))
 FUNCTION = Given(len, lambda _: lambda: 0, lambda _: lambda model, x: 3, lambda _: lambda model, x: {"a": [x, "b"]})
 OTHER = Given(
@@ -194,7 +195,11 @@ def rows_of(kind):
         row("evaluate", batch, {"objective": OBJECTIVE, "batch": SHOP}, *inside),
         row("gradients", batch, {"objective": TRAINED, "batch": SHOP}, *inside),
         row("gradients_of", reported, {"names": NAMES, "objective": REPORTED, "batch": SHOP}, *inside),
-        row("step", handed, {"gradients": steps}),
+        row(
+            "step",
+            handed,
+            {"gradients": steps, "scale": SCALE},
+        ),
         row("each", asked, asks, *inside_each, infinite=True, written=positional),
         row("each_own", asked, asks, *inside_each, infinite=True, written=positional),
         row("by_setting", lambda: {"values": normal(3, 2)}, {"values": values}, infinite=True),

@@ -834,6 +834,22 @@ class TestOwnBatches:
             assert fingerprint(dict(sorted(gradients.items()))) == before
         assert held(updated) == held(stepped)
 
+    @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+    def test_a_scale_is_a_learning_rate_of_ones_own(self, optimizer):
+        def build():
+            return nn.Linear(WIDTH, 1)
+
+        scale = torch.tensor([0.0, 0.5, 1.0, 2.0, 3.0, 10.0])
+        scaled = bare_stack(build, optimizer=optimizer, learning_rate=0.01)
+        alike = [bare_stack(build, optimizer=optimizer, learning_rate=0.01 * float(s)) for s in scale[1:]]
+        start = scaled.model(0).weight.clone()
+        for number in range(5):
+            for stack, own in ((scaled, {"scale": scale}), *((stack, {}) for stack in alike)):
+                stack.step(stack.gradients(fit_sum, own_batches(number)), **own)
+        assert torch.equal(scaled.model(0).weight, start)
+        for index, stack in enumerate(alike, start=1):
+            torch.testing.assert_close(scaled.model(index).weight, stack.model(index).weight, rtol=1e-4, atol=1e-6)
+
     def test_each_own_answers_every_model_with_its_own_arguments(self):
         def build():
             return nn.Sequential(nn.Linear(WIDTH, 8), nn.Dropout(0.5), nn.Linear(8, 1))

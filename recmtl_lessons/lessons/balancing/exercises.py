@@ -148,25 +148,30 @@ def choose(step, steps, losses):
 _JUDGES, ENOUGH = (0, 1, 2), 0.25
 
 
+class _NoTask(Exception):
+    """An answer that is no number of a task: no use in going on."""
+
+
 def _through_the_training(answer: Callable, seed: int) -> dict[str, Tensor]:
     """Train one network by an answer; return what it learned of each task, (2,), and what its choices were like."""
-    amiss, seen = 0, set()
+    seen = set()
 
     def chosen(step: int, steps: int, losses: Tensor) -> int:
-        nonlocal amiss
         task = answer(step, steps, losses)
         try:
             number = -1.0 if isinstance(task, str) else float(task)
         except (TypeError, ValueError):
             number = -1.0
         if number not in (0.0, 1.0):
-            amiss += 1
-            return 0
+            raise _NoTask
         seen.add(int(number))
         return int(number)
 
-    shares = learn_by(chosen, DESIGN_SEEDS[: len(_JUDGES)], seed)
-    return {"shares": shares, "amiss": torch.tensor(float(amiss)), "seen": torch.tensor(float(len(seen)))}
+    try:
+        shares, amiss = learn_by(chosen, DESIGN_SEEDS[: len(_JUDGES)], seed), 0.0
+    except _NoTask:
+        shares, amiss = torch.zeros(2), 1.0
+    return {"shares": shares, "amiss": torch.tensor(amiss), "seen": torch.tensor(float(len(seen)))}
 
 
 def _judged(ask: Callable) -> str | None:

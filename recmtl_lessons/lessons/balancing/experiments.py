@@ -41,6 +41,7 @@ from recmtl_lessons.training.balancing import (
 
 SETTINGS = read_yaml(Path(__file__).with_name("settings.yaml"))
 TRIED = SETTINGS["tried"]
+SHOWN, NARROW = SETTINGS["shown"], SETTINGS["narrow"]
 CLICK, RATING = (1.0, 0.0), (0.0, 1.0)  # weights of a network with one task
 
 #: Each way of weighing, from its own setting if it has one.
@@ -123,24 +124,6 @@ def chosen_arm(way: str) -> tuple[float, Arm]:
     return rate, WAYS[way](*own)
 
 
-def at_chosen_rates(tasks: Tasks, chosen: Mapping[str, tuple[float, Arm]], seeds: Sequence[int]) -> Trained:
-    """Train arms with a learning rate each: those that share one side by side. Returns them as if all were one."""
-    losses, weights = {}, {}
-    for rate in sorted({rate for rate, _ in chosen.values()}):
-        arms = {name: arm for name, (own, arm) in chosen.items() if own == rate}
-        found = balanced(tasks, arms, seeds, recipe_of(rate), f"rate {rate:g}")
-        losses |= dict(zip(arms, found.losses[-1], strict=True))
-        weights |= dict(zip(arms, found.weights[-1], strict=True))
-    order = tuple(chosen)
-    return Trained(
-        found.models,
-        order,
-        found.steps,
-        [torch.stack([weights[name] for name in order])],
-        [torch.stack([losses[name] for name in order])],
-    )
-
-
 def compare(seeds: tuple[int, ...] = MORE_SEEDS) -> dict[str, Scores]:
     """Train all ways, each with what was chosen for it, on ratings in tenths; and sums on ratings in other units.
 
@@ -155,7 +138,8 @@ def compare(seeds: tuple[int, ...] = MORE_SEEDS) -> dict[str, Scores]:
     parts = [("tenths", {way: chosen_arm(way) for way in SETTINGS["chosen"]}), ("spread", over_spread)]
     losses, weights = {}, {}
     for unit, chosen in parts:
-        found = at_chosen_rates(open_shop(unit, seeds), chosen, seeds)
+        arms, rates = ({way: pair[k] for way, pair in chosen.items()} for k in (1, 0))
+        found = balanced(open_shop(unit, seeds), arms, seeds, recipe_of(SHOWN["learning_rate"]), unit, rates=rates)
         losses |= dict(zip(found.arms, in_stars(found.losses[-1], unit, seeds), strict=True))
         weights |= dict(zip(found.arms, found.weights[-1], strict=True))
     return {**_measured(losses), "odds": odds({way: weights[way] for way in WAYS if way not in ALONE})}
@@ -195,9 +179,6 @@ def in_stars(losses: Tensor, unit: str, seeds: tuple[int, ...]) -> Tensor:
 
 
 # One network in a loop of one's own, and eight in the stack.
-
-
-SHOWN = SETTINGS["shown"]
 
 
 def whole(arm: Arm) -> Arm:
@@ -340,7 +321,6 @@ def schedules(unit: str, seeds: tuple[int, ...] = SEEDS) -> dict[str, Scores]:
 # A shared part that is too small.
 
 
-NARROW = SETTINGS["narrow"]
 BARE = torch.tensor([UNLEARNED["classification"], UNLEARNED["regression"]])
 GRID = (0.3, 0.5, 0.6, *(k / 50 for k in range(32, 41)), 0.85, 0.9)  # click's share of static weights; tips at 0.75
 
@@ -371,10 +351,11 @@ def narrow(width: int = 1, relatedness: float = 0.0, **changed: float) -> dict[s
     dict {measure: Scores}
         ``click`` and ``rating``: what was learned, as a share of what a network for that task alone learns; ``worst``,
         the smaller of the two; and ``mean``. Arms are `narrow_arms`, the shares of `GRID`, and ``hindsight``: for each
-        seed the largest that a share of the grid came to.
+        seed the largest that a share of the grid came to. Controls have half of the grid, and two ways.
     """
     arms = {"click alone": fixed(*CLICK), "rating alone": fixed(*RATING)}
-    arms |= {share: fixed(share, 1 - share) for share in GRID} | narrow_arms((width, relatedness) != (1, 0.0))
+    control = (width, relatedness) != (1, 0.0)
+    arms |= {share: fixed(share, 1 - share) for share in GRID[:: 2 if control else 1]} | narrow_arms(control)
     recipe = recipe_of(**{**NARROW, "hidden_dims": (width,), **changed})
     label = f"{width} shared, relatedness {relatedness:g}"
     found = balanced(open_shop("spread", relatedness=relatedness), arms, SEEDS, recipe, label)
@@ -395,7 +376,7 @@ def learned_shares(losses: Mapping[Hashable, Tensor]) -> dict[str, Scores]:
     found = {}
     for name, part in parts.items():
         by_arm = {arm: part(own) for arm, own in shares.items()}
-        by_arm["hindsight"] = torch.stack([by_arm[share] for share in GRID]).amax(0)
+        by_arm["hindsight"] = torch.stack([by_arm[share] for share in GRID if share in by_arm]).amax(0)
         found[name] = Scores.of(of, by_arm)
     return found
 
@@ -427,7 +408,7 @@ def helpers(relatedness: float = 0.9, seeds: tuple[int, ...] = MOST_SEEDS) -> Sc
     """Return the loss of clicks, with the rating as a task that helps: few rows, weights and rates as they were chosen.
 
     ``stopped`` is the static weight at the step, of every 20th, at which the click's loss on each seed's own validation
-    rows was least.
+    rows was least; not where tasks are unrelated, which is the control.
     """
     helper = SETTINGS["helper"]
     tasks = open_shop("spread", seeds, relatedness, helper["rows"])
@@ -436,10 +417,12 @@ def helpers(relatedness: float = 0.9, seeds: tuple[int, ...] = MOST_SEEDS) -> Sc
     recipe = recipe_of(rate, **helper["recipe"])
     everyone = {**arms, "click alone": fixed(*CLICK)}
     test = balanced(tasks, everyone, seeds, recipe, f"relatedness {relatedness:g}", every=20)
+    losses = dict(zip(everyone, test.losses[-1][..., 0], strict=True))
+    if relatedness == 0.0:
+        return Scores.of("loss of clicks", losses)
     valid = balanced(tasks, {"static": arms["static"]}, seeds, recipe, "validation rows", every=20, by="valid")
     best = torch.stack([own[0, :, 0] for own in valid.losses]).argmin(0, keepdim=True)  # (1, S)
     stopped = torch.stack([own[0, :, 0] for own in test.losses]).gather(0, best).squeeze(0)
-    losses = dict(zip(everyone, test.losses[-1][..., 0], strict=True))
     return Scores.of("loss of clicks", {**losses, "stopped": stopped})
 
 
@@ -572,7 +555,7 @@ def conversions(hidden: int = 0, seeds: tuple[int, ...] = SEEDS, rows: int = 300
 def films(ratings: Ratings) -> dict[str, Scores]:
     """Predict whether a film is rated, and how, in tenths of a star; gains are over a network for each task."""
     arms = {"rated alone": fixed(*CLICK), "rating alone": fixed(*RATING), "equal": fixed(1.0, 1.0)}
-    arms |= {way: WAYS[way](*SETTINGS["chosen"][way][1:]) for way in ("logs", "PCGrad", "MGDA, unit", "CAGrad")}
+    arms |= {way: WAYS[way](*SETTINGS["chosen"][way][1:]) for way in ("logs", "PCGrad", "CAGrad")}
     recipe, losses = recipe_of(**SETTINGS["films"]), {}
     in_stars = rated_and_how(ratings, SEEDS)
     for unit, which in (("tenths", arms), ("spread", {"spread": fixed(1.0, 1.0)})):

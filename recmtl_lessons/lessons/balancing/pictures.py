@@ -183,8 +183,10 @@ def draw_narrow(figure, own: Tensor | None = None, worlds: tuple[tuple, ...] = (
     """Draw what was learned of each task: a point for each static weight and seed, and the mean of each way."""
     for axis, (width, relatedness) in zip(style.panels(figure, len(worlds)), worlds, strict=True):
         found = narrow(width, relatedness)
-        front = torch.stack([torch.stack([found[task][share] for share in GRID]) for task in ("click", "rating")])
-        axis.plot(*front.flatten(1), "o", ms=8, color=GREY, alpha=0.25, label="static weights, each seed")
+        front = torch.stack(
+            [torch.cat([found[task][s] for s in GRID if s in found[task].arms]) for task in ("click", "rating")]
+        )
+        axis.plot(*front, "o", ms=8, color=GREY, alpha=0.25, label="static weights, each seed")
         for arm in (arm for arm in narrow_arms() if arm in found["click"].arms):
             look = LOOKS[arm]
             point = [[float(found[task][arm].mean())] for task in ("click", "rating")]
