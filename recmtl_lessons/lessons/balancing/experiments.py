@@ -351,11 +351,12 @@ def narrow(width: int = 1, relatedness: float = 0.0, **changed: float) -> dict[s
     dict {measure: Scores}
         ``click`` and ``rating``: what was learned, as a share of what a network for that task alone learns; ``worst``,
         the smaller of the two; and ``mean``. Arms are `narrow_arms`, the shares of `GRID`, and ``hindsight``: for each
-        seed the largest that a share of the grid came to. Controls have half of the grid, and two ways.
+        seed the largest that a share of the grid came to. Controls have two ways, and with two units a third of the
+        grid.
     """
     arms = {"click alone": fixed(*CLICK), "rating alone": fixed(*RATING)}
     control = (width, relatedness) != (1, 0.0)
-    arms |= {share: fixed(share, 1 - share) for share in GRID[:: 2 if control else 1]} | narrow_arms(control)
+    arms |= {share: fixed(share, 1 - share) for share in GRID[:: 3 if width > 1 else 1]} | narrow_arms(control)
     recipe = recipe_of(**{**NARROW, "hidden_dims": (width,), **changed})
     label = f"{width} shared, relatedness {relatedness:g}"
     found = balanced(open_shop("spread", relatedness=relatedness), arms, SEEDS, recipe, label)
