@@ -202,6 +202,17 @@ def test_stopped_early_a_fixed_weight_has_not_tipped_yet():
     assert float(early.lead("lagging", "hindsight").mean()) < 0.0
 
 
+@pytest.mark.parametrize("relatedness", [0.0, 0.6])
+def test_errors_are_in_stars_whatever_the_unit(relatedness):
+    seeds = (0, 1)
+    in_stars = experiments.open_shop("stars", seeds, relatedness).train["rows"]["rating"].square().mean(1)
+    for unit in ("tenths", "spread", "stars"):
+        own = experiments.open_shop(unit, seeds, relatedness).train["rows"]["rating"].square().mean(1)
+        losses = torch.stack([torch.ones(2), own], dim=1)
+        found = experiments.in_stars(losses, unit, seeds, relatedness)
+        torch.testing.assert_close(found, torch.stack([torch.ones(2), in_stars], dim=1))
+
+
 def test_odds_are_powers_of_ten():
     found = experiments.odds({"a": torch.tensor([[100.0, 1.0]]), "b": torch.tensor([[1.0, 0.0]])})
     assert [float(found[way]) for way in found] == pytest.approx([2.0, 6.0])

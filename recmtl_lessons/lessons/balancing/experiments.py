@@ -172,9 +172,10 @@ def compare_over_spread(seeds: tuple[int, ...] = SEEDS) -> dict[str, Scores]:
     return _measured(dict(zip(arms, in_stars(found.losses[-1], "spread", seeds), strict=True)))
 
 
-def in_stars(losses: Tensor, unit: str, seeds: tuple[int, ...]) -> Tensor:
+def in_stars(losses: Tensor, unit: str, seeds: tuple[int, ...], relatedness: float = 0.0) -> Tensor:
     """Return losses (..., S, 2) whose second is in squared stars, whatever unit it was learned in."""
-    sizes = clicks_and_ratings(APART, tuple(seeds)).in_unit(unit)[1]  # (S, 2)
+    world = replace(APART, task_relatedness=relatedness)
+    sizes = clicks_and_ratings(world, tuple(seeds)).in_unit(unit)[1]  # (S, 2)
     return losses * sizes**2
 
 
@@ -194,9 +195,11 @@ def band() -> dict[str, Scores]:
     return over_training(found, SEEDS)
 
 
-def over_training(found: Trained, seeds: tuple[int, ...], unit: str = "tenths") -> dict[str, Scores]:
+def over_training(
+    found: Trained, seeds: tuple[int, ...], unit: str = "tenths", relatedness: float = 0.0
+) -> dict[str, Scores]:
     """Return the ``click``'s loss, the ``rating``'s error in stars and the click's ``share`` while they train."""
-    losses = torch.stack([in_stars(own, unit, seeds) for own in found.losses], dim=2)  # (A, S, moments, 2)
+    losses = torch.stack([in_stars(own, unit, seeds, relatedness) for own in found.losses], dim=2)  # (A, S, moments, 2)
     weights = torch.stack(found.weights, dim=2)
     steps = tuple(found.steps)
     return {
@@ -620,7 +623,7 @@ def train_live(way: str, unit: str, relatedness: float, width: int, seed: int) -
     tasks, recipe = open_shop(unit, seeds, relatedness), recipe_of(SHOWN["learning_rate"], hidden_dims=(width,))
 
     def snapshot(found: Trained) -> LiveBalance:
-        return LiveBalance(over_training(found, seeds, unit), front, alone)
+        return LiveBalance(over_training(found, seeds, unit, relatedness), front, alone)
 
     for moment, found in balance(tasks, {way: arm}, seeds, recipe, every=10):
         yield Running(moment.step, moment.steps, partial(snapshot, found))
@@ -634,7 +637,7 @@ def _front(unit: str, relatedness: float, width: int, seeds: tuple[int, ...]) ->
     arms |= {weight: fixed(float(weight), size) for weight in FRONT}
     recipe = recipe_of(SHOWN["learning_rate"], hidden_dims=(width,))
     found = balanced(open_shop(unit, seeds, relatedness), arms, seeds, recipe, "static weights")
-    ends = in_stars(found.losses[-1], unit, seeds).mean(1)  # (A, 2)
+    ends = in_stars(found.losses[-1], unit, seeds, relatedness).mean(1)  # (A, 2)
     ends[:, 1] = ends[:, 1].sqrt()
     return ends[2:], ends[:2].diagonal()
 
