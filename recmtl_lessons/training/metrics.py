@@ -162,7 +162,7 @@ def transfer_matrix(scores: Tensor, before: Tensor) -> TransferMatrix:
     and both transfers; Chaudhry et al., "Riemannian walk for incremental learning", ECCV 2018, section 2.3, for the
     forgetting, whose best is taken over the time since the domain was learned.
     """
-    scores, before = _numbers("scores", scores), _numbers("before", before)
+    scores, before = _numbers("scores", scores, finite=True), _numbers("before", before, finite=True)
     if scores.ndim < 2 or scores.shape[-2] != scores.shape[-1] or scores.shape[-1] < 2:
         raise ValueError(f"scores: got shape {tuple(scores.shape)}, expected (..., T, T) with T at least 2")
     if before.shape != scores.shape[:-1]:

@@ -39,7 +39,7 @@ class Scores:
         if not isinstance(self.measure, str):
             raise ValueError(f"measure: got {self.measure!r}, expected a str")
         arms, steps = tuple(listed("arms", self.arms)), tuple(listed("steps", self.steps))
-        fit = all(isinstance(arm, Hashable) and arm == arm for arm in arms)  # NaN is found by no name
+        fit = all(isinstance(arm, Hashable) and not isinstance(arm, Tensor) and arm == arm for arm in arms)  # no NaN
         if not arms or not fit or len(set(arms)) != len(arms):
             raise ValueError(f"arms: got {arms!r}, expected at least one, and none twice")
         for step in steps:

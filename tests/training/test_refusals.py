@@ -499,7 +499,7 @@ def scores():
 
 
 def of_scores(method, right, kinds, written=lambda method: method):
-    return Call(f"Scores.{method}", lambda: (written(getattr(scores(), method)), right), kinds, ("arm",))
+    return Call(f"Scores.{method}", lambda: (written(getattr(scores(), method)), dict(right)), kinds, ("arm",))
 
 
 def spread(method):
