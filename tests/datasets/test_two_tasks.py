@@ -145,11 +145,11 @@ def pairs():
 
 
 def films():
-    """Five films of each genre; then two of two genres, two of none, and one that has a genre beside that of a task."""
-    genres = torch.zeros(FILMS, 6, dtype=torch.bool)
-    genres[torch.arange(25), torch.arange(25) % 5] = True
+    """Five films of each genre, two of two genres, one that has a genre beside that of a task, and the rest of none."""
+    genres = torch.zeros(FILMS, 5, dtype=torch.bool)
+    genres[torch.arange(20), torch.arange(20) % 4] = True
     genres[25:27, :2] = True
-    genres[27, [2, 5]] = True
+    genres[27, [2, 4]] = True
     return some_ratings(genres, (*GENRES, "War"))
 
 
@@ -171,7 +171,7 @@ def test_no_rating_of_a_row_is_among_its_features(made):
         after = everything(make(replace(table, rating=rating), (0,), 100))
         features = sum(int((after[key] != before[key]).sum()) for key in after if key[-1] == "x")
         labels = sum(int((after[key] != before[key]).sum()) for key in after if key[-1] != "x")
-        known = make is rated_and_how or int(table.genres[table.item[k], :5].sum()) == 1
+        known = make is rated_and_how or int(table.genres[table.item[k], :4].sum()) == 1
         if not features:
             assert labels == int(known), k
             rows += 1
@@ -208,14 +208,14 @@ def test_films_that_were_not_rated_were_not_rated():
 def test_genres_are_tasks_without_films_of_several():
     table, tasks = films(), genres_as_tasks(films(), (0,), 30)
     assert tasks.types == dict.fromkeys(GENRES, "regression")
-    of_one = table.genres[:, :5].sum(1) == 1
-    assert int(of_one.sum()) == 26
+    of_one = table.genres[:, :4].sum(1) == 1
+    assert int(of_one.sum()) == 21
     counts = 0
     for place, genre in enumerate(GENRES):
         rows = rows_of(tasks, genre)
         assert set(rows) == {"x", genre}
-        assert rows["x"].shape[1] == tasks.feature_dim == 2 * 2 + 1 + 2 * 6
-        assert torch.equal(rows["x"][:, -6:-1], torch.eye(5)[place].expand(len(rows["x"]), 5))
+        assert rows["x"].shape[1] == tasks.feature_dim == 2 * 2 + 1 + 2 * 5
+        assert torch.equal(rows["x"][:, -5:-1], torch.eye(4)[place].expand(len(rows["x"]), 4))
         assert torch.equal((rows["x"][:, -1] > 0).any(), torch.tensor(genre == "Action"))  # and War
         assert tasks.train[genre]["x"].shape[1] == min(30, len(rows["x"]) // 2)
         counts += len(rows["x"])
