@@ -33,6 +33,7 @@ from recmtl_lessons.training.balancing import (
     by_progress,
     by_uncertainty,
     fixed,
+    held_out_losses,
     losses_of,
     projected,
     scheduled,
@@ -412,7 +413,7 @@ def helpers(relatedness: float = 0.9, seeds: tuple[int, ...] = MOST_SEEDS) -> Sc
     """Return the loss of clicks, with the rating as a task that helps: few rows, weights and rates as they were chosen.
 
     ``stopped`` is the static weight at the step, of every 20th, at which the click's loss on each seed's own validation
-    rows was least; not where tasks are unrelated, which is the control.
+    rows was least.
     """
     helper = SETTINGS["helper"]
     tasks = open_shop("spread", seeds, relatedness, helper["rows"])
@@ -420,14 +421,14 @@ def helpers(relatedness: float = 0.9, seeds: tuple[int, ...] = MOST_SEEDS) -> Sc
     (rate,) = {own for own, _ in helper["chosen"].values()}  # the same for all
     recipe = recipe_of(rate, **helper["recipe"])
     everyone = {**arms, "click alone": fixed(*CLICK)}
-    test = balanced(tasks, everyone, seeds, recipe, f"relatedness {relatedness:g}", every=20)
-    losses = dict(zip(everyone, test.losses[-1][..., 0], strict=True))
-    if relatedness == 0.0:
-        return Scores.of("loss of clicks", losses)
-    valid = balanced(tasks, {"static": arms["static"]}, seeds, recipe, "validation rows", every=20, by="valid")
-    best = torch.stack([own[0, :, 0] for own in valid.losses]).argmin(0, keepdim=True)  # (1, S)
-    stopped = torch.stack([own[0, :, 0] for own in test.losses]).gather(0, best).squeeze(0)
-    return Scores.of("loss of clicks", {**losses, "stopped": stopped})
+    valid = []
+    for _, found in balance(tasks, everyone, seeds, recipe, every=20):
+        valid.append(held_out_losses(found.models, tasks, "valid")[0, :, 0])  # the static weight's, (S,)
+    test = torch.stack([own[..., 0] for own in found.losses])  # (moments, A, S)
+    losses = dict(zip(everyone, test[-1], strict=True))
+    best = torch.stack(valid).argmin(0, keepdim=True)  # (1, S)
+    losses["stopped"] = test[:, 0].gather(0, best).squeeze(0)
+    return Scores.of("loss of clicks", losses)
 
 
 # What goes wrong.
