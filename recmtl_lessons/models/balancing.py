@@ -442,10 +442,11 @@ def cagrad(gram: Tensor, c: float = 0.5) -> Tensor:
     square, rounding = (_squares(best.unsqueeze(-2), table) for table in (G, G.abs()))  # (..., 1) each
     vanishes = square <= rounding * 8 * G.shape[-1] * torch.finfo(gram.dtype).eps
     moved = 1 / G.shape[-1] + radius / square.masked_fill(vanishes, 1.0).sqrt() * best
-    # Where g_w vanishes it has no direction. The worst task can gain nothing then: it is enough that none loses.
-    start = torch.full_like(G[..., :1, :], 1 / G.shape[-1])
-    kept = _where_no_task_loses(start, G).squeeze(-2)
-    return torch.where(vanishes & (radius > 0), kept, moved).to(gram.dtype)
+    stands = vanishes & (radius > 0)
+    if stands.any():  # g_w has no direction, and the worst task can gain nothing: it is enough that none loses
+        start = torch.full_like(G[..., :1, :], 1 / G.shape[-1])
+        moved = torch.where(stands, _where_no_task_loses(start, G).squeeze(-2), moved)
+    return moved.to(gram.dtype)
 
 
 def upgrad(gram: Tensor) -> Tensor:

@@ -409,7 +409,8 @@ class Exercise:
 
     def _design_judged(self, answer: Any) -> Outcome:
         def ask(**case: Any) -> Any:
-            wanted, ran = self._run(self.reference, case), self._run(_watched(answer), case)
+            ran = self._run(_watched(answer), case)  # first: what is not written yet needs no reference
+            wanted = self._run(self.reference, case)
             self.example = case
             fault = self._fault(ran, wanted, answer, case)
             if ran.error is not None or ran.changed:

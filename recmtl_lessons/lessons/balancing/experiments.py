@@ -300,26 +300,15 @@ class _InDouble(Recipe):
 # One task at a time.
 
 
-def schedules(unit: str, seeds: tuple[int, ...] = SEEDS) -> dict[str, Scores]:
-    """Train by schedules, with twice the steps, so that each sees as many gradients of a task as a sum does.
-
-    Returns
-    -------
-    dict {"gain", "click", "rating": Scores}
-        Gains are over a network for each task that was trained beside them, at the same learning rate.
-    """
-    together = {"equal": fixed(1.0, 1.0), "click alone": fixed(*CLICK), "rating alone": fixed(*RATING)}
-    one_by_one = {
+def schedules(seeds: tuple[int, ...] = SEEDS) -> Scores:
+    """Return the loss of clicks, ratings over their spread, with one task a step: in turn, and first all clicks."""
+    arms = {
         "in turn": scheduled(TaskSchedule("in turn", 2)),
         "click first": scheduled(TaskSchedule("one after another", 2)),
     }
-    tasks, steps = open_shop(unit, seeds), SETTINGS["recipe"]["steps"]
-    losses = {}
-    for arms, times in ((together, 1), (one_by_one, 2)):
-        recipe = recipe_of(SHOWN["learning_rate"], steps=times * steps)
-        found = balanced(tasks, arms, seeds, recipe, ", ".join(arms))
-        losses |= dict(zip(arms, in_stars(found.losses[-1], unit, seeds), strict=True))
-    return _measured(losses)
+    recipe = recipe_of(SHOWN["learning_rate"], steps=2 * SETTINGS["recipe"]["steps"])
+    found = balanced(open_shop("spread", seeds), arms, seeds, recipe, ", ".join(arms))
+    return Scores("loss of clicks", tuple(arms), found.losses[-1][..., 0])
 
 
 # A shared part that is too small.
