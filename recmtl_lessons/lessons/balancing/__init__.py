@@ -15,6 +15,7 @@ from recmtl_lessons.lessons.balancing.experiments import (
     genres,
     held_out,
     helpers,
+    helpers_unrelated,
     make_network,
     mistakes,
     narrow,

@@ -398,17 +398,13 @@ _HELPERS: dict[str, Callable[[float], Arm]] = {
 }
 
 
-def helpers(relatedness: float = 0.9, seeds: tuple[int, ...] = MOST_SEEDS) -> Scores:
+def helpers(seeds: tuple[int, ...] = MOST_SEEDS) -> Scores:
     """Return the loss of clicks, with the rating as a task that helps: few rows, weights and rates as they were chosen.
 
     ``stopped`` is the static weight at the step, of every 20th, at which the click's loss on each seed's own validation
     rows was least.
     """
-    helper = SETTINGS["helper"]
-    tasks = open_shop("spread", seeds, relatedness, helper["rows"])
-    arms = {name: _HELPERS[name](share) for name, (_, share) in helper["chosen"].items()}
-    (rate,) = {own for own, _ in helper["chosen"].values()}  # the same for all
-    recipe = recipe_of(rate, **helper["recipe"])
+    tasks, arms, recipe = _with_a_helper(0.9, seeds)
     everyone = {**arms, "click alone": fixed(*CLICK)}
     valid = []
     for _, found in balance(tasks, everyone, seeds, recipe, every=20):
@@ -418,6 +414,21 @@ def helpers(relatedness: float = 0.9, seeds: tuple[int, ...] = MOST_SEEDS) -> Sc
     best = torch.stack(valid).argmin(0, keepdim=True)  # (1, S)
     losses["stopped"] = test[:, 0].gather(0, best).squeeze(0)
     return Scores.of("loss of clicks", losses)
+
+
+def helpers_unrelated(seeds: tuple[int, ...] = MOST_SEEDS) -> Scores:
+    """Return the same of a static weight and of rating first, where the rating has nothing to do with the click."""
+    tasks, arms, recipe = _with_a_helper(0.0, seeds)
+    two = {name: arms[name] for name in ("static", "annealed")}
+    return Scores("loss of clicks", tuple(two), balanced(tasks, two, seeds, recipe, "unrelated").losses[-1][..., 0])
+
+
+def _with_a_helper(relatedness: float, seeds: tuple[int, ...]) -> tuple[Tasks, dict[str, Arm], Recipe]:
+    helper = SETTINGS["helper"]
+    tasks = open_shop("spread", seeds, relatedness, helper["rows"])
+    arms = {name: _HELPERS[name](share) for name, (_, share) in helper["chosen"].items()}
+    (rate,) = {own for own, _ in helper["chosen"].values()}  # the same for all
+    return tasks, arms, recipe_of(rate, **helper["recipe"])
 
 
 # What goes wrong.
