@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from recmtl_lessons.datasets.ratings import Ratings, genre_domains
+from recmtl_lessons.datasets.ratings import Ratings, describe_raters, genre_domains
 from recmtl_lessons.datasets.world import World, WorldSettings, make_world
 
 Streams = dict[str, dict[str, Tensor]]
@@ -26,7 +26,6 @@ APART = WorldSettings(
 UNITS = ("tenths", "stars", "spread")
 GENRES = ("Drama", "Comedy", "Action", "Horror")
 _HELD_OUT = (1000, 3000)  # rows to choose settings by, and rows that claims are about
-_PULL = 5.0  # so many average ratings are added to everybody's
 
 
 @dataclass(frozen=True)
@@ -193,9 +192,9 @@ class _Described:
         self._films = torch.cat(films, dim=1)
 
     def _habits(self, group: Tensor, rating: Tensor, n_groups: int) -> Tensor:
-        count = torch.bincount(group, minlength=n_groups).float()
-        total = torch.zeros(n_groups).index_add_(0, group, rating - self.mean)
-        return torch.stack([(count + 1).log() - 2, 2 * total / (count + _PULL)], dim=1)
+        """Return the logarithm of how many ratings each has, and how high they are, both near 0: (n_groups, 2)."""
+        habits, count = describe_raters(group, n_groups, rating, (rating >= 4).float())
+        return torch.stack([(count + 1).log() - 2, habits[:, 0]], dim=1)
 
     def __call__(self, user: Tensor, item: Tensor) -> Tensor:
         return torch.cat([self._users[user], self._films[item]], dim=1)

@@ -2,13 +2,11 @@
 
 import hashlib
 import io
-import os
 import threading
 import warnings
 import zipfile
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from socket import create_server
 
 import pytest
@@ -17,6 +15,7 @@ import torch
 from recmtl_lessons.datasets.movielens import DataUnavailable, _locate, _parse, _Release, load_movielens
 from recmtl_lessons.datasets.own_csv import load_csv
 from recmtl_lessons.datasets.ratings import by_year, genre_domains
+from tests.support.films import FOLDER, needs_films
 
 _RATINGS = b"userId,movieId,rating,timestamp\r\n9,30,4.5,964982703\r\n2,10,0.5,964981247\r\n9,10,3.0,1537799250\r\n"
 _MOVIES = (
@@ -25,6 +24,7 @@ _MOVIES = (
     "10,Babylon 5,Sci-Fi\r\n"
     "20,Nobody (2006–2007),(no genres listed)\r\n"
 ).encode()
+
 _CONTENTS = {"ratings.csv": _RATINGS, "movies.csv": _MOVIES}
 _TIMEOUT = (5.0, 5.0)
 
@@ -263,18 +263,8 @@ def test_parsing_a_small_copy(tmp_path):
     assert ratings.genres.tolist() == [[False, False, True], [False] * 3, [True, True, False]]
 
 
-_NAMED = os.environ.get("RECMTL_DATA_DIR")  # read here, before a test takes it away
-_PLACES = [Path(_NAMED).expanduser()] if _NAMED else [Path(__file__).parents[2].parent / "shared" / "data"]
-_FOLDER = next((f for p in _PLACES for f in (p, p / "ml-latest-small") if (f / "ratings.csv").is_file()), None)
-
-
-@pytest.mark.skipif(_FOLDER is None, reason="ml-latest-small is not here: set RECMTL_DATA_DIR to its folder")
+@needs_films
 class TestRealData:
-    @pytest.fixture
-    def movielens(self, monkeypatch):
-        monkeypatch.setenv("RECMTL_DATA_DIR", str(_FOLDER))
-        return load_movielens()
-
     def test_the_published_counts(self, movielens):
         assert movielens.describe() == ("100,836 ratings by 610 users of 9,724 items, 0.5 to 5, 1996 to 2018")
         assert (movielens.n_users, movielens.n_items) == (610, 9742)
@@ -297,7 +287,7 @@ class TestRealData:
         assert movielens.years.max() <= 2018
 
     def test_the_csv_reader_reads_the_same(self, movielens):
-        table = load_csv(_FOLDER / "ratings.csv")
+        table = load_csv(FOLDER / "ratings.csv")
         assert table.user_ids == movielens.user_ids
         assert [movielens.item_ids[k] for k in movielens.item] == [table.item_ids[k] for k in table.item]
         assert torch.equal(table.user, movielens.user)

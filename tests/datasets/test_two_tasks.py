@@ -1,15 +1,14 @@
 """Several tasks on one input: rows that belong together, units, and nothing of a label among the features."""
 
-import os
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
-from recmtl_lessons.datasets import Ratings, load_movielens, make_world
+from recmtl_lessons.datasets import Ratings, make_world
 from recmtl_lessons.datasets.two_tasks import APART, GENRES, clicks_and_ratings, genres_as_tasks, rated_and_how
+from tests.support.films import needs_films
 
 PARTS = ("train", "valid", "test")
 SEEDS = (0, 3)
@@ -232,18 +231,8 @@ def test_films_are_dealt_by_the_seed(made):
         assert not torch.equal(*fields["x"])
 
 
-_NAMED = os.environ.get("RECMTL_DATA_DIR")  # read here, before a test takes it away
-_PLACES = [Path(_NAMED).expanduser()] if _NAMED else [Path(__file__).parents[2].parent / "shared" / "data"]
-_FOLDER = next((f for p in _PLACES for f in (p, p / "ml-latest-small") if (f / "ratings.csv").is_file()), None)
-
-
-@pytest.mark.skipif(_FOLDER is None, reason="ml-latest-small is not here: set RECMTL_DATA_DIR to its folder")
+@needs_films
 class TestRealData:
-    @pytest.fixture
-    def movielens(self, monkeypatch):
-        monkeypatch.setenv("RECMTL_DATA_DIR", str(_FOLDER))
-        return load_movielens()
-
     def test_both_kinds_of_tasks(self, movielens):
         asked, genres = rated_and_how(movielens, SEEDS), genres_as_tasks(movielens, SEEDS)
         for tasks in (asked, genres):

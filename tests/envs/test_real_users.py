@@ -1,9 +1,7 @@
 """Users from ratings against loops in plain Python, and that neither half of the ratings says what the other does."""
 
 import math
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +9,9 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from recmtl_lessons.datasets import Ratings, load_movielens
+from recmtl_lessons.datasets import Ratings
 from recmtl_lessons.envs import SURFACES, SessionVectorEnv, users_from_ratings
+from tests.support.films import needs_films
 
 GENRES = ("Comedy", "Drama", "War")
 NAMES = ("Action", "Comedy", "Drama", "War")
@@ -197,24 +196,17 @@ class TestGroups:
         assert env.reset(seed=0)[0].shape == (5, 2 * 2 + 2 + 2 * 2 + 1)
 
 
-_NAMED = os.environ.get("RECMTL_DATA_DIR")
-_PLACES = [Path(_NAMED).expanduser()] if _NAMED else [Path(__file__).parents[2].parent / "shared" / "data"]
-_FOLDER = next((f for p in _PLACES for f in (p, p / "ml-latest-small") if (f / "ratings.csv").is_file()), None)
-
-
 def correlation(one, other):
     """Between two tables, mean over the columns."""
     pairs = zip(one.T, other.T, strict=True)
     return float(torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in pairs]).mean())
 
 
-@pytest.mark.skipif(_FOLDER is None, reason="ml-latest-small is not here: set RECMTL_DATA_DIR to its folder")
+@needs_films
 class TestMovieLens:
     @pytest.fixture
-    def everybody(self, monkeypatch):
-        monkeypatch.setenv("RECMTL_DATA_DIR", str(_FOLDER))
-        ratings = load_movielens()
-        return [users_from_ratings(ratings, 0, group) for group in range(3)]
+    def everybody(self, movielens):
+        return [users_from_ratings(movielens, 0, group) for group in range(3)]
 
     def test_sizes(self, everybody):
         assert [len(group) for group in everybody] == [366, 122, 122]
