@@ -1,16 +1,15 @@
 """Domains that arrive one after another: pairs of users and items, or features whose clue turns, or genres of films."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from recmtl_lessons.datasets._parts import Parts, Streams
 from recmtl_lessons.datasets.ratings import Ratings, genre_domains
 from recmtl_lessons.datasets.world import World, WorldSettings, make_world
-
-Streams = dict[str, dict[str, Tensor]]
 
 #: People shop for books, then films, then games: the same people, and tastes that are more or less related.
 PAIRS = WorldSettings(n_users=300, n_items=60, taste_dim=4, nuisance_dim=0, interactions=9000, relatedness=0.5)
@@ -21,7 +20,7 @@ _SHARES = (0.6, 0.2)  # of the rows, to train on and to choose settings by; the 
 
 
 @dataclass(frozen=True)
-class Arrivals:
+class Arrivals(Parts):
     """Domains in the order in which they arrive, cut into rows to train on, to choose by, and to test on.
 
     Attributes
@@ -34,9 +33,6 @@ class Arrivals:
         Size of each domain's vocabulary of items; empty where there are features.
     """
 
-    train: Streams
-    valid: Streams
-    test: Streams
     n_users: int = 0
     n_items: dict[str, int] | None = None
 
@@ -45,30 +41,11 @@ class Arrivals:
         """Return the names of the domains, in the order of their arrival."""
         return tuple(self.train)
 
-    @property
-    def n_seeds(self) -> int:
-        """Return the number of seeds."""
-        return len(next(iter(self.train.values()))["click"])
-
     def in_order(self, domains: Sequence[str]) -> "Arrivals":
         """Return the same domains, arriving in another order; some may be left out."""
-        return self._each(lambda part: {domain: part[domain] for domain in domains})
-
-    def one(self, number: int) -> "Arrivals":
-        """Return what one seed has, by its number: the same tensors without the dimension of the seeds."""
-        return self._each(lambda part: {d: {f: t[number] for f, t in fields.items()} for d, fields in part.items()})
-
-    def double(self) -> "Arrivals":
-        """Return the same with numbers as float64; ids stay."""
-        return self._each(
-            lambda part: {
-                d: {f: t.double() if t.is_floating_point() else t for f, t in fields.items()}
-                for d, fields in part.items()
-            }
+        return replace(
+            self, **{name: {d: getattr(self, name)[d] for d in domains} for name in ("train", "valid", "test")}
         )
-
-    def _each(self, change: Callable[[Streams], Streams]) -> "Arrivals":
-        return replace(self, **{name: change(getattr(self, name)) for name in ("train", "valid", "test")})
 
 
 @lru_cache(maxsize=8)

@@ -1,6 +1,6 @@
 """Several tasks on one input: clicks and ratings of a shop, whether and how a film is rated, or genres as tasks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -8,10 +8,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from recmtl_lessons.datasets._parts import Parts, Streams
 from recmtl_lessons.datasets.ratings import Ratings, describe_raters, genre_domains
 from recmtl_lessons.datasets.world import World, WorldSettings, make_world
-
-Streams = dict[str, dict[str, Tensor]]
 
 #: What the features say of clicks, and what they say of ratings, has nothing in common.
 APART = WorldSettings(
@@ -29,39 +28,23 @@ _HELD_OUT = (1000, 3000)  # rows to choose settings by, and rows that claims are
 
 
 @dataclass(frozen=True)
-class Tasks:
+class Tasks(Parts):
     """Rows of several tasks, to train on, to choose by, and to test on.
 
     Attributes
     ----------
-    types : dict {task: "classification" or "regression"}
     train, valid, test : dict {stream: dict {field: Tensor (S, n, ...)}}
         One row of S a seed. ``x`` are features; the other fields are labels, named as their tasks. Tasks whose labels
         stand beside each other share a stream.
+    types : dict {task: "classification" or "regression"}
     """
 
     types: dict[str, str]
-    train: Streams
-    valid: Streams
-    test: Streams
-
-    @property
-    def n_seeds(self) -> int:
-        """Return the number of seeds."""
-        return len(next(iter(self.train.values()))["x"])
 
     @property
     def feature_dim(self) -> int:
         """Return the number of features."""
         return next(iter(self.train.values()))["x"].shape[-1]
-
-    def one(self, number: int) -> "Tasks":
-        """Return what one seed has, by its number: the same tensors without the dimension of the seeds."""
-        return self._each(lambda values: values[number])
-
-    def double(self) -> "Tasks":
-        """Return the same as float64."""
-        return self._each(Tensor.double)
 
     def in_unit(self, unit: str) -> tuple["Tasks", Tensor]:
         """Return the same with regressions, which are in stars, in another unit; and how many stars that unit is.
@@ -80,7 +63,8 @@ class Tasks:
         if unit not in UNITS:
             raise ValueError(f"unit: got {unit!r}, expected one of {', '.join(map(repr, UNITS))}")
         sizes = torch.ones(self.n_seeds, len(self.types))
-        changed: list[Streams] = [{s: dict(fields) for s, fields in p.items()} for p in self._parts]
+        parts = (self.train, self.valid, self.test)
+        changed: list[Streams] = [{s: dict(fields) for s, fields in part.items()} for part in parts]
         for number, (task, kind) in enumerate(self.types.items()):
             if kind == "regression":
                 stream = next(name for name, fields in self.train.items() if task in fields)
@@ -88,18 +72,7 @@ class Tasks:
                 sizes[:, number] = {"tenths": torch.full_like(spread, 0.1), "spread": spread}.get(unit, 1.0)
                 for part in changed:
                     part[stream][task] = part[stream][task] / sizes[:, number : number + 1]
-        return Tasks(self.types, *changed), sizes
-
-    @property
-    def _parts(self) -> tuple[Streams, Streams, Streams]:
-        return self.train, self.valid, self.test
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Tasks":
-        parts = (self.train, self.valid, self.test)
-        return Tasks(
-            self.types,
-            *({s: {f: change(t) for f, t in fields.items()} for s, fields in part.items()} for part in parts),
-        )
+        return Tasks(*changed, self.types), sizes
 
 
 @lru_cache(maxsize=8)
@@ -124,7 +97,7 @@ def clicks_and_ratings(
     fields = {name: torch.stack([one[name] for one in drawn]) for name in drawn[0]}
     fields["rating"] = fields["rating"] - fields["rating"][:, :rows].mean(1, keepdim=True)
     parts = ({"rows": {f: t[:, a:b] for f, t in fields.items()}} for a, b in pairwise(ends))
-    return Tasks({"click": "classification", "rating": "regression"}, *parts)
+    return Tasks(*parts, {"click": "classification", "rating": "regression"})
 
 
 def _of_world(world: World, seed: int) -> dict[str, Tensor]:
@@ -209,4 +182,4 @@ def _cut(streams: Streams, rows: int, binary: str = "") -> Tasks:
         ends = (0, first, first + (n - first) // 4, n)
         for part, (a, b) in zip(parts, pairwise(ends), strict=True):
             part[name] = {f: t[:, a:b] for f, t in fields.items()}
-    return Tasks({task: "classification" if task == binary else "regression" for task in streams}, *parts)
+    return Tasks(*parts, {task: "classification" if task == binary else "regression" for task in streams})

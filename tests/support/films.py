@@ -12,6 +12,4 @@ _PLACES = [Path(_NAMED).expanduser()] if _NAMED else [Path(__file__).parents[2].
 FOLDER = next((f for p in _PLACES for f in (p, p / "ml-latest-small") if (f / "ratings.csv").is_file()), None)
 
 #: For tests and classes that take the fixture ``movielens``.
-needs_films = pytest.mark.skipif(
-    FOLDER is None, reason="ml-latest-small is not here: set RECMTL_DATA_DIR to its folder"
-)
+needs_films = pytest.mark.skipif(FOLDER is None, reason="ml-latest-small is not here: set RECMTL_DATA_DIR to it")

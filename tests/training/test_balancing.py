@@ -34,7 +34,7 @@ def tasks_of(shared):
             label = (y > 0).double() if task == "click" else y
             streams.setdefault("rows" if shared else task, {"x": x})[task] = label
         parts.append(streams)
-    return Tasks(TYPES, *parts)
+    return Tasks(*parts, TYPES)
 
 
 class InDouble(Recipe):
