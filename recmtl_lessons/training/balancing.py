@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from recmtl_lessons.datasets.two_tasks import Tasks
 from recmtl_lessons.models import balancing
 from recmtl_lessons.models.balancing import SharedBottomNetwork, TaskSchedule
-from recmtl_lessons.training.metrics import auc
 from recmtl_lessons.training.progress import Moment, with_bar
 from recmtl_lessons.training.stacked import ManyModels
 
@@ -37,6 +36,11 @@ class Now:
     losses: Tensor
     first: Tensor
     gram: Tensor
+
+    @property
+    def norms(self) -> Tensor:
+        """Return the lengths of those gradients, (n, T)."""
+        return self.gram.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
 
 
 #: Asked at each step for weights, (n, T) or (T,); made anew for each training.
@@ -108,13 +112,9 @@ def by_norms(rate: float, alpha: float) -> Arm:
 
     def start(n: int, types: Sequence[str]) -> Weigher:
         weigh = balancing.GradNorm(len(types), alpha, size=(n,))
-        return _learned(weigh, rate, lambda now: weigh(_norms(now), now.losses, now.first))
+        return _learned(weigh, rate, lambda now: weigh(now.norms, now.losses, now.first))
 
     return Arm(start)
-
-
-def _norms(now: Now) -> Tensor:
-    return now.gram.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
 
 
 def _learned(weigh: nn.Module, rate: float, objective: Callable[[Now], Tensor]) -> Weigher:
@@ -331,23 +331,14 @@ def held_out_losses(models: ManyModels, tasks: Tasks, by: str = "test") -> Tenso
     """Return each task's loss on held-out rows, (A, S, T)."""
     found = []
     for task, kind in tasks.types.items():
-        answers, labels = _answers(models, tasks, task, by)
+        fields = next(fields for fields in getattr(tasks, by).values() if task in fields)
+        answers = models.each(lambda model, x, task=task: model(x)[task], fields["x"]).cpu()
+        labels = fields[task].repeat(models.n_settings, 1)
         if kind == "classification":
             found.append(F.binary_cross_entropy_with_logits(answers, labels, reduction="none").mean(1))
         else:
             found.append((answers - labels).square().mean(1))
     return models.by_setting(torch.stack(found, dim=1))
-
-
-def held_out_auc(models: ManyModels, tasks: Tasks, task: str, by: str = "test") -> Tensor:
-    """Return the AUC of a classification on held-out rows, (A, S)."""
-    return models.by_setting(auc(*_answers(models, tasks, task, by)))
-
-
-def _answers(models: ManyModels, tasks: Tasks, task: str, by: str) -> tuple[Tensor, Tensor]:
-    fields = next(fields for fields in getattr(tasks, by).values() if task in fields)
-    answers = models.each(lambda model, x: model(x)[task], fields["x"]).cpu()
-    return answers, fields[task].repeat(models.n_settings, 1)
 
 
 def _reported(types: Mapping[str, str], model: nn.Module, batch: Mapping) -> tuple[Tensor, dict[str, Tensor]]:

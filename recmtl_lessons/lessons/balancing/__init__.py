@@ -3,8 +3,6 @@
 from recmtl_lessons.lessons._seeds import SEEDS
 from recmtl_lessons.lessons.balancing.exercises import exercise_projection, exercise_schedule, exercise_uncertainty
 from recmtl_lessons.lessons.balancing.experiments import (
-    GRID,
-    SHOWN,
     band,
     compare,
     compare_over_spread,

@@ -463,12 +463,11 @@ def _free_norms(least: Tensor, rate: float = 0.025, alpha: float = 0.5) -> Calla
 
     def weigher(now: Now) -> Tensor:
         nonlocal weights
-        norms = now.gram.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
         ratios = now.losses / now.first
-        own = weights * norms
+        own = weights * now.norms
         wanted = own.mean(-1, keepdim=True) * (ratios / ratios.mean(-1, keepdim=True)) ** alpha
         used = weights
-        weights = weights - rate * (own - wanted).sign() * norms
+        weights = weights - rate * (own - wanted).sign() * now.norms
         weights = 2 * weights / weights.sum(-1, keepdim=True)
         least.copy_(torch.minimum(least, weights.amin(-1)))
         return used

@@ -146,9 +146,5 @@ def descend(way: str, learning_rate: float, start: int, budget: float = 100.0) -
 
 def ends_of(way: str, learning_rate: float) -> list[float]:
     """Return the mean of the two losses where a way ends, from each start."""
-    going = descend(way, learning_rate, 0)
-    while True:
-        try:
-            next(going)
-        except StopIteration as done:
-            return done.value.ends
+    *_, last = descend(way, learning_rate, 0)
+    return last.snapshot().ends
