@@ -128,6 +128,9 @@ def whole_page(notebook, take_picture, name):
     if not os.environ.get("RECMTL_SCREENSHOTS"):
         return
     page = notebook.page
+    notebook.run_all()  # only now: once an outcome was shown, a prediction is none
+    for explorer in notebook.explorers:
+        explorer.settle()
     for width in (1280, 800):
         page.set_viewport_size({"width": width, "height": 900})
         height = page.locator(".jp-WindowedPanel-outer").first.evaluate("(panel) => panel.scrollHeight")
@@ -169,11 +172,8 @@ def ran(lab, open_notebook, measured, pytestconfig):
         notebook.committed = nbformat.read(pytestconfig.rootpath / "notebooks" / name, 4)
         notebook.ran = cells = cells_for(notebook.committed, *texts)
         started = time.monotonic()
-        if os.environ.get("RECMTL_SCREENSHOTS"):
-            notebook.run_all()
-        else:
-            for cell in cells:
-                notebook.run_cell(cell)
+        for cell in cells:
+            notebook.run_cell(cell)
         measured(f"{name}: run its cells", f"{time.monotonic() - started:.1f} s")
         assert notebook.errors() == []
         for explorer in notebook.explorers:
