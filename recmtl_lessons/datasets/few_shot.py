@@ -105,7 +105,7 @@ class Shop:
 
 SHOP = Shop()
 ONE_TASTE = Shop(taste_spread=0.0)
-_ITEMS = 400
+ITEMS = 400
 
 
 @lru_cache(maxsize=4)
@@ -121,7 +121,7 @@ def _one_shop(shop: Shop, seed: int) -> tuple[Tasks, Tasks, Tasks]:
         WorldSettings(
             domains=("films",),
             n_users=n_users,
-            n_items=_ITEMS,
+            n_items=ITEMS,
             taste_dim=shop.tastes,
             nuisance_dim=0,
             interactions=round(1.7 * least * n_users),
@@ -130,14 +130,14 @@ def _one_shop(shop: Shop, seed: int) -> tuple[Tasks, Tasks, Tasks]:
         seed,
     )
     generator = torch.Generator().manual_seed(seed)
-    described = _catalogue(world, shop.measurements, seed)
-    first = place_within(world.user * _ITEMS + world.item) == 0  # who rates an item twice counts once
+    described = catalogue_of(world, shop.measurements, seed)
+    first = place_within(world.user * ITEMS + world.item) == 0  # who rates an item twice counts once
     user, x, y = world.user[first], described[world.item[first]], world.rating[first] - 3.0
     enough = (torch.bincount(user, minlength=n_users) >= least).nonzero().squeeze(1)
     users = enough[torch.randperm(len(enough), generator=generator)].split([*counts, len(enough) - sum(counts)])
 
     def tasks(users: Tensor, support: int, query: int, episodes: int = 1) -> Tasks:
-        return _tasks(draw_tasks(user, users.repeat(episodes), support, query, generator), x, y)
+        return tasks_of(draw_tasks(user, users.repeat(episodes), support, query, generator), x, y)
 
     return (
         tasks(users[0], SHOTS, SHOTS, shop.episodes),
@@ -146,7 +146,7 @@ def _one_shop(shop: Shop, seed: int) -> tuple[Tasks, Tasks, Tasks]:
     )
 
 
-def _catalogue(world: World, measurements: int, seed: int) -> Tensor:
+def catalogue_of(world: World, measurements: int, seed: int) -> Tensor:
     """Describe each item, (n_items, measurements), by bent mixtures of what people care about."""
     generator = torch.Generator().manual_seed(1_000 + seed)
     factors = world.item_factors[0]  # (n_items, tastes)
@@ -183,7 +183,7 @@ def _one_split(ratings: Ratings, seed: int, episodes: int) -> tuple[tuple[Tasks,
     x, y = described[ratings.item], ratings.rating - middle
 
     def tasks(users: Tensor, query: int, episodes: int = 1) -> Tasks:
-        return _tasks(draw_tasks(ratings.user, users.repeat(episodes), SHOTS, query, generator), x, y)
+        return tasks_of(draw_tasks(ratings.user, users.repeat(episodes), SHOTS, query, generator), x, y)
 
     judged = (tasks(users[name], _LONGEST) for name in ("valid", "test"))
     return (tasks(users["train"], SHOTS, episodes), *judged), middle
@@ -233,7 +233,7 @@ def film_mean_and_offset(tasks: Tasks) -> Tensor:
 # What both have in common.
 
 
-def _tasks(split: TaskSplit, x: Tensor, y: Tensor) -> Tasks:
+def tasks_of(split: TaskSplit, x: Tensor, y: Tensor) -> Tasks:
     """Return the tasks of one seed, from features x (N, F) and labels y (N,) of all ratings."""
     return Tasks(split.user, x[split.support], y[split.support], x[split.query], y[split.query], split.known)
 

@@ -53,6 +53,8 @@ class WorldSettings:
         How much of a taste is the user's own. 0: all users share one taste.
     drift : float in [0, 1]
         Tastes turn by ``drift`` times 90 degrees while time runs from 0 to 1. 0: tastes stay.
+    sudden : bool
+        Whether they turn all at once, when half of the time has passed. False: steadily.
     task_relatedness : float in [-1, 1]
         Correlation of the tastes behind ratings and behind clicks. 0: the two tasks share nothing.
     rating_features : bool
@@ -84,6 +86,7 @@ class WorldSettings:
     new_users: float = 0.0
     taste_spread: float = 1.0
     drift: float = 0.0
+    sudden: bool = False
     task_relatedness: float = 0.8
     rating_features: bool = False
     nuisance: float = 0.0
@@ -104,7 +107,8 @@ class WorldSettings:
         self._keep("domains", tuple(names))
         for name, (low, high) in _LIMITS.items():
             self._keep_number(name, low, high)
-        check_choice("rating_features", self.rating_features, (True, False))
+        for name in ("sudden", "rating_features"):
+            check_choice(name, getattr(self, name), (True, False))
         if isinstance(self.relatedness, (tuple, list)):
             self._keep("relatedness", _checked_matrix(self.relatedness, len(names)))
         else:
@@ -228,7 +232,8 @@ def make_world(settings: WorldSettings | None = None, seed: int = 0) -> World:
     active, new = _who_is_where(settings, dice)
     user, item, domain, time = _meetings(settings, active, dice)
 
-    angle = (settings.drift * math.pi / 2 * time)[:, None]
+    turned = (time >= 0.5).float() if settings.sudden else time
+    angle = (settings.drift * math.pi / 2 * turned)[:, None]
     taste = angle.cos() * tastes[user, domain] + angle.sin() * tastes_at_end[user, domain]  # (N, K)
     factor = item_factors[domain, item]  # (N, K)
     scale = settings.affinity_scale / math.sqrt(settings.taste_dim)

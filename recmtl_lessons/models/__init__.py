@@ -51,6 +51,12 @@ from recmtl_lessons.models.domain_adversarial import (
     task_loss,
 )
 from recmtl_lessons.models.domain_attention import MultiDomainAttentionNetwork, masked_attention
+from recmtl_lessons.models.federated import (
+    FederatedRecommender,
+    clip_updates,
+    federated_average,
+    private_average,
+)
 from recmtl_lessons.models.hierarchical import HierarchicalMultiTaskRL, semi_markov_returns, semi_markov_target
 from recmtl_lessons.models.maml import MAMLRecommender
 from recmtl_lessons.models.policy import (
@@ -60,8 +66,17 @@ from recmtl_lessons.models.policy import (
     n_step_returns,
     ppo_loss,
 )
+from recmtl_lessons.models.privacy import privacy_spent
 from recmtl_lessons.models.prototypical import PrototypicalNetworkRecommender
 from recmtl_lessons.models.reptile import ReptileRecommender
+from recmtl_lessons.models.secure_aggregation import (
+    SecureAggregation,
+    dequantize,
+    pairwise_mask,
+    quantize,
+    recover_secret,
+    share_secret,
+)
 
 __all__ = [
     "ContinualFactorization",
@@ -70,6 +85,7 @@ __all__ = [
     "DomainAdversarialNetwork",
     "DynamicWeightAverage",
     "ElasticWeightConsolidation",
+    "FederatedRecommender",
     "GradNorm",
     "GradientReversalLayer",
     "HierarchicalMultiTaskRL",
@@ -79,6 +95,7 @@ __all__ = [
     "MultiTaskPolicyNetwork",
     "PrototypicalNetworkRecommender",
     "ReptileRecommender",
+    "SecureAggregation",
     "SharedBottomNetwork",
     "TaskSchedule",
     "TwoSampleTest",
@@ -87,12 +104,15 @@ __all__ = [
     "agem_project",
     "aligned_mtl",
     "cagrad",
+    "clip_updates",
     "coral_loss",
+    "dequantize",
     "distillation_loss",
     "domain_loss",
     "double_q_target",
     "entire_space_loss",
     "epsilon_greedy",
+    "federated_average",
     "fisher_diagonal",
     "forgetting_loss",
     "gae",
@@ -103,15 +123,21 @@ __all__ = [
     "mgda",
     "mmd_permutation_test",
     "n_step_returns",
+    "pairwise_mask",
     "pcgrad",
     "ppo_loss",
+    "privacy_spent",
+    "private_average",
     "q_loss",
     "q_value_scale",
     "quadratic_penalty",
+    "quantize",
+    "recover_secret",
     "scale_free",
     "scale_gradient",
     "semi_markov_returns",
     "semi_markov_target",
+    "share_secret",
     "squared_mmd",
     "task_loss",
     "task_losses",

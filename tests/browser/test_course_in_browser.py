@@ -18,6 +18,7 @@ from recmtl_lessons.lessons import (
     distilled_q,
     domain_adversarial,
     domain_attention,
+    federated,
     hierarchical,
     maml,
     policy,
@@ -618,6 +619,54 @@ def test_balancing(ran, expecting, take_picture):
         expecting(check).to_contain_text(choices[choice].why[:40])
     fits(notebook)
     whole_page(notebook, take_picture, "11")
+    assert notebook.errors() == []
+
+
+def test_federated(ran, expecting, take_picture):
+    notebook = ran("12_federated.ipynb")
+    page = notebook.page
+    rounds, masks, stream = notebook.explorers
+    assert every_control_has_a_name(notebook) >= {"slider", "spinbutton", "combobox", "button", "radio", "textbox"}
+    speak_of(rounds)
+    move_every_way(rounds, 2, "spread")
+    take_picture(rounds.root, "12_explorer0_after_spread")
+    rounds.sliders.nth(0).press("Home")
+    rounds.settle(local_steps=1)
+    expecting(rounds.summary).to_contain_text("no noise and so no epsilon")
+    rounds.sliders.nth(3).press("End")
+    rounds.settle(noise=4.0)
+    expecting(rounds.summary).to_contain_text("epsilon")
+    take_picture(rounds.root, "12_explorer0_noise")
+    rounds.button("New seed").click()
+    rounds.settle(seed=1)
+
+    move_all(((masks, ("client",)),), take_picture, "12")
+    masks.root.get_by_label("Who drops out").select_option("2")
+    masks.settle(dropped="2")
+    expecting(masks.summary).to_contain_text("client 2 dropped out")
+    take_picture(masks.root, "12_explorer1_dropped")
+    masks.root.get_by_label("The others give shares of the lost key").check()
+    masks.settle(shares=True)
+    expecting(masks.summary).to_contain_text("e-06 at most")
+    masks.root.get_by_label("Masks", exact=True).select_option("floats")
+    masks.settle(masks="floats")
+    take_picture(masks.root, "12_explorer1_floats")
+
+    speak_of(stream)
+    move_every_way(stream, 1, "drift")
+    for window in ("10", "30"):
+        stream.root.get_by_label("Learn from the last").select_option(window)
+        stream.settle(window=window)
+    stream.root.get_by_label("Detector").select_option("acted upon")
+    stream.settle(alarms="acted upon")
+    take_picture(stream.root, "12_explorer2_alarms")
+
+    predict(page, expecting, federated, "federated")
+    asked = outermost(page)
+    answer_the_study_question(asked.nth(1), expecting, "noise", federated.study_federated())
+    answer_the_study_question(asked.nth(2), expecting, "drift", federated.study_realtime())
+    fits(notebook)
+    whole_page(notebook, take_picture, "12")
     assert notebook.errors() == []
 
 

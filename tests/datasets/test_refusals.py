@@ -21,6 +21,7 @@ from recmtl_lessons.datasets import (
     make_world,
     place_within,
 )
+from recmtl_lessons.datasets.streams import Streams, StreamShop
 from tests.support.refusals import (
     Call,
     Count,
@@ -99,6 +100,7 @@ SETTINGS = {
     "new_users": Number(0, 1, below=True),
     "taste_spread": Number(0, 1),
     "drift": Number(0, 1),
+    "sudden": Flag(),
     "task_relatedness": Number(-1, 1),
     "rating_features": Flag(),
     "nuisance": Number(0, 1e6),
@@ -114,7 +116,23 @@ def world(**knobs):
     return make_world(WorldSettings(**{**SMALL, **knobs}))
 
 
+def streams():
+    known = torch.ones(2, 3, 4, dtype=torch.bool)
+    return Streams(torch.zeros(2, 3), torch.zeros(2, 3, 4, 5), torch.zeros(2, 3, 4), known)
+
+
 CALLS = [
+    Call(
+        "StreamShop",
+        lambda: (StreamShop, {}),
+        {
+            **dict.fromkeys(("drift", "taste_spread"), Number(0, 1)),
+            "sudden": Flag(),
+            "length": Given(18, 21, 0, -20, 20.5, "20", None, True),
+            **dict.fromkeys(("train_users", "valid_users", "test_users"), Count()),
+        },
+    ),
+    Call("Streams.users", lambda: (streams().users, {"count": 2}), {"count": Count(1, 3)}),
     Call(
         "Ratings",
         lambda: (Ratings, columns()),

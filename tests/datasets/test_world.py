@@ -102,6 +102,7 @@ class TestOneKnobAtATime:
             ("rating_features", True, {"features", "mixing"}),
             ("new_users", 0.0, {"new"}),
             ("drift", 0.0, CLICKS),
+            ("sudden", True, CLICKS),
             ("affinity_scale", 0.0, CLICKS),
             ("taste_spread", 0.0, CLICKS | TASTES | {"rating_tastes"}),
             ("relatedness", 0.0, CLICKS | TASTES | {"rating_tastes", "relatedness"}),

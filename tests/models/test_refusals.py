@@ -8,6 +8,7 @@ from recmtl_lessons import models
 from tests.models import (
     refusals_balancing,
     refusals_continual,
+    refusals_federated,
     refusals_meta,
     refusals_reinforcement,
     refusals_transfer,
@@ -20,6 +21,7 @@ CALLS = [
     *refusals_reinforcement.CALLS,
     *refusals_continual.CALLS,
     *refusals_balancing.CALLS,
+    *refusals_federated.CALLS,
 ]
 
 

@@ -125,12 +125,13 @@ def wrong_forms(exercise):
         made = []
 
         def hole(x):
-            if made or not ((floats(x) and x.numel()) or (isinstance(x, (int, float)) and not isinstance(x, bool))):
+            numbers = isinstance(x, Tensor) and x.dtype != torch.bool and x.numel()
+            if made or not (numbers or (isinstance(x, (int, float)) and not isinstance(x, bool))):
                 return x
             made.append(True)
             if not isinstance(x, Tensor):
                 return float("nan")
-            x = x.clone()
+            x = x.clone() if floats(x) else x.double()
             x.view(-1)[-1] = torch.nan
             return x
 

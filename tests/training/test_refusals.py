@@ -12,7 +12,10 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from recmtl_lessons import training
+from recmtl_lessons.datasets.few_shot import Tasks
+from recmtl_lessons.datasets.streams import Streams
 from recmtl_lessons.envs import make_users
+from recmtl_lessons.models import FederatedRecommender, MAMLRecommender
 from recmtl_lessons.models._checks import check_features, check_values
 from recmtl_lessons.training import (
     Acted,
@@ -39,15 +42,19 @@ from recmtl_lessons.training import (
     transfer_matrix,
     with_bar,
 )
+from recmtl_lessons.training.federated import Clients, FederatedLearner, Federation, draw_clients
+from recmtl_lessons.training.online import Followed, Plan, alarms_on, followed
 from tests.support.refusals import (
     Call,
     Count,
     Each,
+    Flag,
     Floats,
     Free,
     Generator,
     Given,
     Integers,
+    Mask,
     Number,
     OneOf,
     ask,
@@ -465,6 +472,154 @@ SESSIONS = [
     ),
 ]
 
+# Federated rounds, which are no part of the room's own list.
+
+
+def recommender():
+    return FederatedRecommender(4, (5,), local_steps=2)
+
+
+def rows(rated=7):
+    known = torch.arange(rated).expand(3, 6, rated) <= torch.arange(6)[:, None]
+    return {"x": normal(3, 6, rated, 4), "y": normal(3, 6, rated), "known": known}
+
+
+def federation():
+    return Federation(recommender, Clients(**rows()), (0, 1, 2), 0.5, device="cpu")
+
+
+def new_users():
+    parts = rows()
+    asked = {"query_x": normal(3, 6, 5, 4), "query_y": normal(3, 6, 5), "known": torch.ones(3, 6, 5).bool()}
+    return Tasks(torch.zeros(3, 6), parts["x"], parts["y"], **asked)
+
+
+CLIENTS = Given(
+    5,
+    lambda _: rows(),
+    lambda right: Clients(right.x[:2], right.y[:2], right.known[:2]),
+    lambda right: Clients(right.x.double(), right.y, right.known),
+    lambda right: Clients(right.x, right.y.half(), right.known),
+)
+NOBODY = Given(lambda right: right & (torch.arange(6) > 0)[:, None], lambda right: right[:0])
+RATES = Given(5, "ab", (), (0.0,), (-0.1,), (0.1, math.nan), (0.1, "b"), (True,), ([0.1],), optional=True)
+PLAIN = {
+    "build": Given(*BUILT["build"].listed, lambda _: lambda: nn.Linear(4, 1)), "clients": CLIENTS,
+    "seeds": BUILT["seeds"], "sampling_rate": Number(0.0, 1.0, above=True), "server_lr": Number(0, above=True),
+    "by_rows": Flag(), "clip": Number(0.0, above=True, optional=True), "noise_multiplier": Number(0.0),
+    "local_lrs": RATES, "device": DEVICE,
+}  # fmt: skip
+
+
+def servers(**more):
+    right = {"build": recommender, "clients": Clients(**rows()), "seeds": (0, 1, 2), "sampling_rate": 0.5}
+    return lambda: (Federation, {**right, **more})
+
+
+LEARNER = {"hidden": Free("the network looks at them"), "rates": RATES}
+FEDERATED = [
+    *(
+        Call(
+            "Clients",
+            lambda: (Clients, rows()),
+            {
+                "x": Floats("fixed fixed fixed free", integers=True, dtype=False),
+                "y": Floats("fixed fixed fixed", integers=True, dtype=False),
+                "known": kind,
+            },
+            ("y",),
+        )
+        for kind in (Mask("fixed fixed fixed", optional=False), NOBODY)
+    ),
+    Call("Clients.of", lambda: (Clients.of, {"tasks": new_users()}), {"tasks": Given(5, {})}),
+    Call(
+        "draw_clients",
+        lambda: (draw_clients, {"n_clients": 5, "sampling_rate": 0.5, "rounds": 3, "seed": 0}),
+        {"n_clients": Count(), "sampling_rate": Number(0.0, 1.0), "rounds": Count(), "seed": Count(0)},
+    ),
+    Call("Federation", servers(by_rows=True), PLAIN),
+    Call("Federation", servers(clip=1.0, noise_multiplier=1.0), {**PLAIN, "by_rows": Given(True)}),
+    Call("Federation", servers(noise_multiplier=0.0), {"noise_multiplier": Given(1.0)}, ("clip",)),
+    Call(
+        "Federation.train",
+        lambda: (drained(federation().train), {"steps": 2, "every": 1}),
+        {"steps": Count(), "every": Count()},
+    ),
+    Call(
+        "Federation.fit",
+        lambda: (federation().fit, {"steps": 2, "label": "", "every": 1}),
+        {"steps": Count(), "label": Given(5, 0), "every": Count()},
+    ),
+    Call(
+        "FederatedLearner.stack",
+        lambda: (FederatedLearner().stack, {"tasks": new_users(), "seeds": (0, 1, 2), "hidden": (5,)}),
+        {"tasks": Given(5, {}), "seeds": BUILT["seeds"], **LEARNER},
+        ("local_lrs",),
+    ),
+]
+
+# Following users online, no part of the room's own list either.
+
+
+def streams(seeds=3, width=4):
+    known = torch.ones(seeds, 2, 5, dtype=torch.bool)
+    return Streams(torch.zeros(seeds, 2), normal(seeds, 2, 5, width), normal(seeds, 2, 5), known)
+
+
+def followers(build=lambda: MAMLRecommender(4, (5,))):
+    return stack(ManyModels, build)
+
+
+def what_followed():
+    return Followed(normal(3, 2, 5).abs(), torch.zeros(3, 2, 5).bool(), torch.ones(3, 2, 5).bool())
+
+
+class Silent:
+    drift_detected = False
+
+    def update(self, x):
+        pass
+
+
+PARTS = {"first": Count(1, 5), "last": Count(1, 5, optional=True)}
+ONLINE = [
+    Call(
+        "Plan",
+        lambda: (Plan, {"rate": 0.1, "steps": 1}),
+        {
+            "rate": Number(0.0),
+            "steps": Count(0),
+            "window": Count(optional=True),
+            "restart": Flag(),
+            "after": Given(5, "ab", (0,), (1.5,), (True,), ("a",), optional=True),
+        },
+    ),
+    Call("Plan.rows_after", lambda: (Plan(0.1).rows_after, {"count": 3}), {"count": Count()}),
+    Call("Plan.gradients", lambda: (Plan(0.1).gradients, {"length": 3}), {"length": Count()}),
+    Call("Followed.each_user", lambda: (what_followed().each_user, {"first": 1}), PARTS),
+    Call("Followed.mean", lambda: (what_followed().mean, {"first": 1}), PARTS),
+    Call(
+        "followed",
+        lambda: (followed, {"models": followers(), "streams": streams(), "plan": Plan(0.1)}),
+        {
+            "models": Given(5, None, lambda _: followers(Network)),
+            "streams": Given(5, None, lambda _: streams(2), lambda _: streams(3, 5)),
+            "plan": Given(5, None, {"rate": 0.1}),
+            "detector": Given(5, "ADWIN", len, optional=True),
+            "peek": Flag(),
+        },
+    ),
+    Call(
+        "alarms_on",
+        lambda: (alarms_on, {"errors": normal(2, 5).abs(), "known": torch.ones(2, 5).bool(), "detector": Silent}),
+        {
+            "errors": Given(5, [1.0], torch.ones(2, 5).long(), torch.tensor(1.0), normal(2, 5) / 0, torch.ones(0)),
+            "known": Given(5, torch.ones(2, 4).bool(), torch.ones(2, 5)),
+            "detector": Given(5, "ADWIN", len),
+        },
+    ),
+]
+
 # The rest.
 
 RECORD = Free("a record: who takes it looks at it")
@@ -551,7 +706,7 @@ SCORES = [
         },
     ),
 ]
-CALLS = [*STACKS, *REPLAY, *METRICS, *CHOOSING, *SESSIONS, *OTHERS, *SCORES]
+CALLS = [*STACKS, *REPLAY, *METRICS, *CHOOSING, *SESSIONS, *FEDERATED, *ONLINE, *OTHERS, *SCORES]
 
 
 @pytest.mark.parametrize(("call", "argument"), refusals(CALLS))

@@ -45,7 +45,7 @@ COURSE = (
     Entry(9, "hierarchical", "Hierarchy: deciding at two levels", "Multi-task reinforcement learning", 75),
     Entry(10, "continual", "Continual learning", "Training", 110),
     Entry(11, "balancing", "Balancing tasks", "Training", 130),
-    Entry(12, "federated", "Federated meta-learning", "Training", 75),
+    Entry(12, "federated", "Federated meta-learning", "Training", 90),
     Entry(13, "study_questions", "The twelve study questions", "The map", 60),
 )
 
