@@ -68,15 +68,29 @@ class TestTheLearnersServer:
         assert "20 rounds" in pictures.describe_own(found)
 
 
+def test_ratings_are_dealt_to_other_people_of_the_same_shop():
+    users = experiments.open_shop(lesson.SEEDS[:2])
+    dealt = experiments.dealt_anew(users, lesson.SEEDS[:2])
+    assert dealt.test is users.test
+    for k in range(2):
+        before, after = (
+            torch.cat([torch.cat([t.support_x, t.query_x], 2), torch.cat([t.support_y, t.query_y], 2)[..., None]], 3)[k]
+            for t in (users.train, dealt.train)
+        )
+        assert sorted(before.flatten(0, 1).tolist()) == sorted(after.flatten(0, 1).tolist())
+        same = (before[:, :, None] == after[:, None]).all(3).any(2).float().mean()
+        assert same < 0.02  # of a person's ratings
+
+
 class TestEpsilon:
     def test_is_that_of_the_rounds_and_of_who_is_expected(self):
-        assert lesson.epsilon(3000, 2.0) == privacy_spent(0.01, 2.0, 100, 1e-4)
-        assert lesson.epsilon(300, 2.0, rounds=10, expected=60) == privacy_spent(0.2, 2.0, 10, 1e-4)
+        assert lesson.epsilon(3000, 2.0) == privacy_spent(0.01, 2.0, 100, 1e-6)
+        assert lesson.epsilon(300, 2.0, rounds=10, expected=60) == privacy_spent(0.2, 2.0, 10, 1e-6)
 
     def test_beside_the_error(self, to_the_end):
         result = to_the_end(train_live(1, 30, 0.7, 1.0, 0.1, 0))
         assert result.over_rounds["after"].steps == tuple(range(10, 101, 10))
-        assert result.spent[-1] == privacy_spent(0.1, 1.0, 100, 1e-4)
+        assert result.spent[-1] == privacy_spent(0.1, 1.0, 100, 1e-6)
         assert result.spent == sorted(result.spent)
 
     def test_without_noise_there_is_none(self, to_the_end):
@@ -282,13 +296,16 @@ SLOW = pytest.mark.skipif(not os.environ.get("RECMTL_SLOW_TESTS"), reason="minut
 def users_of(shop, movielens):
     if shop == "films":
         return film_users(movielens, DESIGN_SEEDS, episodes=1)
-    return experiments.open_shop(DESIGN_SEEDS, 0.7 if shop == "chosen" else 0.0)
+    users = experiments.open_shop(DESIGN_SEEDS, 0.0 if shop == "one_taste" else 0.7)
+    return experiments.dealt_anew(users, DESIGN_SEEDS) if shop == "dealt" else users
 
 
 @needs_films
 @SLOW
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("shop", "arm"), [(s, arm) for s in ("chosen", "one_taste", "films") for arm in SETTINGS[s]])
+@pytest.mark.parametrize(
+    ("shop", "arm"), [(s, arm) for s in ("chosen", "one_taste", "dealt", "films") for arm in SETTINGS[s]]
+)
 def test_rates_are_found_again(shop, arm, movielens):
     scores = experiments.score_arm(arm, users_of(shop, movielens))
     assert len(scores) == 36

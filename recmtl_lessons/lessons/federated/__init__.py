@@ -29,7 +29,6 @@ from recmtl_lessons.lessons.federated.experiments import (
 from recmtl_lessons.lessons.federated.explorers import explore_masks, explore_rounds
 from recmtl_lessons.lessons.federated.pictures import (
     draw_arms,
-    draw_films,
     draw_idea,
     draw_own,
     draw_private,

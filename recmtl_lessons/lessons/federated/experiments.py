@@ -62,6 +62,22 @@ def open_shop(seeds: Sequence[int] = SEEDS, taste_spread: float = 0.7, people: i
     return shop_users(Shop(taste_spread=taste_spread, episodes=1, train_users=people), tuple(seeds))
 
 
+def dealt_anew(users: ColdStart, seeds: Sequence[int]) -> ColdStart:
+    """Return the same people, but for those who train: all their ratings are shuffled over them, within each seed."""
+    train, rows = users.train, SHOTS
+    x, y = (torch.cat([getattr(train, f"{k}_{f}") for k in ("support", "query")], dim=2) for f in ("x", "y"))
+    for k, seed in enumerate(seeds):
+        order = torch.randperm(y[k].numel(), generator=torch.Generator().manual_seed(seed))
+        x[k], y[k] = x[k].flatten(0, 1)[order].view_as(x[k]), y[k].flatten()[order].view_as(y[k])
+    fields = {
+        "support_x": x[:, :, :rows],
+        "query_x": x[:, :, rows:],
+        "support_y": y[..., :rows],
+        "query_y": y[..., rows:],
+    }
+    return replace(users, train=replace(train, **fields))
+
+
 def learner_of(arm: str, shop: str = "chosen") -> FewShotLearner:
     """Return an arm with what was chosen for it, in the usual shop or in that of ``"one_taste"``."""
     return _learner(arm, *SETTINGS[shop][arm])
@@ -74,7 +90,7 @@ def _learner(arm: str, outer: float, rate: float) -> FewShotLearner:
 
 
 def _steps(arm: str) -> int:
-    return SETTINGS["central_steps"] if arm == "central" else ROUNDS
+    return {"central": SETTINGS["central_steps"], "longer": 5 * ROUNDS}.get(arm, ROUNDS)
 
 
 def score_arm(arm: str, users: ColdStart) -> dict[tuple[float, float], float]:
@@ -169,11 +185,19 @@ def _judged(stacks: Mapping[str, Stack], learners: Mapping[str, FewShotLearner],
 
 @lru_cache(maxsize=1)
 def compare() -> Compared:
-    """Train central, one and five local steps, each with what was chosen for it."""
+    """Train central, one and five local steps, each with what was chosen for it.
+
+    "dealt" takes five local steps on phones to which all ratings were dealt at random, "longer" one step in five times
+    as many rounds.
+    """
     users, learners = open_shop(), {arm: learner_of(arm) for arm in ("central", "one step", "five steps")}
+    learners |= {"dealt": learner_of("five steps", "dealt"), "longer": learners["one step"]}
 
     def learn(arm: str) -> Stack:
-        return _trained(learners[arm], users, SEEDS, _steps(arm), arm) if arm == "central" else _followed(arm).stack
+        if arm in LOCAL_STEPS:
+            return _followed(arm).stack
+        own = dealt_anew(users, SEEDS) if arm == "dealt" else users
+        return _trained(learners[arm], own, SEEDS, _steps(arm), arm)
 
     return _judged(concurrently_for(learners, learn), learners, users)
 

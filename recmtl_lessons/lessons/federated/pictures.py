@@ -23,10 +23,9 @@ LOOKS = {
     "central": Look("central: all ratings\nin one place", "black", "s", "-"),
     "one step": Look("one local step (FedSGD)", "blue", "o", "-"),
     "five steps": Look("five local steps (FedAvg)", "vermillion", "^", "--"),
+    "dealt": Look("five, ratings dealt\nat random", "purple", "D", ":"),
     "twenty steps": Look("twenty local steps", "purple", "X", "-."),
     "own mean": Look("a person's own mean", "sky", "P", ":"),
-    "film mean and offset": Look("film's mean and\nown offset", "orange", "v", ":"),
-    "private": Look("five local steps,\nprivate", "green", "D", "-."),
     "yours": Look("yours", "black", "*", "-"),
     300: Look("300 people", "vermillion", "^", "--"),
     3000: Look("3,000 people", "blue", "o", "-"),
@@ -56,6 +55,7 @@ def _draw_local_steps(axis) -> None:
         paths[colour] = np.array(path)
         axis.plot(*paths[colour].T, "o-", color=style.PALETTE[colour], ms=7, lw=2.5)
         axis.plot(*best, "*", color=style.PALETTE[colour], ms=24)
+        axis.text(best[0] - 0.1, best[1], "best for one", fontsize=12, ha="right", va="center")
     axis.plot(0, 0, "s", color="black", ms=12)
     axis.text(-0.14, 0.08, "φ", fontsize=17, ha="center")
     for steps in (1, 5):
@@ -97,7 +97,7 @@ def describe_own(own: dict[str, Scores]) -> str:
 
 def draw_arms(found: Compared, control: Compared, figure) -> None:
     """Draw each arm's error as it is (faint) and after three steps, with tastes that differ and with one for all."""
-    arms, panels = ("central", "one step", "five steps"), style.panels(figure, 2)
+    arms, panels = ("central", "one step", "dealt", "five steps"), style.panels(figure, 2)
     for axis, own, title in zip(panels, (found, control), ("Tastes differ", "One taste for all"), strict=True):
         for place, arm in ((k, arm) for k, arm in enumerate(arms) if arm in own.before.arms):
             colour = style.PALETTE.get(LOOKS[arm].colour, LOOKS[arm].colour)
@@ -109,6 +109,9 @@ def draw_arms(found: Compared, control: Compared, figure) -> None:
                 )  # fmt: skip
         axis.set_yticks(range(len(arms)), [LOOKS[arm].label for arm in arms] if axis is panels[0] else [""] * len(arms))
         axis.set(ylim=(len(arms) - 0.5, -0.5), xlabel=own.after.measure, title=title)
+    for fill, text in (("white", "as the network is"), ("black", "after three steps")):
+        panels[1].plot([], [], "o", ms=11, color="black", mfc=fill, label=text)
+    panels[1].legend(loc="center")
 
 
 def draw_private(found: Scores, spent: dict, figure) -> None:
@@ -118,18 +121,14 @@ def draw_private(found: Scores, spent: dict, figure) -> None:
         arms = [arm for arm in found if arm[1] == people and math.isfinite(spent[arm])]
         order = sorted(arms, key=spent.get)
         draw_line(axis, [spent[arm] for arm in order], torch.stack([found[arm] for arm in order], 1), LOOKS[people])
+        for arm in order:
+            place = (spent[arm], float(found[arm].mean()))
+            axis.annotate(f"noise {arm[0]:g}", place, (12, 4), textcoords="offset points", fontsize=13)
     line_at(axis, float(found["open", PEOPLE].mean()), "without privacy")
     axis.set(xscale="log", xlabel=f"epsilon, at delta {PRIVATE['delta']:g}", ylabel=found.measure)
     axis.set_xticks([0.1, 0.3, 1.0, 3.0], ["0.1", "0.3", "1", "3"])
     axis.minorticks_off()
     axis.legend(loc="upper right")
-
-
-def draw_films(found: Scores, figure) -> None:
-    """Draw the error on films of simple answers and of the networks."""
-    (axis,) = style.panels(figure, 1)
-    found.draw(axis, LOOKS, joined=False)
-    axis.tick_params(axis="x", labelsize=12)
 
 
 # Explorers.

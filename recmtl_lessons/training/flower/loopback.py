@@ -30,8 +30,9 @@ _OFFLINE = {
 }
 
 # Ray ends its start after 15 seconds (ray-project/ray issue 65983), and each of its processes would spend some of them
-# on a grammar of web addresses that JupyterLab's jsonschema brings along and can do without.
-_QUICK = 'import sys\nsys.modules["rfc3987_syntax"] = None\n'
+# on a grammar of web addresses that JupyterLab's jsonschema brings along and can do without. And it starts none of its
+# workers if the path of Python holds a space (ray-project/ray issue 5288), which the path of a link does not.
+_FIRST = 'import sys\nsys.modules["rfc3987_syntax"] = None\nsys.executable = {python!r}\n'
 
 _MARK = "RECMTL_FLOWER"
 
@@ -101,11 +102,12 @@ class Loopback:
         # Flower's programs start each other by name.
         self._env["PATH"] = os.pathsep.join([str(_PROGRAMS), os.environ.get("PATH", os.defpath)])
         self._env["PYTHONPATH"] = os.pathsep.join([str(self.home / "first"), os.environ.get("PYTHONPATH", "")])
-        self._first = _QUICK + first
+        self._first = _FIRST.format(python=str(self.home / "env" / "bin" / Path(sys.executable).name)) + first
 
     def __enter__(self) -> "Loopback":
         host, port = self._address
         try:
+            (self.home / "env").symlink_to(_PROGRAMS.parent)
             (self.home / "first").mkdir()
             (self.home / "first" / "sitecustomize.py").write_text(self._first, encoding="utf-8")
             connection = f'[superlink.here]\naddress = "{host}:{port}"\ninsecure = true\n'
