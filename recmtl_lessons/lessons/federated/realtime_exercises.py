@@ -77,7 +77,7 @@ exercise_online = TEXTS.exercise(
     solution=learn,
     mistakes={
         "never forgets": lambda w, gradient, x, y, errors: w - 0.05 * gradient(w, x, y),
-        "forgets too much": lambda w, gradient, x, y, errors: w - 0.05 * gradient(w, x[-2:], y[-2:]),
+        "forgets too much": lambda w, gradient, x, y, errors: w - 0.05 * gradient(w, x[-4:], y[-4:]),
         "behind in both": lambda w, gradient, x, y, errors: w - 0.07 * gradient(w, x[-1:], y[-1:]),
         "stops": lambda w, gradient, x, y, errors: w - 0.05 * gradient(w, x, y) * (len(y) <= 10),
         "learns nothing": lambda w, gradient, x, y, errors: w,
