@@ -13,6 +13,7 @@ from recmtl_lessons.lessons._seeds import DESIGN_SEEDS
 from recmtl_lessons.lessons.federated import exercises, experiments, pictures, realtime, realtime_pictures
 from recmtl_lessons.lessons.federated.experiments import SETTINGS, send_masked, train_live
 from recmtl_lessons.models import privacy_spent
+from recmtl_lessons.teaching.claim import t_interval
 from recmtl_lessons.teaching.style import new_figure
 from recmtl_lessons.training.online import Followed
 from tests.support.films import needs_films
@@ -82,9 +83,17 @@ def test_ratings_are_dealt_to_other_people_of_the_same_shop():
         assert same < 0.02  # of a person's ratings
 
 
+def test_one_local_step_is_behind_five_in_five_times_the_rounds_too():
+    users, one = experiments.open_shop(), experiments.learner_of("one step")
+    stack = one.stack(users.train, lesson.SEEDS, experiments.HIDDEN).fit(5 * experiments.ROUNDS, "")
+    error = experiments.errors(one, stack, users.test.shots(10), one.rate, (3,))[0, 0]
+    _, low, _ = t_interval(error - lesson.compare().after["five steps"])
+    assert low > 0
+
+
 class TestEpsilon:
     def test_is_that_of_the_rounds_and_of_who_is_expected(self):
-        assert lesson.epsilon(3000, 2.0) == privacy_spent(0.01, 2.0, 100, 1e-6)
+        assert lesson.epsilon(3000, 2.0) == privacy_spent(0.01, 2.0, 60, 1e-6)
         assert lesson.epsilon(300, 2.0, rounds=10, expected=60) == privacy_spent(0.2, 2.0, 10, 1e-6)
 
     def test_beside_the_error(self, to_the_end):
